@@ -1,0 +1,105 @@
+"""Floor 0: `async def` on Twisted: tasks that have an owner, waits that have a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from avinet.errors import AvinetError, TimedOut
+
+T = TypeVar("T")
+
+
+def as_deferred(awaitable: Awaitable[T]) -> Deferred[T]:
+    """`awaitable` as a Deferred, where Twisted asks for one."""
+    if isinstance(awaitable, Deferred):
+        return awaitable
+    assert isinstance(awaitable, Coroutine)
+    return ensureDeferred(awaitable)
+
+
+async def within(clock: IReactorTime, seconds: float, awaitable: Awaitable[T], what: str) -> T:
+    """The result of `awaitable`, cancelled after `seconds`.
+
+    Raises `TimedOut`, saying `what` gave no answer.
+    """
+    deferred = as_deferred(awaitable)
+    late = False
+
+    def expire() -> None:
+        nonlocal late
+        late = True
+        deferred.cancel()
+
+    timer = clock.callLater(seconds, expire)
+    try:
+        return await deferred
+    except CancelledError:
+        if late:
+            raise TimedOut(f"{what} gave no answer within {seconds:g} s") from None
+        raise
+    finally:
+        if timer.active():
+            timer.cancel()
+
+
+def pause(clock: IReactorTime, seconds: float) -> Deferred[None]:
+    """Fires after `seconds`; cancelling it takes the timer away."""
+    deferred: Deferred[None] = Deferred(lambda _: timer.cancel())
+    timer = clock.callLater(seconds, deferred.callback, None)
+    return deferred
+
+
+class Tasks:
+    """The background work of one owner: each failure is logged, and all of it ends with the owner.
+
+    A task that fails with an `AvinetError` costs one warning line; any other failure is a fault of ours and is logged
+    with its traceback.
+    """
+
+    log = Logger()
+
+    def __init__(self) -> None:
+        self._running: set[Deferred[Any]] = set()
+        self._stopped = False
+
+    def spawn(
+        self, work: Awaitable[Any], what: str, on_failure: Callable[[Failure], None] | None = None
+    ) -> Deferred[None]:
+        """Run `work` until it ends or the owner stops; the result fires when it has ended, and never fails."""
+        deferred = as_deferred(work)
+        ended: Deferred[None] = Deferred()
+        self._running.add(deferred)
+
+        def finished(result: object) -> None:
+            self._running.discard(deferred)
+            if isinstance(result, Failure) and not (self._stopped and result.check(CancelledError)):
+                self._failed(result, what, on_failure)
+            ended.callback(None)
+
+        deferred.addBoth(finished)
+        if self._stopped:
+            deferred.cancel()
+        return ended
+
+    def _failed(self, failure: Failure, what: str, on_failure: Callable[[Failure], None] | None) -> None:
+        if failure.check(AvinetError):
+            self.log.warn("{what}: {reason}", what=what, reason=str(failure.value))
+        elif not failure.check(CancelledError):
+            self.log.failure("{what} failed", failure, what=what)
+        if on_failure is not None:
+            on_failure(failure)
+
+    def stop(self) -> None:
+        """Cancel all that runs; what is spawned from now on is cancelled at once."""
+        self._stopped = True
+        for deferred in list(self._running):
+            deferred.cancel()
+
+    def __len__(self) -> int:
+        return len(self._running)

@@ -1,0 +1,115 @@
+"""Floor 0: files that are whole or absent, private where they must be, and one process to a state folder."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from avinet.errors import LocalError
+
+
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace `path` by `data`, durably: written aside, synced, renamed, and the folder synced.
+
+    A crash at any moment leaves the old file or the new one. Raises `LocalError` (a full disk, a missing folder),
+    and leaves nothing beside it.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+        with open(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(aside, path)
+        sync_folder(path.parent)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise cannot("write", path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the renames and removals in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_durably(path: Path) -> None:
+    """Remove `path`, if it is there, so that it does not come back after a power cut."""
+    path.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def private_folder(path: Path) -> Path:
+    """`path` as a folder that only its owner can enter, made when it is missing. Raises `LocalError`."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.chmod(0o700)
+    except OSError as error:
+        raise cannot("use the folder", path, error) from error
+    return path
+
+
+def read_limited(path: Path, limit_bytes: int) -> bytes:
+    """The bytes of `path`, refusing more than `limit_bytes`. Raises `LocalError`."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit_bytes + 1)
+    except OSError as error:
+        raise cannot("read", path, error) from error
+    if len(data) > limit_bytes:
+        raise LocalError(f"{path} is larger than {limit_bytes} bytes")
+    return data
+
+
+def cannot(do: str, path: Path, error: OSError) -> LocalError:
+    """The `LocalError` for an operation on `path` that failed with `error`."""
+    hints = {
+        errno.ENOSPC: "free some space on that file system",
+        errno.EDQUOT: "free some space or raise the quota",
+        errno.EACCES: "run it as the user who owns that folder",
+        errno.EPERM: "run it as the user who owns that folder",
+        errno.ENOENT: "check the path",
+        errno.EROFS: "the file system is mounted read-only",
+    }
+    return LocalError(f"cannot {do} {path}: {error.strerror}", hint=hints.get(error.errno or 0, ""))
+
+
+class FolderLock:
+    """The right to use a state folder, held by one process until it ends, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock. Raises `LocalError` naming the process that holds it."""
+        path = self._folder / "lock"
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise cannot("open", path, error) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
+            os.close(descriptor)
+            raise LocalError(
+                f"the state folder {self._folder} is in use by process {holder or '(unknown)'}",
+                hint="stop that process first, or give this one a state folder of its own",
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Give the folder up; harmless when it is not held."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None

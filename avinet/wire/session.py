@@ -1,0 +1,43 @@
+"""The hello: a service engine's first request on `control`, and its answer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from avinet.wire.config import ConfigState
+from avinet.wire.message import Count, Labels, Line, Message, Revision, Seconds, UnixTime
+
+
+class Hello(Message, frozen=True, kw_only=True):
+    """Who has dialled, beyond its key: this boot, its versions, what it runs.
+
+    The generation is never said: it is the key's.
+    """
+
+    v: Literal[1] = 1
+    boot: Line
+    started: UnixTime
+    version: Line = ""
+    dataplane: Line = ""
+    hostname: Line = ""
+    labels: Labels = {}
+    addresses: Annotated[list[Line], Meta(max_length=16)] = []
+    config: ConfigState = ConfigState()
+    trust_epoch: Count = 0
+    ratchet: Line = ""
+
+
+class HelloReply(Message, frozen=True, kw_only=True):
+    """`reconnect_slot_s` is how long to wait before dialling again after a loss.
+
+    `ratchet` is the secret for the next hello.
+    """
+
+    node: Line
+    server_time: UnixTime
+    trust_epoch: Count
+    desired: Revision = 0
+    reconnect_slot_s: Seconds = 0.0
+    ratchet: Line = ""
