@@ -69,5 +69,9 @@ class Unavailable(AvinetError):
         self.retry_after_s = retry_after_s
 
 
+class TooMany(Unavailable):
+    """The peer asks more often than it may; it may try again after `retry_after_s`."""
+
+
 class TimedOut(Unavailable):
     """No answer within the deadline; what was asked for may or may not have happened."""

@@ -1,0 +1,259 @@
+"""One HTTP client for one peer: over any Twisted endpoint, with limits on head, body and time.
+
+No redirects, cookies or decompression. Each peer has a client of its own, closed with it, so that no connection of one
+can answer for another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.error import ConnectError, ConnectionLost
+from twisted.internet.interfaces import IConsumer, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.error import SchemeNotSupported
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
+from typing_extensions import override
+from zope.interface import implementer
+
+from avinet.aio import within
+from avinet.errors import AvinetError, PeerError, TooLarge, Unavailable
+from avinet.rest.problems import error_from
+from avinet.wire.message import decode, encode
+
+M = TypeVar("M")
+HEAD_LIMIT_BYTES = 32 * 1024
+ANSWER_LIMIT_BYTES = 1024 * 1024
+CONNECTIONS = 4
+
+Sign = Callable[[str, str, dict[str, str], bytes], None]
+"""Adds signature headers for (method, path, headers, body) to the headers."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A successful answer: status below 400, headers in lower case, the whole body."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def decoded(self, into: type[M], limit_bytes: int = ANSWER_LIMIT_BYTES) -> M:
+        """The body as a message of type `into`. Raises `PeerError`: the peer has sent what it should not."""
+        try:
+            return decode(self.body, into, limit_bytes=limit_bytes, what="answer")
+        except AvinetError as error:
+            raise PeerError(str(error)) from error
+
+
+class Client:
+    """Asks the peer behind `endpoint`, whose HTTP name is `authority`; `where` names it in errors."""
+
+    def __init__(
+        self, clock: IReactorTime, endpoint: IStreamClientEndpoint, *, authority: str, where: str, idle_s: int = 50
+    ) -> None:
+        self._clock = clock
+        self._authority = authority
+        self._where = where
+        self._pool = HTTPConnectionPool(clock, persistent=True)
+        self._pool.maxPersistentPerHost = CONNECTIONS
+        self._pool.cachedConnectionTimeout = idle_s
+        self._pool.retryAutomatically = False
+        self._agent = Agent.usingEndpointFactory(clock, _OneEndpoint(_Metered(endpoint)), pool=self._pool)
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = b"",
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float = 10.0,
+        limit_bytes: int = ANSWER_LIMIT_BYTES,
+        sign: Sign | None = None,
+    ) -> Answer:
+        """The answer to one request; a body that is a message is sent as JSON.
+
+        Raises the error that a problem body stands for; `Unavailable` when the peer cannot be reached or the
+        connection is lost, `TimedOut` after `timeout_s`, `PeerError` for an answer that is no HTTP, `TooLarge` for one
+        of more than `limit_bytes`.
+        """
+        said = dict(headers or {})
+        if not isinstance(body, bytes):
+            body = encode(body)
+            said.setdefault("content-type", "application/json")
+        said.setdefault("host", self._authority)
+        if sign is not None:
+            sign(method, path, said, body)
+        return await within(
+            self._clock, timeout_s, self._exchange(method, path, said, body, limit_bytes), f"{self._where} ({path})"
+        )
+
+    async def _exchange(self, method: str, path: str, headers: dict[str, str], body: bytes, limit_bytes: int) -> Answer:
+        producer = _Whole(body) if body else None
+        raw = Headers({name: [value] for name, value in headers.items()})
+        uri = f"http://{self._authority}{path}".encode("ascii")
+        try:
+            response = await self._agent.request(method.encode("ascii"), uri, raw, producer)
+            data = await _collect(response, limit_bytes, self._where)
+        except (AvinetError, CancelledError):
+            raise
+        except (ConnectError, ConnectionLost) as error:
+            raise Unavailable(f"{self._where} cannot be reached: {error}") from error
+        except Exception as error:  # the edge: what a hostile answer makes of twisted.web's parser
+            raise _broken(error, self._where) from error
+        found = {
+            name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
+            for name, values in response.headers.getAllRawHeaders()
+        }
+        if response.code >= 400:
+            raise error_from(response.code, found, data, self._where)
+        return Answer(response.code, found, data)
+
+    async def close(self) -> None:
+        """Close the idle connections; requests under way end with theirs."""
+        await self._pool.closeCachedConnections()
+
+
+def _broken(error: BaseException, where: str) -> AvinetError | CancelledError:
+    inner = getattr(error, "reasons", None)
+    cause = inner[0].value if inner else error
+    if isinstance(cause, (AvinetError, CancelledError)):
+        return cause
+    if isinstance(cause, (ConnectionLost, ConnectError)) or type(cause).__name__ == "ConnectionDone":
+        return Unavailable(f"{where} closed the connection before it answered")
+    return PeerError(f"{where} did not answer in HTTP: {type(cause).__name__}: {str(cause)[:200]}")
+
+
+async def _collect(response: IResponse, limit_bytes: int, where: str) -> bytes:
+    if isinstance(response.length, int) and response.length > limit_bytes:
+        refused = _Body(0, where)
+        refused.whole.addErrback(lambda _: None)
+        response.deliverBody(refused)
+        raise TooLarge(f"the answer of {where} has {response.length} bytes, more than {limit_bytes}")
+    body = _Body(limit_bytes, where)
+    response.deliverBody(body)
+    return await body.whole
+
+
+@implementer(IBodyProducer)
+class _Whole:
+    """A request body that is in memory already."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length = len(body)
+
+    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
+        consumer.write(self._body)
+        return succeed(None)
+
+    def pauseProducing(self) -> None:
+        """It was written whole."""
+
+    def resumeProducing(self) -> None:
+        """It was written whole."""
+
+    def stopProducing(self) -> None:
+        """It was written whole."""
+
+
+class _Body(Protocol):
+    """Collects a body, and closes the connection when it is longer than it may be."""
+
+    def __init__(self, limit_bytes: int, where: str) -> None:
+        self.whole: Deferred[bytes] = Deferred(lambda _: self._abort())
+        self._chunks: list[bytes] = []
+        self._left = limit_bytes
+        self._where = where
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.stopProducing()  # type: ignore[attr-defined]
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left >= 0:
+            self._chunks.append(data)
+        else:
+            self._chunks.clear()
+            self._abort()
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.whole.called:
+            return
+        if self._left < 0:
+            self.whole.errback(TooLarge(f"the answer of {self._where} is too long"))
+        elif reason.check(ResponseDone, PotentialDataLoss):
+            self.whole.callback(b"".join(self._chunks))
+        else:
+            self.whole.errback(Unavailable(f"{self._where} broke off its answer"))
+
+
+@implementer(IAgentEndpointFactory)
+class _OneEndpoint:
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def endpointForURI(self, uri: Any) -> IStreamClientEndpoint:
+        if uri.scheme != b"http":
+            raise SchemeNotSupported(uri.toBytes())
+        return self._endpoint
+
+
+class _MeteredProtocol(ProtocolWrapper):
+    """Ends a connection whose peer sends a head without end: twisted.web bounds a header line, not their number."""
+
+    transport: Any
+    _head_bytes = 0
+    _in_head = True
+    _tail = b""
+
+    def _request_begins(self) -> None:
+        self._head_bytes, self._in_head, self._tail = 0, True, b""
+
+    @override
+    def write(self, data: bytes) -> None:
+        self._request_begins()
+        super().write(data)
+
+    @override
+    def writeSequence(self, data: Any) -> None:
+        self._request_begins()
+        super().writeSequence(data)
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        if self._in_head:
+            seen = self._tail + data
+            if b"\r\n\r\n" in seen or b"\n\n" in seen:
+                self._in_head = False
+            self._tail = seen[-3:]
+            self._head_bytes += len(data)
+            if self._in_head and self._head_bytes > HEAD_LIMIT_BYTES:
+                self.transport.abortConnection()
+                return
+        super().dataReceived(data)
+
+
+@implementer(IStreamClientEndpoint)
+class _Metered:
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        wrapping = WrappingFactory(factory)
+        wrapping.protocol = _MeteredProtocol
+        wrapping.noisy = False
+        connecting: Deferred[Any] = self._endpoint.connect(wrapping)
+        return connecting.addCallback(lambda wrapper: wrapper.wrappedProtocol)

@@ -1,0 +1,70 @@
+"""Two byte streams joined into one: back-pressure and half-close pass through, nothing is buffered without bound."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet import error
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from typing_extensions import override
+from zope.interface import implementer
+
+from avinet.errors import PeerError
+
+
+@implementer(IProtocol, IHalfCloseableProtocol)
+class Relay(Protocol):
+    """One side of a joined pair: what arrives here leaves at `other`.
+
+    Until it is joined its transport is paused, so that nothing arrives that cannot be passed on.
+    """
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.other: Relay | None = None
+        self._lost = False
+
+    @override
+    def connectionMade(self) -> None:
+        if self.other is None:
+            self.transport.pauseProducing()
+
+    def join(self, other: Relay) -> None:
+        """Carry bytes both ways from now on; when one side is lost already, the other is closed."""
+        self.other, other.other = other, self
+        for side, far in ((self, other), (other, self)):
+            if side._lost:
+                far.transport.abortConnection()
+                return
+        for side, far in ((self, other), (other, self)):
+            side.transport.registerProducer(far.transport, True)
+            side.transport.resumeProducing()
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        if self.other is None:
+            raise PeerError("data before the pipe was joined")
+        self.other.transport.write(data)
+
+    def readConnectionLost(self) -> None:
+        """The peer will send no more: tell the other side so, and go on carrying what comes from there."""
+        if self.other is not None:
+            self.other.transport.loseWriteConnection()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing more can be sent to the peer; the transport tells of the loss when that is all."""
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._lost = True
+        other = self.other
+        if other is None or other._lost:
+            return
+        other.transport.unregisterProducer()
+        if reason.check(error.ConnectionDone):
+            other.transport.loseConnection()
+        else:
+            other.transport.abortConnection()
