@@ -1,0 +1,226 @@
+"""What operators read and write: the resources of the REST API, as `avictl` shows them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from avinet.wire.config import Config, ConfigState, ConfigVersion, DocumentVersion
+from avinet.wire.message import (
+    Count,
+    Fingerprint,
+    Id,
+    LabelKey,
+    Labels,
+    Line,
+    Message,
+    PublicKey,
+    Revision,
+    Seconds,
+    UnixTime,
+)
+from avinet.wire.report import ServerHealth, ServiceTraffic
+
+Cursor = Annotated[str, Meta(max_length=256)]
+EngineState = Literal["expected", "enrolled", "revoked"]
+
+
+class EngineCreate(Message, frozen=True, kw_only=True):
+    """Expect `count` service engines, or those named in `ids`, and let `driver` start them.
+
+    With the driver `none` the claims are handed to the operator, who starts the service engines.
+    """
+
+    count: Annotated[int, Meta(ge=1, le=1000)] = 1
+    ids: Annotated[list[Id], Meta(max_length=1000)] = []
+    prefix: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,40}$(?!\n)")] = "se"
+    labels: Labels = {}
+    driver: Literal["none", "local"] = "local"
+    image: Id | None = None
+
+
+class Claimed(Message, frozen=True, kw_only=True):
+    """A service engine that is expected now; `claim` is shown this once, and never with a driver."""
+
+    id: Id
+    generation: Count
+    expires: UnixTime
+    claim: str = ""
+
+
+class EnginesCreated(Message, frozen=True, kw_only=True):
+    """The answer to `EngineCreate`."""
+
+    items: list[Claimed]
+
+
+class Engine(Message, frozen=True, kw_only=True):
+    """A service engine: what the domain remembers of it, and what its session and its reports say.
+
+    `desired` is what it should run, `config` what it said it runs. `connected_since` is None without a tunnel.
+    """
+
+    id: Id
+    state: EngineState
+    generation: Count
+    labels: Labels = {}
+    fingerprint: Fingerprint | None = None
+    image: str = ""
+    driver: str = "none"
+    created: UnixTime = 0.0
+    enrolled: UnixTime | None = None
+    connected_since: UnixTime | None = None
+    address: str = ""
+    version: str = ""
+    dataplane: str = ""
+    hostname: str = ""
+    round_trip_s: Seconds | None = None
+    reported: UnixTime | None = None
+    desired: ConfigVersion | None = None
+    config: ConfigState = ConfigState()
+    servers_up: Count = 0
+    servers_down: Count = 0
+    health: list[ServerHealth] = []
+    traffic: list[ServiceTraffic] = []
+    lost_records: Count = 0
+
+
+class EngineList(Message, frozen=True, kw_only=True):
+    """A page of service engines; `next` asks for the page after it. Health and traffic are left out here."""
+
+    items: list[Engine]
+    next: Cursor = ""
+
+
+class LabelChange(Message, frozen=True, kw_only=True):
+    """Labels to set, and keys of labels to take away."""
+
+    set: Labels = {}
+    remove: Annotated[list[LabelKey], Meta(max_length=32)] = []
+
+
+class EngineDelete(Message, frozen=True, kw_only=True):
+    """How to let a service engine go: `drain_s` for its connections to end."""
+
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 10.0
+
+
+class ImageBuild(Message, frozen=True, kw_only=True):
+    """Build a bundle for the active image, or for a new one named `id`."""
+
+    id: Id | None = None
+
+
+class Image(Message, frozen=True, kw_only=True):
+    """An image key that service engines may enrol with while it is active."""
+
+    id: Id
+    state: Literal["active", "retired"]
+    fingerprint: Fingerprint
+    not_after: UnixTime
+
+
+class ImageList(Message, frozen=True, kw_only=True):
+    """All images."""
+
+    items: list[Image]
+
+
+class DocumentList(Message, frozen=True, kw_only=True):
+    """The configuration documents, in their current versions."""
+
+    items: list[DocumentVersion]
+    next: Cursor = ""
+
+
+class DocumentApplied(Message, frozen=True, kw_only=True):
+    """A document was stored as `version`; `service_engines` have a new desired configuration by it."""
+
+    name: Id
+    version: Count
+    changed: bool
+    service_engines: Count
+
+
+class Compiled(Message, frozen=True, kw_only=True):
+    """What one service engine should run, and what it said it runs."""
+
+    id: Id
+    desired: ConfigVersion | None
+    config: Config | None = None
+    state: ConfigState = ConfigState()
+
+
+class CommandRun(Message, frozen=True, kw_only=True):
+    """A command for one service engine; see `CommandResult` for the answer."""
+
+    command: Id
+    arguments: Annotated[list[Line], Meta(max_length=32)] = []
+    timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
+
+
+class KeyAdmission(Message, frozen=True, kw_only=True):
+    """Admit this key of the operator at a service engine, for 5 minutes."""
+
+    public_key: PublicKey
+
+
+class KeyAdmitted(Message, frozen=True, kw_only=True):
+    """The key logs in as `user` until `expires`, at a server whose host key is `host_key`."""
+
+    user: str
+    host_key: PublicKey
+    expires: UnixTime
+
+
+class EngineCounts(Message, frozen=True, kw_only=True):
+    """How many service engines there are, by what they are doing; `in_sync` run what they should."""
+
+    expected: Count = 0
+    enrolled: Count = 0
+    revoked: Count = 0
+    connected: Count = 0
+    in_sync: Count = 0
+    refused: Count = 0
+
+
+class Status(Message, frozen=True, kw_only=True):
+    """The node and its fleet in one view."""
+
+    node: Id
+    domain: Id
+    version: str
+    started: UnixTime
+    ssh: list[str]
+    https: list[str]
+    trust_epoch: Count
+    node_certificate_expires: UnixTime
+    revision: Revision
+    engines: EngineCounts
+    servers_up: Count = 0
+    servers_down: Count = 0
+    alarms: Count = 0
+
+
+class Event(Message, frozen=True, kw_only=True):
+    """One record of the audit log."""
+
+    seq: Count
+    time: UnixTime
+    node: str
+    kind: str
+    source: str = ""
+    id: str = ""
+    generation: Count = 0
+    image: str = ""
+    fingerprint: str = ""
+    outcome: str = ""
+    alarm: bool = False
+
+
+class EventList(Message, frozen=True, kw_only=True):
+    """Audit records in order; `next` asks for those after them."""
+
+    items: list[Event]
+    next: Cursor = ""
