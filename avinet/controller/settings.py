@@ -1,0 +1,61 @@
+"""The settings of a controller (`controller.toml`). Relative paths are below the folder that the file is in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from avinet.settings import Settings
+
+Seconds = Annotated[float, Meta(gt=0, le=864000)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Addresses = Annotated[list[str], Meta(max_length=16)]
+
+
+class Ssh(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The door for tunnels. `dead_after_s` is how long a silent tunnel is believed.
+
+    `unauthenticated` bounds the connections that have not logged in, in all and from one source (/32 or /64).
+    """
+
+    listen: Addresses = ["0.0.0.0"]
+    port: Port = 22
+    dead_after_s: Seconds = 15.0
+    login_s: Seconds = 30.0
+    unauthenticated: int = 1000
+    unauthenticated_from_one: int = 200
+
+
+class Https(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The door for enrolment and trust."""
+
+    listen: Addresses = ["0.0.0.0"]
+    port: Port = 8443
+
+
+class Enrolment(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`claim_s` is how long a service engine has to enrol after it was created."""
+
+    claim_s: Seconds = 3600.0
+
+
+class Cloud(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The local driver: where its instances live, and what is written into their `se.toml` beside the paths."""
+
+    folder: str = "instances"
+    engine: str = "auto"
+
+
+class ControllerSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`node` is this node's id; `addresses` is where service engines reach it, as they see it (hosts, no ports)."""
+
+    node: str = "node-1"
+    state: str = "/var/lib/avinet/controller"
+    socket: str = "/run/avinet/controller.sock"
+    user: str = ""
+    addresses: Annotated[list[str], Meta(min_length=1, max_length=16)] = ["127.0.0.1"]
+    ssh: Ssh = Ssh()
+    https: Https = Https()
+    enrolment: Enrolment = Enrolment()
+    cloud: Cloud = Cloud()

@@ -1,0 +1,42 @@
+"""The settings of a service engine (`se.toml`). Relative paths are below the folder that the file is in."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from avinet.settings import Settings
+
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
+
+
+class Tunnel(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`dead_after_s` is how long a silent tunnel is believed; `retry_cap_s` the longest wait between two tries."""
+
+    dead_after_s: Seconds = 15.0
+    login_s: Seconds = 30.0
+    retry_first_s: Seconds = 0.25
+    retry_cap_s: Seconds = 10.0
+
+
+class DataplaneSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`engine` is `auto` (HAProxy where it is installed, else the built-in proxy) or one of the two by name."""
+
+    engine: Literal["auto", "haproxy", "builtin"] = "auto"
+    drain_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
+
+
+class EngineSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`image` is the folder of the unpacked image, `user_data` the file with id, generation and claim, which is needed
+    until the service engine has enrolled; `logs` is what SFTP shows.
+    """
+
+    state: str = "/var/lib/avinet/se"
+    image: str = "/usr/lib/avinet/image"
+    user_data: str = "user-data.json"
+    logs: str = "/var/log/avinet"
+    user: str = ""
+    report_interval_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
+    tunnel: Tunnel = Tunnel()
+    dataplane: DataplaneSettings = DataplaneSettings()
