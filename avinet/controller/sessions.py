@@ -1,0 +1,182 @@
+"""The live tunnels of a node: who may log in, one session for each service engine, and what becomes of a second login."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.logger import Logger
+
+from avinet.errors import AvinetError, Forbidden, NotFound, Unavailable
+from avinet.rest.client import Client
+from avinet.wire.session import Hello
+
+ENGINE_USER = "aviseuser"
+CONTROL, SSH = "control:80", "ssh:22"
+
+
+class Tunnel(Protocol):
+    """What a session needs of `avinet.ssh.tunnel.Tunnel`."""
+
+    def endpoint(self, service: str) -> IStreamClientEndpoint:
+        """Opens channels to a service that the peer has offered."""
+
+    async def probe(self, timeout_s: float) -> float:
+        """The round trip through the tunnel in seconds. Raises `TimedOut`."""
+
+    def close(self, why: str) -> None:
+        """End the tunnel; the peer is told why."""
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who has authenticated: the service engine whose key it was, and the generation that the key belongs to."""
+
+    id: str
+    generation: int
+    fingerprint: str
+
+
+class KeyDirectory(Protocol):
+    """The authorized keys of `aviseuser`, looked up in memory."""
+
+    def login(self, public_key: str) -> Login | None:
+        """Whose key it is; None for a key that may not log in."""
+
+
+@dataclass(eq=False)
+class Session:
+    """One live tunnel of one service engine."""
+
+    login: Login
+    tunnel: Tunnel
+    peer: str
+    since: float
+    control: Client
+    offered: set[str] = field(default_factory=set)
+    hello: Hello | None = None
+    round_trip_s: float | None = None
+
+    @property
+    def id(self) -> str:
+        """The service engine's id."""
+        return self.login.id
+
+
+class Sessions:
+    """The sessions by service engine, and the decision who becomes one.
+
+    `alarm(kind, login, peer)` records what an operator should see. `ready` is called when a session can be asked,
+    `gone` when it has ended.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        keys: KeyDirectory,
+        *,
+        alarm: Callable[[str, str, str], None],
+        ready: Callable[[Session], None],
+        gone: Callable[[Session], None],
+        probe_s: float = 2.0,
+    ) -> None:
+        self._clock = clock
+        self._keys = keys
+        self._alarm = alarm
+        self._ready = ready
+        self._gone = gone
+        self._probe_s = probe_s
+        self._live: dict[str, Session] = {}
+        self._entering: set[str] = set()
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._live.values()))
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def known(self, user: str, public_key: str) -> bool:
+        """Whether a signature by this key is worth checking."""
+        return user == ENGINE_USER and self._keys.login(public_key) is not None
+
+    async def admit(self, user: str, public_key: str, peer: str) -> Login:
+        """The login that a verified key opens.
+
+        A service engine has one tunnel to a node. When it has one already, that one is probed: silent, it is closed
+        and the new one takes over; alive, two copies of one key are at work: an alarm, and the old one stays. Raises
+        `Forbidden` or `Unavailable`.
+        """
+        login = self._keys.login(public_key) if user == ENGINE_USER else None
+        if login is None:
+            raise Forbidden(f"no service engine has this key as {user}")
+        if login.id in self._entering:
+            raise Unavailable(f"{login.id} is logging in already", retry_after_s=self._probe_s)
+        self._entering.add(login.id)
+        try:
+            await self._make_way(login, peer)
+        finally:
+            self._entering.discard(login.id)
+        if self._keys.login(public_key) != login:
+            raise Forbidden(f"the key of {login.id} was revoked while it logged in")
+        return login
+
+    async def _make_way(self, login: Login, peer: str) -> None:
+        old = self._live.get(login.id)
+        if old is None:
+            return
+        try:
+            await old.tunnel.probe(self._probe_s)
+        except AvinetError:
+            self.cut(login.id, "another tunnel of the same service engine takes over")
+            return
+        self._alarm("clone", login.id, peer)
+        raise Unavailable(f"{login.id} has a live tunnel from {old.peer}", retry_after_s=60)
+
+    def opened(self, login: Login, tunnel: Tunnel, peer: str) -> Session:
+        """A tunnel has been authenticated and stands."""
+        self.cut(login.id, "another tunnel of the same service engine takes over")
+        control = Client(
+            self._clock,
+            tunnel.endpoint(CONTROL),
+            authority=CONTROL.partition(":")[0],
+            where=f"service engine {login.id}",
+        )
+        session = Session(login, tunnel, peer, self._clock.seconds(), control)
+        self._live[login.id] = session
+        self.log.info("{id} has opened its tunnel from {peer}", id=login.id, peer=peer)
+        return session
+
+    def offered(self, session: Session, service: str) -> None:
+        """The service engine forwards one more of its services."""
+        session.offered.add(service)
+        if service == CONTROL:
+            self._ready(session)
+
+    def lost(self, session: Session, why: str) -> None:
+        """The tunnel of `session` has ended."""
+        if self._live.get(session.id) is session:
+            del self._live[session.id]
+            self._gone(session)
+            self.log.info("{id} has lost its tunnel: {why}", id=session.id, why=why)
+
+    def get(self, id: str) -> Session:
+        """The session of a service engine. Raises `NotFound` when it has none."""
+        session = self._live.get(id)
+        if session is None:
+            raise NotFound(f"service engine {id} is not connected", hint="see avictl se show for when it was last seen")
+        return session
+
+    def find(self, id: str) -> Session | None:
+        """The session of a service engine, if it has one."""
+        return self._live.get(id)
+
+    def cut(self, id: str, why: str) -> None:
+        """End the session of a service engine, if it has one."""
+        session = self._live.get(id)
+        if session is not None:
+            self.lost(session, why)
+            session.tunnel.close(why)

@@ -1,0 +1,106 @@
+"""The `control` service of a service engine: what a node may ask of it through the tunnel.
+
+Whoever reaches it proves nothing by that: every request that changes something is signed by an `avictlruser` key that
+the trust document names, for this service engine, with a fence no lower than the highest seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from avinet.rest.route import Answer, Reply, Request, Route
+from avinet.wire.command import COMMAND_LIMIT_BYTES, CommandRequest, CommandResult, OperatorKey
+from avinet.wire.config import ConfigPush, ConfigState
+from avinet.wire.fleet import EngineDelete
+from avinet.wire.trust import SignedTrust
+
+PUSH_LIMIT_BYTES = 8 * 1024 * 1024
+
+
+class Authority(Protocol):
+    """Decides whether a request comes from a node that may ask for it now."""
+
+    def check(self, request: Request) -> str:
+        """The node's id. Raises `Unauthenticated` for a bad signature, `Conflict` for a fence that is too low."""
+
+
+class Engine(Protocol):
+    """What the routes act on."""
+
+    async def configure(self, push: ConfigPush) -> ConfigState:
+        """Validate and apply; see `avinet.config.apply`."""
+
+    async def command(self, request: CommandRequest) -> CommandResult:
+        """Run a command, at most once for its job id."""
+
+    async def trust(self, signed: SignedTrust) -> None:
+        """Take a trust document with a higher epoch."""
+
+    def admit_operator(self, key: OperatorKey) -> str:
+        """Let an operator's key log in to the SSH service until it expires; returns the service's host key."""
+
+    async def depart(self, drain_s: float) -> None:
+        """Drain the data plane and end it: the service engine is being deleted."""
+
+    def status(self) -> dict[str, object]:
+        """The state of the service engine, for people."""
+
+
+def control_routes(engine: Engine, authority: Authority) -> Sequence[Route]:
+    """The routes of the `control` service."""
+
+    def signed(answer: Callable[[Request], Awaitable[Reply]]) -> Answer:
+        async def checked(request: Request) -> Reply:
+            authority.check(request)
+            return await answer(request)
+
+        return checked
+
+    async def configure(request: Request) -> Reply:
+        return Reply(200, await engine.configure(request.decoded(ConfigPush)))
+
+    async def command(request: Request) -> Reply:
+        return Reply(200, await engine.command(request.decoded(CommandRequest)))
+
+    async def trust(request: Request) -> Reply:
+        await engine.trust(request.decoded(SignedTrust))
+        return Reply(204)
+
+    async def admit(request: Request) -> Reply:
+        host_key = engine.admit_operator(request.decoded(OperatorKey))
+        return Reply(200, {"host_key": host_key})
+
+    async def depart(request: Request) -> Reply:
+        await engine.depart(request.decoded(EngineDelete).drain_s)
+        return Reply(204)
+
+    async def status(request: Request) -> Reply:
+        return Reply(200, engine.status())
+
+    return [
+        Route(
+            "PUT",
+            "/v1/configuration",
+            signed(configure),
+            "Apply a configuration",
+            ConfigPush,
+            ConfigState,
+            limit_bytes=PUSH_LIMIT_BYTES,
+        ),
+        Route(
+            "POST",
+            "/v1/commands",
+            signed(command),
+            "Run a command",
+            CommandRequest,
+            CommandResult,
+            limit_bytes=COMMAND_LIMIT_BYTES,
+        ),
+        Route(
+            "PUT", "/v1/trust", signed(trust), "Take a newer trust document", SignedTrust, status=204, limit_bytes=10**6
+        ),
+        Route("PUT", "/v1/operator-keys", signed(admit), "Admit an operator's SSH key for a while", OperatorKey),
+        Route("POST", "/v1/departure", signed(depart), "Drain and end the data plane", EngineDelete, status=204),
+        Route("GET", "/v1/status", status, "The state of the service engine"),
+    ]

@@ -1,0 +1,137 @@
+"""What the demo runs on: a folder of its own, processes that it started and ends, and conditions that come true."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+ROOT = Path(__file__).resolve().parent.parent
+AVICTL = [sys.executable, "-m", "avinet.cli.main"]
+
+
+class StepFailed(Exception):
+    """A step was not seen to work; the text says what was seen instead."""
+
+
+class Machine:
+    """The demo's folder and processes; `close` ends and removes all of it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="avinet-demo-"))
+        self.socket = self.folder / "controller.sock"
+        self.environment = {**os.environ, "AVINET_SOCKET": str(self.socket), "PYTHONPATH": str(ROOT)}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, *command: str) -> None:
+        """Run `command` in a session of its own; its output goes to NAME.log."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                command,
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self, name: str) -> None:
+        """End the process `name` as a power cut would."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def ended(self, name: str) -> bool:
+        """Whether the process `name` has ended by itself."""
+        return self._processes[name].poll() is not None
+
+    def log_tail(self, name: str, lines: int = 5) -> str:
+        """The end of what the process `name` has written."""
+        path = self.folder / f"{name}.log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+    def avictl(self, *arguments: str, timeout_s: float = 60) -> str:
+        """What `avictl` prints. Raises `StepFailed` with its error line when it fails."""
+        try:
+            done = subprocess.run(
+                [*AVICTL, *arguments],
+                env=self.environment,
+                capture_output=True,
+                timeout=timeout_s,
+                stdin=subprocess.DEVNULL,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise StepFailed(f"avictl {' '.join(arguments)} did not end within {timeout_s:g} s") from None
+        if done.returncode != 0:
+            said = done.stderr.decode(errors="replace").strip()
+            raise StepFailed(f"avictl {' '.join(arguments)} ended with {done.returncode}: {said}")
+        return done.stdout.decode()
+
+    def asked(self, *arguments: str) -> Any:
+        """The JSON that `avictl` prints."""
+        return json.loads(self.avictl("--output", "json", *arguments))
+
+    def close(self) -> None:
+        """End every process that was started, and remove the folder."""
+        for process in self._processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        end_instances(self.folder)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def end_instances(folder: Path) -> None:
+    """End what still runs on instances below `folder`: a demo that failed half-way leaves nothing behind."""
+    marks = [json.loads(path.read_text())["mark"] for path in folder.glob("instances/*/instance.json")]
+    for mark in marks:
+        wanted = f"AVINET_INSTANCE={mark}".encode()
+        for place in Path("/proc").iterdir():
+            if place.name.isdigit():
+                try:
+                    if wanted in (place / "environ").read_bytes().split(b"\0"):
+                        os.kill(int(place.name), signal.SIGKILL)
+                except OSError:
+                    continue
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nothing listened on a moment ago."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+def until(what: str, seen: Callable[[], T | None], timeout_s: float = 30, every_s: float = 0.05) -> T:
+    """What `seen` returns as soon as it is true. Raises `StepFailed` after `timeout_s`, saying what did not happen."""
+    deadline = time.monotonic() + timeout_s
+    last = ""
+    while time.monotonic() < deadline:
+        try:
+            if found := seen():
+                return found
+        except (StepFailed, OSError) as error:
+            last = f": {error}"
+        time.sleep(every_s)
+    raise StepFailed(f"not within {timeout_s:g} s: {what}{last}")
