@@ -36,7 +36,6 @@ class EngineSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=
     image: str = "/usr/lib/avinet/image"
     user_data: str = "user-data.json"
     logs: str = "/var/log/avinet"
-    user: str = ""
     report_interval_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
     tunnel: Tunnel = Tunnel()
     dataplane: DataplaneSettings = DataplaneSettings()
