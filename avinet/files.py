@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -27,7 +28,8 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         os.rename(aside, path)
         sync_folder(path.parent)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
         raise cannot("write", path, error) from error
 
 

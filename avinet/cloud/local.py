@@ -53,7 +53,7 @@ class LocalCloud:
         self._folder = folder
         self._boot = boot
         self._end_s = end_s
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._children: list[tuple[str, subprocess.Popen[bytes]]] = []
 
     async def create(self, order: Order) -> Instance:
         """Prepare the folder and start the service engine; see `CloudDriver`."""
@@ -74,11 +74,10 @@ class LocalCloud:
 
     async def instances(self) -> Sequence[Instance]:
         """All instances in the folder; see `CloudDriver`."""
-        self._reap()
         places = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
         records = [record for place in places if (record := _read(place)) is not None]
-        running = _marks()
-        return [Instance(each.id, each.generation, each.mark in running.values()) for each in records]
+        running = set(self._running().values())
+        return [Instance(each.id, each.generation, each.mark in running) for each in records]
 
     async def power_on(self, id: str) -> None:
         """Start an instance that is off. Raises `NotFound`."""
@@ -86,8 +85,7 @@ class LocalCloud:
         record = _read(place)
         if record is None:
             raise NotFound(f"there is no instance {id} in {self._folder}")
-        self._reap()
-        if record.mark not in _marks().values():
+        if record.mark not in self._running().values():
             self._start(record, place)
 
     async def delete(self, id: str) -> None:
@@ -102,28 +100,32 @@ class LocalCloud:
     def _start(self, record: _Record, place: Path) -> None:
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | {MARK: record.mark}
         with (place / "console.log").open("ab") as console:
-            self._children.append(
-                subprocess.Popen(
-                    record.command,
-                    cwd=place,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=console,
-                    stderr=console,
-                    start_new_session=True,
-                )
+            child = subprocess.Popen(
+                record.command,
+                cwd=place,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
             )
+        self._children.append((record.mark, child))
 
-    def _reap(self) -> None:
-        self._children = [child for child in self._children if child.poll() is None]
+    def _running(self) -> dict[int, str]:
+        """The mark of every process of an instance, by process id.
+
+        The environment of a process that has just begun is empty for a moment: those that this driver started itself
+        are known without it.
+        """
+        self._children = [(mark, child) for mark, child in self._children if child.poll() is None]
+        return _marks() | {child.pid: mark for mark, child in self._children}
 
     async def _end(self, record: _Record) -> None:
         for sign in (signal.SIGTERM, signal.SIGKILL):
             deadline = self._clock.seconds() + self._end_s
             told: set[int] = set()
             while self._clock.seconds() < deadline:
-                self._reap()
-                running = {process for process, mark in _marks().items() if mark == record.mark}
+                running = {process for process, mark in self._running().items() if mark == record.mark}
                 if not running:
                     return
                 for process in running - told:

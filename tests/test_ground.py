@@ -1,0 +1,186 @@
+"""The ground floor: ids, units, back-off, files, settings, tasks and deadlines."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.aio import Tasks, as_deferred, pause, within
+from avinet.backoff import Backoff
+from avinet.errors import Invalid, LocalError, TimedOut
+from avinet.files import FolderLock, cannot, private_folder, read_limited, write_atomic
+from avinet.ids import parse_id, random_name
+from avinet.settings import Settings, load, parse
+from avinet.units import format_bytes, format_seconds, parse_bytes, parse_seconds
+
+
+class IdTests(SynchronousTestCase):
+    def test_ids_are_names_that_are_safe_everywhere(self) -> None:
+        for good in ("a", "se-1", "0", "x" * 63):
+            self.assertEqual(parse_id(good), good)
+        for bad in ("", "-a", "A", "a_b", "a.b", "a/b", "a\n", "x" * 64, "ä", "../a"):
+            self.assertRaises(Invalid, parse_id, bad)
+
+    def test_random_names_are_ids(self) -> None:
+        self.assertEqual(len(parse_id(random_name(os.urandom, 12))), 12)
+
+
+class UnitTests(SynchronousTestCase):
+    def test_sizes_and_durations_are_read_as_people_write_them(self) -> None:
+        self.assertEqual(parse_bytes("64 KiB"), 65536)
+        self.assertEqual(parse_bytes("2GB"), 2 * 10**9)
+        self.assertEqual(parse_seconds("500ms"), 0.5)
+        self.assertEqual(parse_seconds("7d"), 604800)
+        for bad in ("", "x", "1 furlong", "-1s", "1e9"):
+            self.assertRaises(Invalid, parse_seconds, bad)
+
+    def test_and_shown_so(self) -> None:
+        shown = [format_bytes(100), format_bytes(1536), format_bytes(5 * 2**40)]
+        self.assertEqual(shown, ["100 B", "1.5 KiB", "5.0 TiB"])
+        self.assertEqual([format_seconds(each) for each in (0.25, 60, 11100)], ["250ms", "1m", "3h 5m"])
+
+
+class BackoffTests(SynchronousTestCase):
+    @given(st.integers(0, 10_000), st.floats(0, 0.999), st.floats(0, 100))
+    def test_no_wait_is_longer_than_the_cap_or_earlier_than_the_peer_said(
+        self, attempt: int, chance: float, retry_after_s: float
+    ) -> None:
+        delay_s = Backoff(0.5, 30).delay_s(attempt, lambda: chance, retry_after_s)
+        self.assertTrue(retry_after_s <= delay_s <= retry_after_s + 30)
+
+    def test_the_ceiling_doubles_from_the_first_to_the_cap(self) -> None:
+        waits = [Backoff(1, 10).delay_s(attempt, lambda: 1.0) for attempt in range(6)]
+        self.assertEqual(waits, [1, 2, 4, 8, 10, 10])
+
+
+class FileTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = private_folder(Path(self.mktemp()))
+
+    def test_a_file_is_replaced_whole_and_private(self) -> None:
+        path = self.folder / "key"
+        write_atomic(path, b"one")
+        write_atomic(path, b"two")
+        self.assertEqual(path.read_bytes(), b"two")
+        self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+        self.assertEqual(os.listdir(self.folder), ["key"])
+
+    def test_a_failed_write_leaves_the_old_file_and_nothing_else(self) -> None:
+        path = self.folder / "key"
+        write_atomic(path, b"one")
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2, before[1]))
+        try:
+            error = self.assertRaises(LocalError, write_atomic, path, b"three")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        self.assertIn(str(path), str(error))
+        self.assertEqual(os.listdir(self.folder), ["key"])
+        self.assertEqual(path.read_bytes(), b"one")
+
+    def test_a_full_disk_is_said_with_what_to_do(self) -> None:
+        error = cannot("write", Path("/x"), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        self.assertEqual(str(error), "cannot write /x: No space left on device; free some space on that file system")
+
+    def test_a_large_file_is_not_read(self) -> None:
+        write_atomic(self.folder / "big", bytes(11))
+        self.assertRaises(LocalError, read_limited, self.folder / "big", 10)
+
+    def test_one_process_holds_a_state_folder(self) -> None:
+        script = (
+            "import sys; from pathlib import Path; from avinet.files import FolderLock;"
+            "FolderLock(Path(sys.argv[1])).acquire(); print('held', flush=True); sys.stdin.read()"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", script, str(self.folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as other:
+            assert other.stdout is not None
+            self.assertEqual(other.stdout.readline(), b"held\n")
+            lock = FolderLock(self.folder)
+            error = self.assertRaises(LocalError, lock.acquire)
+            self.assertIn(f"in use by process {other.pid}", str(error))
+            other.kill()
+            other.wait()
+            lock.acquire()
+            lock.release()
+
+
+class Inner(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    interval_s: float = 1.0
+
+
+class Outer(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    name: str = "x"
+    inner: Inner = Inner()
+
+
+class SettingsTests(SynchronousTestCase):
+    def test_defaults_and_tables(self) -> None:
+        self.assertEqual(parse("", Outer, "t"), Outer())
+        self.assertEqual(parse("[inner]\ninterval_s = 2", Outer, "t").inner.interval_s, 2)
+
+    def test_what_is_wrong_is_said_in_a_line(self) -> None:
+        for text, words in (
+            ("[inner]\nintervall_s = 2", ["intervall_s", "did you mean 'interval_s'?"]),
+            ("name = 3", ["Expected `str`", "$.name"]),
+            ("name = ", ["t is no TOML", "Invalid value"]),
+        ):
+            said = str(self.assertRaises(LocalError, parse, text, Outer, "t"))
+            self.assertNotIn("\n", said)
+            for word in words:
+                self.assertIn(word, said)
+
+    def test_a_file_that_is_missing_or_no_text(self) -> None:
+        path = Path(self.mktemp())
+        self.assertIn(str(path), str(self.assertRaises(LocalError, load, path, Outer)))
+        path.write_bytes(b"\xff")
+        self.assertIn("UTF-8", str(self.assertRaises(LocalError, load, path, Outer)))
+
+
+class AsyncTests(SynchronousTestCase):
+    def test_a_wait_has_a_deadline(self) -> None:
+        clock = Clock()
+        cancelled: list[object] = []
+        waiting = as_deferred(within(clock, 5, Deferred(cancelled.append), "the peer"))
+        clock.advance(4.9)
+        self.assertNoResult(waiting)
+        clock.advance(0.1)
+        error = self.failureResultOf(waiting, TimedOut).value
+        self.assertEqual(str(error), "the peer gave no answer within 5 s")
+        self.assertEqual(len(cancelled), 1)
+
+    def test_a_deadline_leaves_no_timer(self) -> None:
+        clock = Clock()
+        done: Deferred[int] = Deferred()
+        waiting = as_deferred(within(clock, 5, done, "the peer"))
+        done.callback(7)
+        self.assertEqual(self.successResultOf(waiting), 7)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_a_task_that_fails_is_logged_once(self) -> None:
+        tasks = Tasks()
+
+        async def fail() -> None:
+            raise ZeroDivisionError
+
+        self.successResultOf(tasks.spawn(fail(), "dividing"))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(len(tasks), 0)
+
+    def test_stopping_cancels_what_runs_and_what_comes(self) -> None:
+        clock, tasks = Clock(), Tasks()
+        ended = tasks.spawn(pause(clock, 10), "waiting")
+        tasks.stop()
+        self.successResultOf(ended)
+        self.successResultOf(tasks.spawn(pause(clock, 10), "waiting"))
+        self.assertEqual(clock.getDelayedCalls(), [])
