@@ -1,0 +1,90 @@
+"""How many peers may be on their way in: in all, and from one source; a pure count with the clock passed in."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+
+from avinet.errors import TooMany
+
+_KNOWN_SOURCES = 10_000
+_DAY_S = 86400.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Connections that are not logged in yet.
+
+    A source is an IPv4 address or an IPv6 network of 64 bits; one from which someone logged in within a day is proven,
+    and may bring as many as a whole site behind one address has. From `early` on, as a part of all, unproven sources
+    are turned away at random, the more so the fuller it is.
+    """
+
+    in_all: int = 1000
+    per_source: int = 200
+    per_proven_source: int = 800
+    early: float = 0.5
+    retry_after_s: float = 5.0
+
+
+def source_of(host: str) -> str:
+    """The source that the address `host` counts for; empty when it is none, as inside a tunnel."""
+    if not host:
+        return ""
+    address = ip_address(host.partition("%")[0])
+    if isinstance(address, IPv6Address):
+        mapped = address.ipv4_mapped
+        return str(mapped) if mapped is not None else f"{IPv6Address(int(address) >> 64 << 64)}/64"
+    return host
+
+
+class Gate:
+    """Counts the peers that are on their way in. `random` yields uniform values in [0, 1), `now` seconds."""
+
+    def __init__(self, limits: Limits, now: Callable[[], float], random: Callable[[], float]) -> None:
+        self._limits = limits
+        self._now = now
+        self._random = random
+        self._inside = 0
+        self._by_source: dict[str, int] = {}
+        self._proven: OrderedDict[str, float] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._inside
+
+    def enter(self, source: str) -> None:
+        """Count one more peer of `source`. Raises `TooMany` when it has to come back later."""
+        limits = self._limits
+        proven = self._is_proven(source)
+        from_source = self._by_source.get(source, 0)
+        if self._inside >= limits.in_all:
+            raise TooMany("too many peers are logging in", retry_after_s=limits.retry_after_s)
+        if source and from_source >= (limits.per_proven_source if proven else limits.per_source):
+            raise TooMany("too many peers of this address are logging in", retry_after_s=limits.retry_after_s)
+        free_from = limits.early * limits.in_all
+        if not proven and self._inside >= free_from:
+            fullness = (self._inside - free_from) / (limits.in_all - free_from)
+            if self._random() < fullness:
+                raise TooMany("many peers are logging in", retry_after_s=limits.retry_after_s)
+        self._inside += 1
+        self._by_source[source] = from_source + 1
+
+    def leave(self, source: str, *, logged_in: bool) -> None:
+        """A peer that had entered is gone, or it has logged in, which proves its source."""
+        self._inside -= 1
+        left = self._by_source[source] - 1
+        if left:
+            self._by_source[source] = left
+        else:
+            del self._by_source[source]
+        if logged_in and source:
+            self._proven[source] = self._now()
+            self._proven.move_to_end(source)
+            if len(self._proven) > _KNOWN_SOURCES:
+                self._proven.popitem(last=False)
+
+    def _is_proven(self, source: str) -> bool:
+        when = self._proven.get(source)
+        return when is not None and self._now() - when < _DAY_S

@@ -1,0 +1,44 @@
+"""Who is at the other end, and what was said of a peer that was not let in: frozen values."""
+
+from __future__ import annotations
+
+from base64 import b64encode
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from avinet.ssh.strings import key_blob
+
+
+def fingerprint(line: str) -> str:
+    """The public key in `line` as OpenSSH shows it: `SHA256:…`."""
+    return "SHA256:" + b64encode(sha256(key_blob(line)).digest()).decode("ascii").rstrip("=")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The peer of an authenticated connection.
+
+    On a server: the user, the public key that signed, and what the admission returned. On a client: its own user, and
+    the node's host key. `address` is where the peer is seen.
+    """
+
+    user: str
+    public_key: str
+    address: str
+    admitted: Any = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The key's fingerprint, as OpenSSH shows it."""
+        return fingerprint(self.public_key)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A peer that was not let in. `user` and `public_key` are empty when it did not come so far as to name them."""
+
+    address: str
+    why: str
+    user: str = ""
+    public_key: str = ""

@@ -1,0 +1,221 @@
+"""The server: a Twisted factory for a node's port 22, and with other settings for the SSH service inside a tunnel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import random as uniform
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.conch.ssh.keys import Key
+from twisted.conch.ssh.service import SSHService
+from twisted.conch.ssh.transport import (
+    DISCONNECT_SERVICE_NOT_AVAILABLE,
+    DISCONNECT_TOO_MANY_CONNECTIONS,
+    SSHServerTransport,
+)
+from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from typing_extensions import override
+
+from avinet.errors import AvinetError, PeerError, TooMany
+from avinet.ssh import phases
+from avinet.ssh.auth import Admission, AuthServer, retry_text
+from avinet.ssh.exchange import OFFER_BYTES
+from avinet.ssh.gate import Gate, Limits, source_of
+from avinet.ssh.identity import Identity, Refusal, fingerprint
+from avinet.ssh.packets import Outbound
+from avinet.ssh.policy import HOST_KEY, Policy
+from avinet.ssh.strings import Reader, string, uint32
+from avinet.ssh.transport import VERSION, ConnectionFactory, Transport, host_of, printable, shown_address
+
+
+class HostKeys:
+    """A host key where Conch looks for it."""
+
+    def __init__(self, private_key: Ed25519PrivateKey) -> None:
+        key = Key(private_key)
+        self.privateKeys = {HOST_KEY: key}
+        self.publicKeys = {HOST_KEY: key.public()}
+
+
+class ServerTransport(Transport, SSHServerTransport):
+    """The server's end of one connection, counted by `gate` as one of `source` until it is logged in.
+
+    `ended` is called once when it is gone, and `refused` at most once, if it never was logged in and is to blame.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        policy: Policy,
+        host_keys: HostKeys,
+        admission: Admission,
+        connection: ConnectionFactory,
+        left_gate: Callable[[bool], None],
+        refused: Callable[[Refusal], None],
+        ended: Callable[[ServerTransport], None],
+    ) -> None:
+        super().__init__(clock, policy)
+        self.factory: Any = host_keys
+        self._admission = admission
+        self._connection = connection
+        self._left_gate = left_gate
+        self._refused = refused
+        self._ended = ended
+        self._refusal: Refusal | None = None
+
+    def _remember(self, refusal: Refusal) -> None:
+        """The last claim that was turned down: what is said of the peer if it never gets in."""
+        self._refusal = refusal
+
+    @override
+    def blame(self, error: AvinetError) -> None:
+        if self.identity is not None:
+            super().blame(error)
+        elif self._refusal is None:
+            self._refusal = Refusal(self.address, str(error))
+
+    @override
+    def exchange_received(self, payload: bytes) -> None:
+        reader = Reader(payload, "key exchange")
+        offer = reader.string()
+        reader.end()
+        if len(offer) != OFFER_BYTES[self.kexAlg]:
+            raise PeerError("its key for the exchange has the wrong length")
+        try:
+            self.ssh_KEX_DH_GEX_REQUEST_OLD(payload)
+        except ValueError as error:
+            raise PeerError("its key for the exchange is none") from error
+
+    @override
+    def service_received(self, payload: bytes) -> None:
+        reader = Reader(payload, "SERVICE_REQUEST")
+        name = reader.string()
+        reader.end()
+        if name != AuthServer.name:
+            self.fail(PeerError(f"it asked for the service {printable(name)!r}"), DISCONNECT_SERVICE_NOT_AVAILABLE)
+            return
+        self.sendPacket(phases.SERVICE_ACCEPT, string(name))
+        self.phases.login_began()
+        self.setService(AuthServer(self._admission, self._connection, self.policy.auth_requests, self._remember))
+
+    @override
+    def logged_in(self, identity: Identity, connection: Callable[[Identity], SSHService]) -> None:
+        self._left_gate(True)
+        self.distrust_early()
+        self.sendPacket(phases.USERAUTH_SUCCESS, b"")
+        super().logged_in(identity, connection)
+
+    @override
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        super().connectionLost(reason)
+        if self.identity is not None:
+            self._admission.left(self.identity)
+        else:
+            self._left_gate(False)
+            if self._refusal is not None:
+                self._refused(self._refusal)
+        self._ended(self)
+
+
+class _TurnedAway(Protocol):
+    """A peer that is told to come back later, and nothing else."""
+
+    transport: Any
+
+    def __init__(self, error: TooMany, clock: IReactorTime, close_s: float) -> None:
+        self._error = error
+        self._clock = clock
+        self._close_s = close_s
+
+    @override
+    def connectionMade(self) -> None:
+        text = retry_text(self._error).encode("utf-8")
+        told = bytes((phases.DISCONNECT,)) + uint32(DISCONNECT_TOO_MANY_CONNECTIONS) + string(text) + string(b"")
+        self._deadline = self._clock.callLater(self._close_s, self.transport.abortConnection)
+        self.transport.write(VERSION + b"\r\n" + Outbound().seal(told))
+        self.transport.loseConnection()
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._deadline.active():
+            self._deadline.cancel()
+
+
+class Server(Factory):
+    """Makes the server's end of each connection.
+
+    `connection` makes the service of a peer that `admission` has let in. `on_refused` is told of every peer that was
+    not let in and is to blame for it; one warning line says the same.
+    """
+
+    log = Logger()
+    noisy = False
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        host_key: Ed25519PrivateKey,
+        admission: Admission,
+        connection: ConnectionFactory,
+        *,
+        policy: Policy | None = None,
+        limits: Limits | None = None,
+        random: Callable[[], float] = uniform,
+        on_refused: Callable[[Refusal], None] | None = None,
+    ) -> None:
+        self.policy = policy or Policy()
+        self.turned_away = 0
+        self._clock = clock
+        self._host_keys = HostKeys(host_key)
+        self._admission = admission
+        self._connection = connection
+        self._gate = Gate(limits or Limits(), clock.seconds, random)
+        self._on_refused = on_refused
+        self._open: set[ServerTransport] = set()
+
+    @property
+    def logging_in(self) -> int:
+        """How many connections are not logged in yet."""
+        return len(self._gate)
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> Protocol:
+        source = source_of(host_of(addr))
+        try:
+            self._gate.enter(source)
+        except TooMany as error:
+            self.turned_away += 1
+            self._refused(Refusal(shown_address(addr), str(error)))
+            return _TurnedAway(error, self._clock, self.policy.close_s)
+        transport = ServerTransport(
+            self._clock,
+            self.policy,
+            self._host_keys,
+            self._admission,
+            self._connection,
+            lambda logged_in: self._gate.leave(source, logged_in=logged_in),
+            self._refused,
+            self._open.discard,
+        )
+        self._open.add(transport)
+        return transport
+
+    def _refused(self, refusal: Refusal) -> None:
+        self.log.warn(
+            "refused {peer}: {why} (user {user!r}, key {key})",
+            peer=refusal.address,
+            why=refusal.why,
+            user=refusal.user,
+            key=fingerprint(refusal.public_key) if refusal.public_key else "none",
+        )
+        if self._on_refused is not None:
+            self._on_refused(refusal)
+
+    def close(self, why: str) -> None:
+        """End all connections in order, telling the peers `why`."""
+        for transport in list(self._open):
+            transport.close(why)
