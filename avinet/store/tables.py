@@ -1,0 +1,201 @@
+"""The store's tables in SQLite and the statements on them; synchronous, for the one thread that owns the connection."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from avinet.errors import LocalError, Unavailable
+from avinet.store.interface import (
+    Compacted,
+    Delete,
+    Entry,
+    Event,
+    Outcome,
+    Page,
+    Put,
+    Snapshot,
+    Transaction,
+    end_of,
+)
+
+FORMAT = 1
+KEPT_REVISIONS = 10_000
+"""How much history is kept for watches that begin in the past; it is trimmed when there is twice as much."""
+
+_SCHEMA = """
+CREATE TABLE entries (
+    key BLOB PRIMARY KEY, value BLOB NOT NULL, revision INTEGER NOT NULL, created INTEGER NOT NULL,
+    lease INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX entries_by_lease ON entries (lease) WHERE lease != 0;
+CREATE TABLE history (
+    revision INTEGER NOT NULL, key BLOB NOT NULL, value BLOB, created INTEGER, PRIMARY KEY (revision, key)
+) WITHOUT ROWID;
+CREATE TABLE leases (id INTEGER PRIMARY KEY AUTOINCREMENT, ttl_s REAL NOT NULL);
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES ('revision', 0), ('compacted', 0);
+"""
+
+
+class Tables:
+    """The connection to one database file. Nothing here is durable before `committed` ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.touch(mode=0o600)
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
+            self._prepare()
+        except (OSError, sqlite3.Error) as error:
+            raise LocalError(f"cannot open the store {path}: {error}", hint="is it a file of avinet's?") from error
+        self.revision = self._counter("revision")
+        self.compacted = self._counter("compacted")
+        self._changes: list[Event] = []
+
+    def _prepare(self) -> None:
+        run = self._connection.execute
+        found = run("PRAGMA user_version").fetchone()[0]
+        if found > FORMAT:
+            self._connection.close()
+            raise LocalError(
+                f"the store {self._path} has format {found}, and this version of avinet knows {FORMAT}",
+                hint="use the newer version that wrote it",
+            )
+        run("PRAGMA journal_mode = WAL")
+        run("PRAGMA synchronous = FULL")
+        if found == 0:
+            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+
+    def _counter(self, name: str) -> int:
+        value: int = self._connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()[0]
+        return value
+
+    @contextmanager
+    def committed(self) -> Iterator[list[Event]]:
+        """All that is done inside becomes durable together, at the end, or not at all.
+
+        Yields the list that then holds the changes, in order. Raises `Unavailable` when it cannot be made durable (a
+        full disk); the store is then as before.
+        """
+        before = self.revision, self.compacted
+        self._changes = []
+        try:
+            self._connection.execute("BEGIN")
+            yield self._changes
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            self.revision, self.compacted = before
+            self._changes.clear()
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise unwritable(self._path, error) from error
+            raise
+
+    def read(self, keys: Sequence[bytes]) -> Snapshot:
+        """See `Store.read`."""
+        marks = ",".join("?" * len(keys))
+        rows = self._connection.execute(
+            f"SELECT key, value, revision, created FROM entries WHERE key IN ({marks})",
+            tuple(keys),
+        )
+        return Snapshot(self.revision, {row[0]: Entry(*row) for row in rows})
+
+    def range(self, prefix: bytes, limit: int, after: bytes) -> Page:
+        """See `Store.range`."""
+        first, last = max(prefix, after + b"\0" if after else b""), end_of(prefix)
+        below, bounds = ("AND key < ?", (first, last)) if last else ("", (first,))
+        rows = self._connection.execute(
+            f"SELECT key, value, revision, created FROM entries WHERE key >= ? {below} ORDER BY key LIMIT ?",
+            (*bounds, limit + 1),
+        ).fetchall()
+        return Page(self.revision, [Entry(*row) for row in rows[:limit]], len(rows) > limit)
+
+    def transact(self, transaction: Transaction) -> Outcome:
+        """See `Store.transact`."""
+        for condition in transaction.conditions:
+            row = self._connection.execute("SELECT revision FROM entries WHERE key = ?", (condition.key,)).fetchone()
+            if (row[0] if row else 0) != condition.revision:
+                return Outcome(False, self.revision)
+        return Outcome(True, self._write(transaction.then))
+
+    def _write(self, operations: Sequence[Put | Delete]) -> int:
+        revision, changed = self.revision + 1, False
+        for operation in operations:
+            old = self._connection.execute("SELECT created FROM entries WHERE key = ?", (operation.key,)).fetchone()
+            if isinstance(operation, Put):
+                created = old[0] if old else revision
+                entry = Entry(operation.key, operation.value, revision, created)
+                self._connection.execute(
+                    "REPLACE INTO entries VALUES (?, ?, ?, ?, ?)",
+                    (entry.key, entry.value, revision, created, operation.lease),
+                )
+                self._record(revision, entry.key, entry)
+            elif old:
+                self._connection.execute("DELETE FROM entries WHERE key = ?", (operation.key,))
+                self._record(revision, operation.key, None)
+            else:
+                continue
+            changed = True
+        if changed:
+            self.revision = revision
+            self._connection.execute("UPDATE counters SET value = ? WHERE name = 'revision'", (revision,))
+            if revision - self.compacted > 2 * KEPT_REVISIONS:
+                self.compact(revision - KEPT_REVISIONS)
+        return self.revision
+
+    def _record(self, revision: int, key: bytes, entry: Entry | None) -> None:
+        value, created = (entry.value, entry.created) if entry else (None, None)
+        self._connection.execute("INSERT INTO history VALUES (?, ?, ?, ?)", (revision, key, value, created))
+        self._changes.append(Event(key, revision, entry))
+
+    def history(self, prefix: bytes, after: int) -> tuple[int, list[Event]]:
+        """The store's revision, and what changed below `prefix` after revision `after`. Raises `Compacted`."""
+        if after < self.compacted:
+            raise Compacted(f"the history up to revision {self.compacted} is gone")
+        last = end_of(prefix)
+        below, bounds = ("AND key < ?", (prefix, last)) if last else ("", (prefix,))
+        rows = self._connection.execute(
+            "SELECT revision, key, value, created FROM history "
+            f"WHERE revision > ? AND key >= ? {below} ORDER BY revision, key",
+            (after, *bounds),
+        )
+        return self.revision, [
+            Event(key, revision, None if value is None else Entry(key, value, revision, created))
+            for revision, key, value, created in rows
+        ]
+
+    def compact(self, revision: int) -> None:
+        """See `Store.compact`."""
+        self.compacted = max(self.compacted, min(revision, self.revision))
+        self._connection.execute("DELETE FROM history WHERE revision <= ?", (self.compacted,))
+        self._connection.execute("UPDATE counters SET value = ? WHERE name = 'compacted'", (self.compacted,))
+
+    def grant(self, ttl_s: float) -> int:
+        """See `Store.grant`."""
+        lease = self._connection.execute("INSERT INTO leases (ttl_s) VALUES (?)", (ttl_s,)).lastrowid
+        assert lease is not None
+        return lease
+
+    def leases(self) -> dict[int, float]:
+        """All leases, with their times to live in seconds."""
+        return dict(self._connection.execute("SELECT id, ttl_s FROM leases").fetchall())
+
+    def revoke(self, lease: int) -> None:
+        """See `Store.revoke`."""
+        rows = self._connection.execute("SELECT key FROM entries WHERE lease = ?", (lease,)).fetchall()
+        self._write([Delete(row[0]) for row in rows])
+        self._connection.execute("DELETE FROM leases WHERE id = ?", (lease,))
+
+    def close(self) -> None:
+        """Close the file; the write-ahead log is folded into it."""
+        self._connection.close()
+
+
+def unwritable(path: Path, error: sqlite3.Error) -> Unavailable:
+    """The error for a store that SQLite could not write."""
+    hint = "free some space on that file system" if "full" in str(error) else ""
+    return Unavailable(f"the store {path} cannot be written: {error}", hint=hint, retry_after_s=5)
