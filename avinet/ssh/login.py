@@ -16,8 +16,8 @@ from hashlib import sha256
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from twisted.conch.ssh.transport import DISCONNECT_TOO_MANY_CONNECTIONS, SSHClientTransport
-from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.error import ConnectError, DNSLookupError, NoProtocol
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError, NoProtocol
 from twisted.internet.interfaces import (
     IAddress,
     IProtocol,
@@ -180,8 +180,9 @@ class ClientTransport(Transport, SSHClientTransport):
 
 
 def _about(where: str, error: AvinetError) -> AvinetError:
-    kind = WrongHostKey if isinstance(error, WrongHostKey) else PeerError
-    return kind(f"{where} is not the node that was expected, or does not speak SSH as it should: {error}")
+    if isinstance(error, WrongHostKey):
+        return WrongHostKey(f"{where} is not the node that it should be: {error}")
+    return PeerError(f"{where} does not log in as it should: {error}")
 
 
 def _refusal(where: str, code: int, text: str) -> AvinetError:
@@ -249,6 +250,8 @@ class LoginEndpoint:
             transport = await self._endpoint.connect(_Dialling(self._transport))
         except (ConnectError, DNSLookupError) as error:
             raise Unavailable(f"{self._where} cannot be reached: {error}") from error
+        except ConnectingCancelledError:
+            raise CancelledError from None
         assert isinstance(transport, ClientTransport)
         await transport.ready()
         return transport

@@ -1,0 +1,136 @@
+"""A raw SSH peer in memory, which knows the crypto and says what it likes when it likes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.internet.address import IPv4Address
+from twisted.internet.task import Clock
+from typing_extensions import override
+
+from avinet.ssh.auth import PUBLICKEY, signed_part
+from avinet.ssh.login import ClientTransport, Credentials
+from avinet.ssh.phases import DISCONNECT, SERVICE_REQUEST, USERAUTH_REQUEST, Phases, Verdict
+from avinet.ssh.policy import Policy
+from avinet.ssh.server import Server, ServerTransport
+from avinet.ssh.strings import ed25519_blob, string
+from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, Recorder, Wires, line_of
+
+
+class _Lawless(Phases):
+    """Takes everything, in order only where the key exchange needs it."""
+
+    @override
+    def received(self, number: int) -> Verdict:
+        return super().received(number) if 20 <= number < 50 else Verdict.TAKE
+
+
+class Attacker(ClientTransport):
+    """Exchanges keys as it should, then waits for its orders; what it hears stands in `heard`."""
+
+    def __init__(self, clock: Clock, strict: bool = True) -> None:
+        credentials = Credentials(USER, USER_KEY, (line_of(HOST_KEY),))
+        super().__init__(clock, Policy(login_s=1e6), credentials, Recorder, "the victim")
+        self.phases = _Lawless(client=True, packets_before_login=1 << 30)
+        self.heard: list[tuple[int, bytes]] = []
+        self.strict = strict
+
+    @override
+    def secured(self) -> None:
+        """Do nothing by itself."""
+
+    @override
+    def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
+        self.heard.append((messageNum, payload))
+        if 20 <= messageNum < 50 or messageNum == DISCONNECT:
+            super().dispatchMessage(messageNum, payload)
+
+    def say(self, number: int, payload: bytes = b"") -> None:
+        """Send a message now, whatever the order says."""
+        self.transport.write(self._outbound.seal(bytes((number,)) + payload))
+
+    def say_all(self, *messages: tuple[int, bytes]) -> None:
+        """Send messages so that they arrive together."""
+        self.transport.write(b"".join(self._outbound.seal(bytes((number,)) + payload) for number, payload in messages))
+
+    def begin(self) -> None:
+        """Ask for the authentication service."""
+        self.say(SERVICE_REQUEST, string(b"ssh-userauth"))
+
+    def claim(
+        self,
+        user: str = USER,
+        key: Ed25519PrivateKey = USER_KEY,
+        signer: Ed25519PrivateKey | None = None,
+        algorithm: bytes = b"ssh-ed25519",
+    ) -> tuple[int, bytes]:
+        """A signed authentication request of `user` that shows `key` and is signed by `signer`."""
+        blob = ed25519_blob(key.public_key().public_bytes_raw())
+        assert self.sessionID is not None
+        signature = (signer or key).sign(signed_part(self.sessionID, user.encode(), blob))
+        return self.request(
+            user, PUBLICKEY, b"\1" + string(algorithm) + string(blob) + string(string(algorithm) + string(signature))
+        )
+
+    def query(self, user: str = USER, key: Ed25519PrivateKey = USER_KEY) -> tuple[int, bytes]:
+        """A request that asks whether a key would do."""
+        blob = ed25519_blob(key.public_key().public_bytes_raw())
+        return self.request(user, PUBLICKEY, b"\0" + string(b"ssh-ed25519") + string(blob))
+
+    def request(self, user: str, method: bytes, rest: bytes = b"") -> tuple[int, bytes]:
+        """Any authentication request."""
+        return USERAUTH_REQUEST, string(user.encode()) + string(b"ssh-connection") + string(method) + rest
+
+    def heard_numbers(self) -> list[int]:
+        """The numbers of all messages heard."""
+        return [number for number, _ in self.heard]
+
+
+class Siege:
+    """An attacker and a real server joined in memory."""
+
+    def __init__(self, *, policy: Policy | None = None, admission: Any = None, keyed: bool = True) -> None:
+        self.clock = Clock()
+        self.guests = admission if admission is not None else Guests()
+        self.refusals: list[Any] = []
+        self.services: list[Recorder] = []
+        self.factory = Server(
+            self.clock, HOST_KEY, self.guests, self._serve, policy=policy, on_refused=self.refusals.append
+        )
+        server = self.factory.buildProtocol(IPv4Address("TCP", "198.51.100.7", 4711))
+        assert isinstance(server, ServerTransport)
+        self.server = server
+        self.attacker = Attacker(self.clock)
+        self.wires = Wires(self.server, self.attacker)
+        if keyed:
+            self.flush()
+            assert self.attacker.sessionID is not None
+
+    def _serve(self, identity: Any) -> Recorder:
+        service = Recorder(identity)
+        self.services.append(service)
+        return service
+
+    def flush(self) -> None:
+        """Move all bytes."""
+        self.wires.flush()
+
+    def log_in(self) -> None:
+        """Log in as one should."""
+        self.attacker.begin()
+        self.attacker.say(*self.attacker.claim())
+        self.flush()
+        assert self.server.identity is not None
+
+    @property
+    def cut(self) -> bool:
+        """Whether the server has closed the connection."""
+        return not self.wires.left.connected
+
+    def end(self) -> None:
+        """Close the connection, if it stands, and see that nothing is left of it."""
+        self.attacker.close("over")
+        self.flush()
+        assert not self.clock.getDelayedCalls(), self.clock.getDelayedCalls()
+        assert self.factory.logging_in == 0
