@@ -47,7 +47,10 @@ class EnrolmentRequest(Message, frozen=True, kw_only=True):
 
 
 class Receipt(Message, frozen=True, kw_only=True):
-    """The node's answer, the same for a retry; signed by the node over the response."""
+    """The node's answer, the same for a retry; signed by the node over the response.
+
+    `chain` is the certificate of the node that enrolled it, and the issuing CA's.
+    """
 
     v: Literal[1] = 1
     id: Id
@@ -57,5 +60,6 @@ class Receipt(Message, frozen=True, kw_only=True):
     request_id: str
     domain: Id
     epoch: Count
+    chain: Annotated[list[Pem], Meta(min_length=2, max_length=2)]
     roots: Annotated[list[Pem], Meta(min_length=1, max_length=4)]
     nodes: Annotated[list[Node], Meta(min_length=1, max_length=16)]

@@ -1,0 +1,45 @@
+"""The trust document's signature: by the issuing CA, over the exact text, judged at a given time."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from avinet.errors import Unauthenticated
+from avinet.trust.authority import Credential, vouched
+
+_ALGORITHM = ec.ECDSA(hashes.SHA256())
+
+
+def sign_document(text: bytes, issuing: Credential) -> str:
+    """The issuing CA's signature over `text`: base64 of ECDSA P-256 with SHA-256 (DER)."""
+    return base64.b64encode(issuing.key.sign(text, _ALGORITHM)).decode("ascii")
+
+
+def verify_document(
+    text: bytes, signature: str, issuer: bytes, roots: Sequence[x509.Certificate], at: datetime
+) -> None:
+    """Check that an issuing CA under one of `roots` has signed `text`; `issuer` is its certificate in PEM.
+
+    Raises `Unauthenticated`.
+    """
+    try:
+        certificate = x509.load_pem_x509_certificate(issuer)
+        raw = base64.b64decode(signature, validate=True)
+    except ValueError as error:
+        raise Unauthenticated("the signature of the document is malformed") from error
+    vouched([certificate], roots, at)
+    key = certificate.public_key()
+    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not constraints.ca:
+        raise Unauthenticated("the document is not signed by an issuing CA")
+    try:
+        key.verify(raw, text, _ALGORITHM)
+    except InvalidSignature as error:
+        raise Unauthenticated("the document is not what the issuing CA signed") from error

@@ -1,0 +1,186 @@
+"""The domain of trust as files on a node: made once, all or nothing; loaded at each start.
+
+`root.key` is needed to sign issuing CAs only, and can be taken away. Every other private key stays in the folder, which
+its owner alone can enter.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from avinet.errors import Conflict, LocalError
+from avinet.files import cannot, private_folder, read_limited, sync_folder, write_atomic
+from avinet.ids import parse_id, random_name
+from avinet.trust import keys
+from avinet.trust.authority import (
+    Credential,
+    new_issuing,
+    new_node,
+    new_root,
+    node_name,
+    parse_certificates,
+    renewal_due,
+)
+
+FORMAT = 1
+IMAGE_LIFE = timedelta(days=365)
+_LIMIT_BYTES = 64 * 1024
+
+
+class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """`domain.json`: what the keys beside it belong to."""
+
+    format: int
+    domain: str
+    node: str
+    created: float
+    first_image: str
+    first_image_not_after: float
+
+
+@dataclass(frozen=True)
+class ImageKey:
+    """An image key as it was made: the private half is in every image that is built with it."""
+
+    id: str
+    key: Ed25519PrivateKey
+    not_after: float
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What a node has of its domain of trust. `nonce_key` is for challenges, 32 bytes."""
+
+    folder: Path
+    id: str
+    node: str
+    created: float
+    root: x509.Certificate
+    issuing: Credential
+    server: Credential
+    ssh_host_key: Ed25519PrivateKey
+    avictlruser_key: Ed25519PrivateKey
+    nonce_key: bytes
+    first_image: ImageKey
+
+    @property
+    def name(self) -> str:
+        """The TLS name of this node."""
+        return node_name(self.node, self.id)
+
+    @property
+    def root_pem(self) -> str:
+        """The root CA's certificate in PEM."""
+        return self.root.public_bytes(Encoding.PEM).decode("ascii")
+
+    @property
+    def chain_pem(self) -> list[str]:
+        """The node's certificate and the issuing CA's, in PEM."""
+        return [each.certificate_pem.decode("ascii") for each in (self.server, self.issuing)]
+
+    def renewed(self, now: datetime) -> Domain:
+        """This domain with a node certificate that is not due for renewal: a new one, written durably, or the same."""
+        if not renewal_due(self.server.certificate, now):
+            return self
+        server = new_node(self.issuing, self.node, self.id, now)
+        _save(self.folder / "node.pem", server)
+        return replace(self, server=server)
+
+    def image_key(self, id: str) -> Ed25519PrivateKey:
+        """The private key of an image. Raises `LocalError` when it is not on this node."""
+        return keys.load_private(self.folder / "images" / f"{parse_id(id)}.key")
+
+
+def found(folder: Path, node: str, now: datetime, random: Callable[[int], bytes] = os.urandom) -> Domain:
+    """Make a new domain of trust in `folder`, which must not exist yet; it appears whole, or not at all.
+
+    Raises `Conflict` when there is one already, which is left as it is, and `LocalError`.
+    """
+    parse_id(node, "node id")
+    if folder.exists():
+        raise Conflict(f"there is a domain of trust in {folder} already, and it was left as it is")
+    private_folder(folder.parent)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    domain = "d" + random_name(random, 11)
+    try:
+        private_folder(aside)
+        private_folder(aside / "images")
+        root = new_root(domain, now)
+        issuing = new_issuing(root, domain, now)
+        write_atomic(aside / "root.key", root.key_pem)
+        write_atomic(aside / "root.pem", root.certificate_pem)
+        _save(aside / "issuing.pem", issuing)
+        _save(aside / "node.pem", new_node(issuing, node, domain, now))
+        keys.save_private(aside / "ssh_host_ed25519_key", keys.generate())
+        keys.save_private(aside / "avictlruser_ed25519_key", keys.generate())
+        write_atomic(aside / "nonce.key", random(32))
+        image = "image-" + now.strftime("%Y%m%d")
+        keys.save_private(aside / "images" / f"{image}.key", keys.generate())
+        record = _Record(
+            format=FORMAT,
+            domain=domain,
+            node=node,
+            created=now.timestamp(),
+            first_image=image,
+            first_image_not_after=(now + IMAGE_LIFE).timestamp(),
+        )
+        write_atomic(aside / "domain.json", msgspec.json.encode(record))
+        os.rename(aside, folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        raise cannot("make", folder, error) from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return load(folder)
+
+
+def load(folder: Path) -> Domain:
+    """The domain of trust in `folder`. Raises `LocalError`, for a newer format among others."""
+    if not folder.is_dir():
+        raise LocalError(f"there is no domain of trust in {folder}", hint="make one with avictl init")
+    try:
+        record = msgspec.json.decode(read_limited(folder / "domain.json", _LIMIT_BYTES), type=_Record)
+    except msgspec.DecodeError as error:
+        raise LocalError(f"{folder / 'domain.json'} cannot be read: {error}") from error
+    if record.format > FORMAT:
+        raise LocalError(
+            f"the domain of trust in {folder} has format {record.format}, and this version of avinet knows {FORMAT}",
+            hint="use the newer version that wrote it",
+        )
+    return Domain(
+        folder=folder,
+        id=record.domain,
+        node=record.node,
+        created=record.created,
+        root=parse_certificates(read_limited(folder / "root.pem", _LIMIT_BYTES), str(folder / "root.pem"))[0],
+        issuing=_load(folder / "issuing.pem"),
+        server=_load(folder / "node.pem"),
+        ssh_host_key=keys.load_private(folder / "ssh_host_ed25519_key"),
+        avictlruser_key=keys.load_private(folder / "avictlruser_ed25519_key"),
+        nonce_key=read_limited(folder / "nonce.key", 32),
+        first_image=ImageKey(
+            record.first_image,
+            keys.load_private(folder / "images" / f"{parse_id(record.first_image)}.key"),
+            record.first_image_not_after,
+        ),
+    )
+
+
+def _save(path: Path, credential: Credential) -> None:
+    """One file for both halves, so that they are replaced together."""
+    write_atomic(path, credential.certificate_pem + credential.key_pem)
+
+
+def _load(path: Path) -> Credential:
+    data = read_limited(path, _LIMIT_BYTES)
+    return Credential.from_pem(data, data, str(path))

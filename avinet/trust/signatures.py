@@ -1,0 +1,215 @@
+"""HTTP message signatures (RFC 9421) with content digests (RFC 9530): signing, and verifying without leniency.
+
+A signature is expected under one label with one tag, by one algorithm, over at least the components of its `Kind`, with
+`created`, `expires`, `nonce` and `keyid`; whatever else arrives is refused. The peer is told no more than that.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import http_sf
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from http_message_signatures import (
+    HTTPMessageSignaturesException,
+    HTTPMessageSigner,
+    HTTPMessageVerifier,
+    InvalidSignature,
+    MappingKeyResolver,
+)
+from http_message_signatures.algorithms import ECDSA_P256_SHA256, ED25519
+from typing_extensions import override
+
+from avinet.errors import Unauthenticated
+
+LIFE_S = 120
+SKEW_S = 30
+"""How far two clocks may differ before a signature counts as made in the future, or too late."""
+_SIGNATURE_HEADERS = ("signature", "signature-input", "content-digest", "content-type")
+
+PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
+PublicKey = Ed25519PublicKey | EllipticCurvePublicKey
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a signature is for: its label, its tag, what it covers, and the algorithm of its keys."""
+
+    label: str
+    tag: str
+    covered: tuple[str, ...]
+    algorithm: Any = ED25519
+
+
+_ENROLMENT = ("@method", "@authority", "@path", "content-type", "content-digest")
+BY_IMAGE = Kind("img", "avinet-enrol", _ENROLMENT)
+BY_ENGINE = Kind("se", "avinet-proof-of-possession", _ENROLMENT)
+RECEIPT = Kind("node", "avinet-receipt", ("@status", "content-type", "content-digest"), ECDSA_P256_SHA256)
+ENGINE_HEADER = "avinet-service-engine"
+FENCE_HEADER = "avinet-fence"
+CONTROL = Kind("node", "avinet-control", ("@method", "@path", "content-digest", ENGINE_HEADER, FENCE_HEADER))
+
+
+@dataclass
+class SignedRequest:
+    """The parts of a request that a signature can cover; header names in lower case."""
+
+    method: str
+    authority: str
+    target: str
+    headers: MutableMapping[str, str]
+
+    @property
+    def url(self) -> str:
+        """The target URI (RFC 9110, section 7.1)."""
+        return f"https://{self.authority}{self.target}"
+
+
+@dataclass
+class SignedResponse:
+    """The parts of a response that a signature can cover; header names in lower case."""
+
+    status_code: int
+    headers: MutableMapping[str, str]
+    url: str = ""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a signature that holds says of itself. `created` is in seconds since 1970."""
+
+    keyid: str
+    nonce: str
+    created: int
+
+
+def sign(
+    message: SignedRequest | SignedResponse,
+    body: bytes,
+    kind: Kind,
+    key: PrivateKey,
+    keyid: str,
+    *,
+    now: float,
+    nonce: str | None = None,
+    life_s: float = LIFE_S,
+) -> None:
+    """Add a signature of `kind` to the headers of `message`, beside those that are there already."""
+    headers = message.headers
+    signer = HTTPMessageSigner(
+        signature_algorithm=kind.algorithm, key_resolver=MappingKeyResolver(public_keys={}, private_keys={keyid: key})
+    )
+    canonical = _Canonical(message)
+    signer.sign(
+        canonical,
+        key_id=keyid,
+        created=datetime.fromtimestamp(now, UTC),
+        expires=datetime.fromtimestamp(now + life_s, UTC),
+        nonce=nonce or secrets.token_urlsafe(16),
+        label=kind.label,
+        tag=kind.tag,
+        covered_component_ids=kind.covered,
+        append_if_signature_exists=True,
+        body=body,
+        use_existing_digest="content-digest" in headers,
+    )
+    headers.clear()
+    headers.update({name.lower(): value for name, value in canonical.headers.items()})
+
+
+def verify(
+    message: SignedRequest | SignedResponse,
+    body: bytes,
+    kind: Kind,
+    resolve: Callable[[str], PublicKey | None],
+    *,
+    now: float,
+    labels: frozenset[str] | None = None,
+    repeated: frozenset[str] = frozenset(),
+) -> Verified:
+    """Check the signature of `kind` on `message` against the key that `resolve` finds for its key id.
+
+    `labels` are all that the message may carry (that of `kind` alone by default); `repeated` names the headers that
+    stood more than once. Raises `Unauthenticated`; its text is for our log, not for the peer.
+    """
+    doubled = repeated.intersection(_SIGNATURE_HEADERS)
+    if doubled:
+        raise Unauthenticated(f"the header {min(doubled)} stands more than once")
+    found = _labels(message.headers)
+    if found != (labels or {kind.label}):
+        raise Unauthenticated(f"signatures under {sorted(found)} are not what belongs here")
+    verifier = _Verifier(signature_algorithm=kind.algorithm, key_resolver=_Resolver(resolve), now=now)
+    try:
+        results = verifier.verify(
+            _Canonical(message),
+            max_age=None,
+            expect_tag=kind.tag,
+            expect_label=kind.label,
+            require_components=kind.covered,
+            body=body,
+        )
+    except (InvalidSignature, HTTPMessageSignaturesException, ValueError) as error:
+        raise Unauthenticated(f"the signature {kind.label} does not hold: {str(error)[:200]}") from error
+    if len(results) != 1 or results[0].body is None:
+        raise Unauthenticated(f"the signature {kind.label} covers no digest of the body")
+    parameters = results[0].parameters
+    if not parameters.get("nonce") or parameters.get("alg", kind.algorithm.algorithm_id) != kind.algorithm.algorithm_id:
+        raise Unauthenticated(f"the signature {kind.label} has no nonce")
+    return Verified(str(parameters["keyid"]), str(parameters["nonce"]), int(parameters["created"]))
+
+
+@dataclass
+class _Canonical:
+    """A message as the library wants it: it asks for attributes, and writes headers under their usual names."""
+
+    message: SignedRequest | SignedResponse
+    headers: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.headers = {name.title(): value for name, value in self.message.headers.items()}
+        self.url = self.message.url
+        if isinstance(self.message, SignedRequest):
+            self.method = self.message.method
+        else:
+            self.status_code = self.message.status_code
+
+
+class _Resolver(MappingKeyResolver):
+    def __init__(self, resolve: Callable[[str], PublicKey | None]) -> None:
+        super().__init__(public_keys={}, private_keys={})
+        self._resolve = resolve
+
+    @override
+    def resolve_public_key(self, key_id: str) -> Any:
+        return self._resolve(key_id)
+
+
+class _Verifier(HTTPMessageVerifier):
+    """Judges `created` and `expires` at a time that it is given: the clock of a service engine may be wrong."""
+
+    def __init__(self, *, now: float, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._now = now
+
+    @override
+    def validate_created_and_expires(self, sig_input: Any, max_age: Any = None) -> None:
+        created, expires = (sig_input.params.get(name) for name in ("created", "expires"))
+        if type(created) is not int or type(expires) is not int:
+            raise InvalidSignature("created and expires must both be given")
+        if not created <= expires <= created + LIFE_S:
+            raise InvalidSignature(f"it would be valid for more than {LIFE_S} s")
+        if not created - SKEW_S <= self._now <= expires + SKEW_S:
+            raise InvalidSignature("it is not valid now")
+
+
+def _labels(headers: Mapping[str, str]) -> set[str]:
+    try:
+        found: Any = http_sf.parse(headers.get("signature-input", "").encode(), tltype="dictionary")
+        return set(found)
+    except (ValueError, UnicodeError, http_sf.StructuredFieldError) as error:
+        raise Unauthenticated("the header Signature-Input is malformed") from error

@@ -1,0 +1,87 @@
+"""TLS contexts: TLS 1.3 only, a certificate that is replaced while it serves, clients that verify the node's name.
+
+Clients verify the node's name with service-identity, through Twisted's `optionsForClientTLS`, whatever address they
+have dialled, and judge validity at a time that they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+from twisted.internet import ssl
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
+from twisted.internet.ssl import TLSVersion
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from avinet.trust.authority import Credential
+
+_REASONS = {
+    "certificate verify failed": "its certificate is not signed by the root CA, or not valid now",
+    "unsupported protocol": "it does not speak TLS 1.3",
+    "wrong version number": "what listens there does not speak TLS",
+}
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ServerTLS:
+    """Makes the server's end of TLS connections with the credential that is current."""
+
+    def __init__(self, credential: Credential, chain: Sequence[x509.Certificate]) -> None:
+        self.replace(credential, chain)
+
+    def replace(self, credential: Credential, chain: Sequence[x509.Certificate]) -> None:
+        """Serve `credential` with the certificates of `chain` above it from now on; open connections stay."""
+        self._context = ssl.CertificateOptions(
+            privateKey=crypto.PKey.from_cryptography_key(credential.key),
+            certificate=crypto.X509.from_cryptography(credential.certificate),
+            extraCertChain=[crypto.X509.from_cryptography(each) for each in chain],
+            raiseMinimumTo=TLSVersion.TLSv1_3,
+        ).getContext()
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """See `IOpenSSLServerConnectionCreator`."""
+        return SSL.Connection(self._context, None)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class ClientTLS:
+    """Makes the client's end of TLS connections to the node called `name`, under one of `roots`, judged `at` a time.
+
+    No root of the system is trusted.
+    """
+
+    def __init__(self, name: str, roots: Sequence[x509.Certificate], at: datetime) -> None:
+        trusted = [ssl.Certificate(crypto.X509.from_cryptography(root)) for root in roots]
+        self._at = at
+        self._verifying = ssl.optionsForClientTLS(
+            name,
+            trustRoot=ssl.trustRootFromCertificates(trusted),
+            extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_3},
+        )
+
+    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """See `IOpenSSLClientConnectionCreator`."""
+        connection: SSL.Connection = self._verifying.clientConnectionForTLS(protocol)
+        store = connection.get_context().get_cert_store()
+        assert store is not None
+        store.set_time(self._at)
+        return connection
+
+
+def refusal(failure: Failure) -> str | None:
+    """Why a TLS handshake failed, in a few plain words; None when the failure is of another kind."""
+    error = failure.value
+    reasons = getattr(error, "reasons", None)
+    if reasons:
+        return refusal(reasons[0])
+    if type(error).__module__.startswith("service_identity"):
+        return "its certificate is for another name"
+    if not isinstance(error, SSL.Error):
+        return None
+    said = "; ".join(str(each[-1]) for each in (error.args[0] if error.args else []) if each) or "no reason given"
+    return _REASONS.get(said, said)
