@@ -104,7 +104,10 @@ Seen = Callable[[Sequence[Event]], None]
 
 
 class Watch(Protocol):
-    """A watch that is under way. `failed` fires with the error that ended it; never after `stop`."""
+    """A watch that is under way.
+
+    `failed` fires with what ended it: `Compacted`, `Unavailable`, or what `seen` raised; never after `stop`.
+    """
 
     failed: Deferred[None]
 
@@ -126,7 +129,10 @@ class Store(Protocol):
         """Entries whose keys begin with `prefix` and sort after `after`."""
 
     async def transact(self, transaction: Transaction) -> Outcome:
-        """Do a transaction, durably: when it returns, the outcome stands."""
+        """Do a transaction, durably: when it returns, the outcome stands.
+
+        Raises `NotFound` for a `Put` under a lease that has ended; nothing is written then.
+        """
 
     def watch(self, prefix: bytes, revision: int, seen: Seen) -> Watch:
         """Call `seen` with the events below `prefix` after `revision`: each once, in order, whole revisions."""

@@ -19,7 +19,10 @@ from avinet.store.tables import Tables
 
 T = TypeVar("T")
 BATCH = 256
+"""The most jobs that share a commit."""
 QUEUED = 10_000
+RETRY_S = 1.0
+"""When to try again to end a lease that could not be ended."""
 _Job = tuple[Callable[[], Any], "Deferred[Any]"]
 
 
@@ -35,12 +38,20 @@ class SQLiteWatch:
         self._stopped = stopped
 
     def deliver(self, events: Sequence[Event]) -> None:
-        """Pass on those of `events` that are below the prefix and new."""
+        """Pass on those of `events` that are below the prefix and new; a `seen` that raises ends the watch."""
         mine = [event for event in events if event.revision > self.revision and event.key.startswith(self.prefix)]
         if events:
             self.revision = max(self.revision, events[-1].revision)
         if mine:
-            self._seen(mine)
+            try:
+                self._seen(mine)
+            except Exception:  # the edge: one watcher's fault must not keep the events from the others
+                self.fail(Failure())
+
+    def fail(self, failure: Failure) -> None:
+        """End with `failure`."""
+        self.stop()
+        self.failed.errback(failure)
 
     def stop(self) -> None:
         """See no more events."""
@@ -63,7 +74,7 @@ class SQLiteStore:
         self._thread = threading.Thread(target=self._work, name="store", daemon=True)
         self._thread.start()
         for lease, ttl_s in self._tables.leases().items():
-            self._arm(lease, ttl_s)
+            self._arm(lease, ttl_s, ttl_s)
 
     # The reactor's side
 
@@ -99,7 +110,7 @@ class SQLiteStore:
     async def grant(self, ttl_s: float) -> int:
         """See `Store.grant`."""
         lease = await self._ask(lambda: self._tables.grant(ttl_s))
-        self._arm(lease, ttl_s)
+        self._arm(lease, ttl_s, ttl_s)
         return lease
 
     async def keep_alive(self, lease: int) -> None:
@@ -111,21 +122,21 @@ class SQLiteStore:
 
     async def revoke(self, lease: int) -> None:
         """See `Store.revoke`."""
-        expiry = self._expiries.pop(lease, None)
-        if expiry is not None and expiry[1].active():
-            expiry[1].cancel()
         await self._ask(lambda: self._tables.revoke(lease))
+        expiry = self._expiries.pop(lease, None)
+        if expiry is not None:
+            expiry[1].cancel()
 
-    def _arm(self, lease: int, ttl_s: float) -> None:
-        self._expiries[lease] = (ttl_s, self._reactor.callLater(ttl_s, self._expire, lease, ttl_s))
+    def _arm(self, lease: int, ttl_s: float, after_s: float) -> None:
+        if self._closed is None:
+            self._expiries[lease] = (ttl_s, self._reactor.callLater(after_s, self._expire, lease, ttl_s))
 
     def _expire(self, lease: int, ttl_s: float) -> None:
         del self._expiries[lease]
 
         def again(failure: Failure) -> None:
             self.log.warn("lease {lease} could not be ended: {reason}", lease=lease, reason=str(failure.value))
-            if self._closed is None:
-                self._arm(lease, ttl_s)
+            self._arm(lease, ttl_s, RETRY_S)
 
         self._ask(lambda: self._tables.revoke(lease)).addErrback(again)
 
@@ -142,10 +153,9 @@ class SQLiteStore:
 
         def failed(failure: Failure) -> None:
             if watch in self._watches:
-                self._watches.remove(watch)
-                watch.failed.errback(failure)
+                watch.fail(failure)
 
-        self._ask(lambda: self._tables.history(prefix, revision)).addCallback(caught_up).addErrback(failed)
+        self._ask(lambda: self._tables.history(prefix, revision)).addCallbacks(caught_up, failed)
         return watch
 
     def _forget(self, watch: SQLiteWatch) -> None:
@@ -188,9 +198,11 @@ class SQLiteStore:
             self._reactor.callFromThread(self._settle, *self._commit(batch))
             if last:
                 break
-        self._tables.close()
-        assert self._closed is not None
-        self._reactor.callFromThread(self._closed.callback, None)
+        try:
+            self._tables.close()
+        finally:
+            assert self._closed is not None
+            self._reactor.callFromThread(self._closed.callback, None)
 
     def _commit(self, batch: Sequence[_Job]) -> tuple[list[tuple[Deferred[Any], Any]], list[Event]]:
         results: list[tuple[Deferred[Any], Any]] = []
@@ -203,6 +215,7 @@ class SQLiteStore:
                         results.append((deferred, Failure()))
             return results, events
         except Exception:  # the edge of the thread: whatever it was, each waiting caller is told
+            # What was done is undone, so that each job can be done again, alone.
             if len(batch) > 1:
                 return self._one_by_one(batch)
             return [(batch[0][1], Failure())], []

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from avinet.errors import LocalError, Unavailable
+from avinet.errors import LocalError, NotFound, Unavailable
 from avinet.store.interface import (
     Compacted,
     Delete,
@@ -22,8 +22,11 @@ from avinet.store.interface import (
 )
 
 FORMAT = 1
+APPLICATION = 0x6176696E
+"""Marks a file as a store of avinet's (the bytes `avin`)."""
 KEPT_REVISIONS = 10_000
-"""How much history is kept for watches that begin in the past; it is trimmed when there is twice as much."""
+KEPT_BYTES = 32 * 1024 * 1024
+"""How much history is kept for watches that begin in the past; it is trimmed when there is twice as much of either."""
 
 _SCHEMA = """
 CREATE TABLE entries (
@@ -47,19 +50,30 @@ class Tables:
         self._path = path
         try:
             path.touch(mode=0o600)
+            path.chmod(0o600)
             self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5)
-            self._prepare()
         except (OSError, sqlite3.Error) as error:
-            raise LocalError(f"cannot open the store {path}: {error}", hint="is it a file of avinet's?") from error
-        self.revision = self._counter("revision")
-        self.compacted = self._counter("compacted")
+            raise LocalError(f"cannot open the store {path}: {error}") from error
+        try:
+            self._prepare()
+            self.revision = self._number("SELECT value FROM counters WHERE name = 'revision'")
+            self.compacted = self._number("SELECT value FROM counters WHERE name = 'compacted'")
+            self._history_bytes = self._number("SELECT coalesce(sum(length(value)), 0) FROM history")
+        except sqlite3.Error as error:
+            self._connection.close()
+            raise LocalError(f"cannot open the store {path}: {error}") from error
+        except LocalError:
+            self._connection.close()
+            raise
         self._changes: list[Event] = []
 
     def _prepare(self) -> None:
+        """Look before anything is written whether the file is ours to use; make the tables in an empty one."""
         run = self._connection.execute
-        found = run("PRAGMA user_version").fetchone()[0]
+        application, found = self._number("PRAGMA application_id"), self._number("PRAGMA user_version")
+        if self._number("SELECT count(*) FROM sqlite_schema") and application != APPLICATION:
+            raise LocalError(f"{self._path} is no store of avinet's", hint="give this node a state folder of its own")
         if found > FORMAT:
-            self._connection.close()
             raise LocalError(
                 f"the store {self._path} has format {found}, and this version of avinet knows {FORMAT}",
                 hint="use the newer version that wrote it",
@@ -67,10 +81,12 @@ class Tables:
         run("PRAGMA journal_mode = WAL")
         run("PRAGMA synchronous = FULL")
         if found == 0:
-            self._connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
+            self._connection.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {FORMAT}; COMMIT;"
+            )
 
-    def _counter(self, name: str) -> int:
-        value: int = self._connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()[0]
+    def _number(self, query: str, *arguments: object) -> int:
+        value: int = self._connection.execute(query, arguments).fetchone()[0]
         return value
 
     @contextmanager
@@ -80,19 +96,19 @@ class Tables:
         Yields the list that then holds the changes, in order. Raises `Unavailable` when it cannot be made durable (a
         full disk); the store is then as before.
         """
-        before = self.revision, self.compacted
+        before = self.revision, self.compacted, self._history_bytes
         self._changes = []
         try:
             self._connection.execute("BEGIN")
             yield self._changes
             self._connection.execute("COMMIT")
         except BaseException as error:
-            self.revision, self.compacted = before
+            self.revision, self.compacted, self._history_bytes = before
             self._changes.clear()
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             if isinstance(error, sqlite3.Error):
-                raise unwritable(self._path, error) from error
+                raise _unwritable(self._path, error) from error
             raise
 
     def read(self, keys: Sequence[bytes]) -> Snapshot:
@@ -120,6 +136,10 @@ class Tables:
             row = self._connection.execute("SELECT revision FROM entries WHERE key = ?", (condition.key,)).fetchone()
             if (row[0] if row else 0) != condition.revision:
                 return Outcome(False, self.revision)
+        for operation in transaction.then:
+            lease = operation.lease if isinstance(operation, Put) else 0
+            if lease and not self._number("SELECT count(*) FROM leases WHERE id = ?", lease):
+                raise NotFound(f"lease {lease} has ended")
         return Outcome(True, self._write(transaction.then))
 
     def _write(self, operations: Sequence[Put | Delete]) -> int:
@@ -145,11 +165,26 @@ class Tables:
             self._connection.execute("UPDATE counters SET value = ? WHERE name = 'revision'", (revision,))
             if revision - self.compacted > 2 * KEPT_REVISIONS:
                 self.compact(revision - KEPT_REVISIONS)
+            if self._history_bytes > 2 * KEPT_BYTES:
+                self.compact(self._oldest_kept(KEPT_BYTES) - 1)
         return self.revision
+
+    def _oldest_kept(self, kept_bytes: int) -> int:
+        """The first revision of the newest ones that have no more than `kept_bytes` together."""
+        oldest = self.revision + 1
+        for revision, size in self._connection.execute(
+            "SELECT revision, coalesce(sum(length(value)), 0) FROM history GROUP BY revision ORDER BY revision DESC"
+        ):
+            kept_bytes -= size
+            if kept_bytes < 0:
+                break
+            oldest = revision
+        return oldest
 
     def _record(self, revision: int, key: bytes, entry: Entry | None) -> None:
         value, created = (entry.value, entry.created) if entry else (None, None)
         self._connection.execute("INSERT INTO history VALUES (?, ?, ?, ?)", (revision, key, value, created))
+        self._history_bytes += len(value or b"")
         self._changes.append(Event(key, revision, entry))
 
     def history(self, prefix: bytes, after: int) -> tuple[int, list[Event]]:
@@ -172,6 +207,7 @@ class Tables:
         """See `Store.compact`."""
         self.compacted = max(self.compacted, min(revision, self.revision))
         self._connection.execute("DELETE FROM history WHERE revision <= ?", (self.compacted,))
+        self._history_bytes = self._number("SELECT coalesce(sum(length(value)), 0) FROM history")
         self._connection.execute("UPDATE counters SET value = ? WHERE name = 'compacted'", (self.compacted,))
 
     def grant(self, ttl_s: float) -> int:
@@ -195,7 +231,7 @@ class Tables:
         self._connection.close()
 
 
-def unwritable(path: Path, error: sqlite3.Error) -> Unavailable:
+def _unwritable(path: Path, error: sqlite3.Error) -> Unavailable:
     """The error for a store that SQLite could not write."""
     hint = "free some space on that file system" if "full" in str(error) else ""
     return Unavailable(f"the store {path} cannot be written: {error}", hint=hint, retry_after_s=5)

@@ -208,6 +208,34 @@ class StoreContract:
         await self.assertFailure(ensureDeferred(self.store.keep_alive(lease)), NotFound)
 
     @asynchronous
+    async def test_nothing_is_written_under_a_lease_that_has_ended(self) -> None:
+        lease = await self.store.grant(10)
+        await self.store.revoke(lease)
+        late = Transaction((), (Put(b"l/1", b""), Put(b"l/2", b"", lease)))
+        await self.assertFailure(ensureDeferred(self.store.transact(late)), NotFound)
+        self.assertEqual([await self.value(key) for key in (b"l/1", b"l/2")], [None, None])
+
+    @asynchronous
+    async def test_a_put_without_the_lease_frees_the_key_of_it(self) -> None:
+        lease = await self.store.grant(10)
+        await self.store.transact(put(b"l/1", b"leased", lease=lease))
+        await self.store.transact(put(b"l/1", b"free"))
+        await self.store.revoke(lease)
+        self.assertEqual(await self.value(b"l/1"), b"free")
+
+    @asynchronous
+    async def test_a_watcher_that_fails_ends_its_own_watch_only(self) -> None:
+        def broken(events: Sequence[Event]) -> None:
+            raise ArithmeticError
+
+        watch = self.store.watch(b"w/", 0, broken)
+        events, _ = self.watched(b"w/", 0)
+        await self.store.transact(put(b"w/1", b""))
+        await self.assertFailure(watch.failed, ArithmeticError)
+        await self.store.transact(put(b"w/2", b""))
+        await eventually("the other watch sees both", lambda: len(events) == 2)
+
+    @asynchronous
     async def test_a_lease_that_is_kept_alive_stays(self) -> None:
         lease = await self.store.grant(10)
         await self.store.transact(put(b"l/1", b"", lease=lease))

@@ -16,9 +16,9 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from avinet.errors import LocalError, Unavailable
-from avinet.store.interface import Put, Transaction
+from avinet.store.interface import Compacted, Put, Transaction
 from avinet.store.sqlite import SQLiteStore
-from tests.running import asynchronous
+from tests.running import asynchronous, eventually
 from tests.store.contract import StoreContract, put
 
 
@@ -73,6 +73,46 @@ class SQLiteStoreTests(StoreContract, TestCase):
         self.assertRaises(LocalError, SQLiteStore, self.clock, other)
 
     @asynchronous
+    async def test_a_database_of_someone_else_is_refused_and_left_alone(self) -> None:
+        other = Path(self.mktemp())
+        with sqlite3.connect(other) as connection:
+            connection.execute("CREATE TABLE theirs (id)")
+        connection.close()
+        before = other.read_bytes()
+        error = self.assertRaises(LocalError, SQLiteStore, self.clock, other)
+        self.assertIn("no store of avinet's", str(error))
+        self.assertEqual(other.read_bytes(), before)
+
+    @asynchronous
+    async def test_a_store_that_others_could_read_is_private_again(self) -> None:
+        self.path.chmod(0o644)
+        await self.reopen()
+        self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+
+    @asynchronous
+    async def test_leases_go_on_after_a_restart(self) -> None:
+        lease = await self.store.grant(10)
+        await self.store.transact(put(b"l", b"", lease=lease))
+        await self.reopen()
+        self.clock.advance(11)
+        await eventually("the key is gone", lambda: self.gone(b"l"))
+
+    async def gone(self, key: bytes) -> bool:
+        return await self.value(key) is None
+
+    @asynchronous
+    async def test_closing_while_a_lease_is_granted_leaves_no_timer(self) -> None:
+        granting = ensureDeferred(self.store.grant(10))
+        await self.store.close()
+        await granting
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    @asynchronous
+    async def test_after_closing_it_answers_at_once_that_it_is_closed(self) -> None:
+        await self.store.close()
+        await self.assertFailure(ensureDeferred(self.store.read([b"a"])), Unavailable)
+
+    @asynchronous
     async def test_a_full_disk_loses_nothing_and_passes(self) -> None:
         await self.store.transact(put(b"a", b"1"))
         wal = Path(f"{self.path}-wal")
@@ -108,6 +148,20 @@ class SQLiteStoreTests(StoreContract, TestCase):
             kept = connection.execute("SELECT count(*) FROM history").fetchone()[0]
         connection.close()
         self.assertTrue(10 <= kept <= 30, kept)
+
+    @asynchronous
+    async def test_large_values_are_kept_in_history_up_to_a_size(self) -> None:
+        self.patch(sys.modules["avinet.store.tables"], "KEPT_BYTES", 100_000)
+        for each in range(50):
+            await self.store.transact(put(b"a", bytes(9_000 + each)))
+        last = (await self.store.read([b"a"])).revision
+        sizes: list[int] = []
+        watch = self.store.watch(b"", last - 10, lambda events: sizes.extend(len(e.entry.value) for e in events))
+        self.addCleanup(watch.stop)
+        await eventually("the newest changes are there", lambda: sizes)
+        self.assertEqual(sizes, [9_000 + each for each in range(40, 50)])
+        old = self.store.watch(b"", last - 30, lambda events: None)
+        await self.assertFailure(old.failed, Compacted)
 
 
 WRITER = """
