@@ -8,7 +8,7 @@ The service is made by a factory that is handed the `Identity` of the peer once 
   when it has drained;
 - a `PeerError` out of `packetReceived` ends the connection, and so does `fail(error)` from anywhere else;
 - `sendUnimplemented()` answers what it does not know, `close(why)` ends the connection in order;
-- `identity`, `algorithms`, `address` and `otherVersionString` are there to be shown.
+- `identity`, `algorithms`, `exchanges`, `address` and `otherVersionString` are there to be shown.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ class Transport(SSHTransportBase):
         self.why = ""
         self.closing = False
         self.unknown_messages = 0
+        self.exchanges = 0
         self._clock = clock
         self._inbound = Inbound(policy.packet_bytes_before_login)
         self._outbound = Outbound()
@@ -235,7 +236,7 @@ class Transport(SSHTransportBase):
             self.dispatchMessage(number, payload[1:])
         elif verdict is Verdict.UNKNOWN:
             self.sendUnimplemented()
-        self._rekey_when_due(self._inbound.taken_bytes)
+        self._rekey_when_due()
         return True
 
     def _greeted(self, line: bytes) -> None:
@@ -325,7 +326,7 @@ class Transport(SSHTransportBase):
         elif self._full and messageType != phases.DISCONNECT:
             self._count_backlog(len(packet))
         else:
-            self._rekey_when_due(self._outbound.sealed_bytes)
+            self._rekey_when_due()
 
     def _count_backlog(self, count: int) -> None:
         self._backlog_bytes += count
@@ -383,9 +384,11 @@ class Transport(SSHTransportBase):
         if self.phases.stage is Stage.CONNECTED and not self.phases.exchanging and not self.closing:
             self.sendKexInit()
 
-    def _rekey_when_due(self, moved_bytes: int) -> None:
-        if self.phases.stage is Stage.CONNECTED and (
-            moved_bytes >= self.policy.rekey_bytes or self._clock.seconds() - self._keyed_at >= self.policy.rekey_s
+    def _rekey_when_due(self) -> None:
+        if (
+            self._outbound.sealed_bytes >= self.policy.rekey_bytes
+            or self._inbound.taken_bytes >= self.policy.rekey_bytes
+            or self._clock.seconds() - self._keyed_at >= self.policy.rekey_s
         ):
             self.rekey()
 
@@ -426,6 +429,7 @@ class Transport(SSHTransportBase):
         opening = self.phases.stage is Stage.OPENING
         self._inbound.switch(self._keys.opening, restart=self.phases.strict)
         self.phases.keyed()
+        self.exchanges += 1
         if opening:
             self.secured()
         else:

@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from avinet.ssh.auth import PUBLICKEY, signed_part
 from avinet.ssh.login import ClientTransport, Credentials
-from avinet.ssh.phases import DISCONNECT, SERVICE_REQUEST, USERAUTH_REQUEST, Phases, Verdict
+from avinet.ssh.phases import DISCONNECT, SERVICE_REQUEST, USERAUTH_REQUEST, Phases, Stage, Verdict
 from avinet.ssh.policy import Policy
 from avinet.ssh.server import Server, ServerTransport
 from avinet.ssh.strings import ed25519_blob, string
@@ -19,22 +19,25 @@ from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, Recorder, Wires, li
 
 
 class _Lawless(Phases):
-    """Takes everything, in order only where the key exchange needs it."""
+    """Takes everything once it has keys."""
 
     @override
     def received(self, number: int) -> Verdict:
-        return super().received(number) if 20 <= number < 50 else Verdict.TAKE
+        return super().received(number) if self.stage is Stage.OPENING else Verdict.TAKE
 
 
 class Attacker(ClientTransport):
-    """Exchanges keys as it should, then waits for its orders; what it hears stands in `heard`."""
+    """Exchanges keys as it should, then waits for its orders; what it hears stands in `heard`.
 
-    def __init__(self, clock: Clock, strict: bool = True) -> None:
+    Once it is `deaf`, it answers no KEXINIT.
+    """
+
+    def __init__(self, clock: Clock) -> None:
         credentials = Credentials(USER, USER_KEY, (line_of(HOST_KEY),))
         super().__init__(clock, Policy(login_s=1e6), credentials, Recorder, "the victim")
         self.phases = _Lawless(client=True, packets_before_login=1 << 30)
         self.heard: list[tuple[int, bytes]] = []
-        self.strict = strict
+        self.deaf = False
 
     @override
     def secured(self) -> None:
@@ -43,7 +46,7 @@ class Attacker(ClientTransport):
     @override
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
         self.heard.append((messageNum, payload))
-        if 20 <= messageNum < 50 or messageNum == DISCONNECT:
+        if (20 <= messageNum < 50 and not self.deaf) or messageNum == DISCONNECT:
             super().dispatchMessage(messageNum, payload)
 
     def say(self, number: int, payload: bytes = b"") -> None:

@@ -77,9 +77,9 @@ def legal(make: object) -> dict[int, Verdict]:
 
 def expected(take: set[int], skip: set[int] = frozenset(), unknown: set[int] = frozenset()) -> dict[int, Verdict]:  # type: ignore[assignment]
     """The verdicts of a phase, ordered by number."""
-    table = {number: Verdict.TAKE for number in take | {DISCONNECT}}
-    table |= {number: Verdict.SKIP for number in skip}
-    table |= {number: Verdict.UNKNOWN for number in unknown}
+    table = dict.fromkeys(take | {DISCONNECT}, Verdict.TAKE)
+    table |= dict.fromkeys(skip, Verdict.SKIP)
+    table |= dict.fromkeys(unknown, Verdict.UNKNOWN)
     return dict(sorted(table.items()))
 
 

@@ -1,0 +1,134 @@
+"""Packets: sealed on one side, opened on the other, and refused when they are not what they should be."""
+
+from __future__ import annotations
+
+import struct
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.errors import PeerError
+from avinet.ssh.ciphers import CIPHERS, MACS, Keys, Padding
+from avinet.ssh.packets import Inbound, Outbound
+
+LIMIT = 35000
+PAIRS = [(cipher, mac) for cipher in CIPHERS for mac in MACS]
+
+
+def ends(cipher: bytes, mac: bytes) -> tuple[Outbound, Inbound]:
+    """Two ends with the same keys."""
+    keys = Keys(cipher, cipher, mac, mac)
+    material = [bytes((number,)) * 128 for number in range(3)]
+    keys.setKeys(material[0], material[1], material[0], material[1], material[2], material[2])
+    outbound, inbound = Outbound(), Inbound(LIMIT)
+    outbound.switch(keys.sealing, restart=False)
+    inbound.switch(keys.opening, restart=False)
+    return outbound, inbound
+
+
+class PacketTests(SynchronousTestCase):
+    """Whatever the cipher, and however the bytes arrive."""
+
+    @settings(deadline=None)
+    @given(
+        st.sampled_from([None, *PAIRS]),
+        st.lists(st.binary(min_size=1, max_size=300), max_size=8),
+        st.integers(1, 700),
+        st.integers(0, 2**32 - 1),
+    )
+    def test_payloads_arrive_in_order_in_pieces_of_any_size(
+        self, algorithms: tuple[bytes, bytes] | None, payloads: list[bytes], piece: int, sequence: int
+    ) -> None:
+        outbound, inbound = ends(*algorithms) if algorithms else (Outbound(), Inbound(LIMIT))
+        outbound.sequence = inbound.sequence = sequence
+        stream = b"".join(map(outbound.seal, payloads))
+        got = []
+        for at in range(0, len(stream), piece):
+            inbound.feed(stream[at : at + piece])
+            while (payload := inbound.next_packet()) is not None:
+                got.append(payload)
+        self.assertEqual(got, payloads)
+        self.assertEqual(inbound.sequence, (sequence + len(payloads)) % 2**32)
+        self.assertEqual(len(inbound), 0)
+
+    @settings(deadline=None)
+    @given(st.sampled_from(PAIRS), st.binary(min_size=1, max_size=100), st.data())
+    def test_no_changed_bit_gets_through(
+        self, algorithms: tuple[bytes, bytes], payload: bytes, draw: st.DataObject
+    ) -> None:
+        outbound, inbound = ends(*algorithms)
+        packet = bytearray(outbound.seal(payload))
+        packet[draw.draw(st.integers(0, len(packet) - 1))] ^= 1 << draw.draw(st.integers(0, 7))
+        inbound.feed(bytes(packet))
+        try:
+            self.assertIsNone(inbound.next_packet())
+        except PeerError:
+            return
+
+    def test_a_packet_out_of_sequence_is_refused(self) -> None:
+        for algorithms in PAIRS:
+            outbound, inbound = ends(*algorithms)
+            outbound.sequence = 1
+            inbound.feed(outbound.seal(b"hello"))
+            self.assertRaises(PeerError, inbound.next_packet)
+
+    def test_new_keys_can_start_the_count_again(self) -> None:
+        for restart, sequence in ((True, 0), (False, 3)):
+            outbound, inbound = Outbound(), Inbound(LIMIT)
+            for _ in range(3):
+                inbound.feed(outbound.seal(b"plain"))
+                inbound.next_packet()
+            outbound.switch(outbound._sealing, restart=restart)
+            inbound.switch(inbound._opening, restart=restart)
+            self.assertEqual((outbound.sequence, inbound.sequence), (sequence, sequence))
+
+
+class HeaderTests(SynchronousTestCase):
+    """Lengths that cannot be (S8, S15)."""
+
+    def refused(self, length: int, padding: int, body: bytes) -> None:
+        inbound = Inbound(LIMIT)
+        inbound.feed(struct.pack(">IB", length, padding) + body)
+        with self.assertRaises(PeerError, msg=f"{length} {padding}"):
+            inbound.next_packet()
+
+    def test_a_packet_over_the_limit_is_refused_before_its_body_came(self) -> None:
+        for length in (LIMIT + 1, 2**20, 2**31, 2**32 - 1):
+            self.refused(length, 4, b"")
+
+    def test_a_packet_that_is_no_whole_number_of_blocks_is_refused(self) -> None:
+        for length in (0, 1, 4, 11, 13, 21):
+            self.refused(length, 4, bytes(length))
+
+    def test_padding_that_is_too_short_or_too_long_is_refused(self) -> None:
+        for padding in (0, 1, 3, 12, 13, 255):
+            self.refused(12, padding, bytes(11))
+
+    def test_an_empty_payload_is_refused(self) -> None:
+        self.refused(12, 11, bytes(11))
+
+    def test_the_padding_of_packets_differs(self) -> None:
+        padding = Padding(block_bytes=256)
+        self.assertEqual(len({padding.take(16) for _ in range(100)}), 100)
+
+
+class GreetingTests(SynchronousTestCase):
+    """Lines, before there are packets."""
+
+    def test_lines_end_with_a_line_feed_and_perhaps_a_carriage_return(self) -> None:
+        inbound = Inbound(LIMIT)
+        inbound.feed(b"one\r\ntwo\nthr")
+        self.assertEqual([inbound.next_line(), inbound.next_line(), inbound.next_line()], [b"one", b"two", None])
+
+    def test_a_line_that_is_too_long_is_refused(self) -> None:
+        inbound = Inbound(LIMIT)
+        inbound.feed(b"SSH-2.0-" + b"x" * 247)
+        self.assertRaises(PeerError, inbound.next_line)
+
+    def test_a_greeting_without_end_is_refused(self) -> None:
+        inbound = Inbound(LIMIT)
+        inbound.feed((b"x" * 200 + b"\n") * 21)
+        with self.assertRaises(PeerError):
+            for _ in range(21):
+                inbound.next_line()
