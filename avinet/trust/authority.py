@@ -6,6 +6,7 @@ address: they can vouch for nothing else, whatever becomes of their keys.
 
 from __future__ import annotations
 
+import base64
 import ipaddress
 import itertools
 from collections.abc import Sequence
@@ -143,6 +144,19 @@ def parse_certificates(pem: bytes, source: str) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(pem)
     except ValueError as error:
         raise LocalError(f"{source} holds no certificate: {error}") from error
+
+
+def chain_header(chain: Sequence[x509.Certificate]) -> str:
+    """Certificates as the value of an HTTP header: base64 of DER, the leaf first, separated by commas."""
+    return ",".join(base64.b64encode(each.public_bytes(Encoding.DER)).decode("ascii") for each in chain)
+
+
+def parse_chain_header(value: str) -> list[x509.Certificate]:
+    """The certificates in such a header. Raises `Unauthenticated`."""
+    try:
+        return [x509.load_der_x509_certificate(base64.b64decode(each, validate=True)) for each in value.split(",")[:4]]
+    except ValueError as error:
+        raise Unauthenticated("the certificates beside the signature are malformed") from error
 
 
 def judged_at(clock: float, built: float, server_time: float, not_after: float) -> datetime:

@@ -11,11 +11,7 @@ from avinet.wire.trust import Node, Pem
 
 REQUEST_LIMIT_BYTES = 16 * 1024
 RECEIPT_LIMIT_BYTES = 256 * 1024
-TAG_ENROL = "avinet-enrol"
-TAG_POSSESSION = "avinet-proof-of-possession"
-TAG_RECEIPT = "avinet-receipt"
-LABEL_IMAGE = "img"
-LABEL_ENGINE = "se"
+CHAIN_HEADER = "avinet-chain"
 
 Nonce = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{16,128}$(?!\n)")]
 Claim = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22,128}$(?!\n)")]
@@ -47,9 +43,8 @@ class EnrolmentRequest(Message, frozen=True, kw_only=True):
 
 
 class Receipt(Message, frozen=True, kw_only=True):
-    """The node's answer, the same for a retry; signed by the node over the response.
-
-    `chain` is the certificate of the node that enrolled it, and the issuing CA's.
+    """The node's answer, the same for a retry; signed by the node over the response. The header `avinet-chain` of the
+    response carries the node's certificate and the issuing CA's.
     """
 
     v: Literal[1] = 1
@@ -60,6 +55,5 @@ class Receipt(Message, frozen=True, kw_only=True):
     request_id: str
     domain: Id
     epoch: Count
-    chain: Annotated[list[Pem], Meta(min_length=2, max_length=2)]
     roots: Annotated[list[Pem], Meta(min_length=1, max_length=4)]
     nodes: Annotated[list[Node], Meta(min_length=1, max_length=16)]

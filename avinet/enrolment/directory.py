@@ -1,0 +1,123 @@
+"""The service engines of the domain as the store has them, in memory: by id, and by the fingerprint of their keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from avinet.aio import Tasks, pause
+from avinet.enrolment.records import ENGINES, EngineRecord
+from avinet.errors import AvinetError, Invalid
+from avinet.store.interface import Entry, Event, Store, Watch
+from avinet.trust import keys
+
+Changed = Callable[[str, EngineRecord | None], None]
+RETRY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Login:
+    """Who has authenticated: the service engine whose key it was, and the generation that the key belongs to."""
+
+    id: str
+    generation: int
+    fingerprint: str
+
+
+class Directory:
+    """A view of the records below `engine/`; `changed` is called for each that changes, with None when it goes."""
+
+    log = Logger()
+
+    def __init__(self, store: Store, clock: IReactorTime, tasks: Tasks, changed: Changed) -> None:
+        self._store = store
+        self._clock = clock
+        self._tasks = tasks
+        self._changed = changed
+        self._engines: dict[str, EngineRecord] = {}
+        self._ids: dict[str, str] = {}
+        self._watch: Watch | None = None
+
+    async def start(self) -> None:
+        """Read all records, and follow their changes from there."""
+        entries: list[Entry] = []
+        revision, after = 0, b""
+        while True:
+            page = await self._store.range(ENGINES, after=after)
+            revision = revision or page.revision
+            entries += page.entries
+            if not page.more:
+                break
+            after = page.entries[-1].key
+        present = {entry.key[len(ENGINES) :].decode("ascii") for entry in entries}
+        for id in set(self._engines) - present:
+            self._take(id, None)
+        for entry in entries:
+            self._take(entry.key[len(ENGINES) :].decode("ascii"), entry)
+        self._watch = self._store.watch(ENGINES, revision, self._seen)
+        self._watch.failed.addErrback(lambda failure: self._tasks.spawn(self._again(), "reading the directory again"))
+
+    async def _again(self) -> None:
+        """The watch has ended (compacted, or the store was away): list, and watch from there."""
+        while True:
+            try:
+                await self.start()
+                return
+            except AvinetError as error:
+                self.log.warn("the directory of service engines may be stale: {why}", why=str(error))
+                await pause(self._clock, RETRY_S)
+
+    def stop(self) -> None:
+        """Follow no more changes."""
+        if self._watch is not None:
+            self._watch.stop()
+
+    def _seen(self, events: Sequence[Event]) -> None:
+        for event in events:
+            self._take(event.key[len(ENGINES) :].decode("ascii"), event.entry)
+
+    def _take(self, id: str, entry: Entry | None) -> None:
+        old = self._engines.pop(id, None)
+        if old is not None and self._ids.get(old.fingerprint) == id:
+            del self._ids[old.fingerprint]
+        record = None
+        if entry is not None:
+            whole = msgspec.json.decode(entry.value, type=EngineRecord)
+            record = self._engines[id] = msgspec.structs.replace(whole, receipt="")
+            if record.state == "enrolled":
+                self._ids[record.fingerprint] = id
+        if record != old:
+            self._changed(id, record)
+
+    def login(self, public_key: str) -> Login | None:
+        """Whose key it is, in O(1); None for a key that may not log in."""
+        try:
+            fingerprint = keys.fingerprint(public_key)
+        except Invalid:
+            return None
+        id = self._ids.get(fingerprint)
+        return None if id is None else Login(id, self._engines[id].generation, fingerprint)
+
+    def get(self, id: str) -> EngineRecord | None:
+        """The record of a service engine."""
+        return self._engines.get(id)
+
+    def __iter__(self) -> Iterator[EngineRecord]:
+        return iter(sorted(self._engines.values(), key=lambda each: each.id))
+
+    def __len__(self) -> int:
+        return len(self._engines)
+
+    def authorized_keys(self, services: Sequence[str], offers: Sequence[str]) -> str:
+        """The keys of `aviseuser` in OpenSSH's format (sshd(8), AUTHORIZED_KEYS FILE FORMAT)."""
+        opens = ",".join(f'permitopen="{name}"' for name in services)
+        listens = ",".join(f'permitlisten="{name}"' for name in offers)
+        return "".join(
+            f"restrict,port-forwarding,{opens},{listens} {each.public_key} {each.id}.{each.generation}\n"
+            for each in self
+            if each.state == "enrolled"
+        )

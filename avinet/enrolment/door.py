@@ -1,0 +1,84 @@
+"""The routes of the 8443 door: the trust document, a challenge, and the enrolment itself."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+from avinet.enrolment.challenge import LIFE_S, new_nonce
+from avinet.enrolment.registrar import Registrar
+from avinet.errors import TooMany
+from avinet.rest.route import Reply, Request, Route
+from avinet.trust import signatures
+from avinet.trust.authority import chain_header
+from avinet.trust.signatures import SignedResponse
+from avinet.wire.enrolment import CHAIN_HEADER, REQUEST_LIMIT_BYTES, Challenge, EnrolmentRequest, Receipt
+from avinet.wire.trust import SignedTrust
+
+
+class Allowance:
+    """How often one source may ask: `burst` at once, `per_s` in the long run; the latest `sources` are remembered."""
+
+    def __init__(
+        self, now: Callable[[], float], *, burst: float = 200, per_s: float = 20, sources: int = 10_000
+    ) -> None:
+        self._now, self._burst, self._per_s, self._most = now, burst, per_s, sources
+        self._sources: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, source: str) -> None:
+        """Count one request. Raises `TooMany`."""
+        now = self._now()
+        left, since = self._sources.pop(source, (self._burst, now))
+        left = min(self._burst, left + max(0.0, now - since) * self._per_s)
+        allowed = left >= 1
+        self._sources[source] = (left - 1 if allowed else left, now)
+        if len(self._sources) > self._most:
+            self._sources.popitem(last=False)
+        if not allowed:
+            raise TooMany("too many requests from this address", retry_after_s=1 / self._per_s)
+
+
+def enrolment_routes(
+    registrar: Registrar,
+    *,
+    trust: Callable[[], SignedTrust],
+    nonce_key: bytes,
+    signer: Callable[[], tuple[EllipticCurvePrivateKey, Sequence[x509.Certificate]]],
+    now: Callable[[], float],
+    allowance: Allowance,
+) -> Sequence[Route]:
+    """The routes; nothing else is behind that door."""
+
+    async def show_trust(request: Request) -> Reply:
+        allowance.take(request.peer)
+        return Reply(200, trust())
+
+    async def challenge(request: Request) -> Reply:
+        allowance.take(request.peer)
+        return Reply(200, Challenge(nonce=new_nonce(nonce_key, now()), server_time=now(), expires_in=LIFE_S))
+
+    async def enrol(request: Request) -> Reply:
+        allowance.take(request.peer)
+        first, receipt = await registrar.enrol(request)
+        answer = SignedResponse(201 if first else 200, {"content-type": "application/json"})
+        key, chain = signer()
+        signatures.sign(answer, receipt, signatures.RECEIPT, key, "node", now=now())
+        return Reply(answer.status_code, receipt, {**answer.headers, CHAIN_HEADER: chain_header(chain)})
+
+    return [
+        Route("GET", "/v1/trust", show_trust, "The trust document", gives=SignedTrust),
+        Route("GET", "/v1/enrol/challenge", challenge, "A nonce for an enrolment", gives=Challenge),
+        Route(
+            "POST",
+            "/v1/service-engines/<id>/enrolment",
+            enrol,
+            "Enrol a service engine, once",
+            EnrolmentRequest,
+            Receipt,
+            limit_bytes=REQUEST_LIMIT_BYTES,
+            status=201,
+        ),
+    ]

@@ -1,0 +1,179 @@
+"""What operators do with service engines: expect, label, revoke, forget; each one transaction with its audit record."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from avinet.enrolment.decision import claim_digest
+from avinet.enrolment.records import (
+    AUDIT,
+    IMAGES,
+    AuditRecord,
+    EngineRecord,
+    ImageRecord,
+    engine_key,
+    image_key,
+    owner_key,
+    put_audit,
+    put_record,
+)
+from avinet.errors import Conflict, NotFound, Unavailable
+from avinet.store.interface import Delete, Put, Store, Transaction, Unchanged
+from avinet.wire.fleet import Claimed, Event, EventList
+
+_RACES = 10
+
+
+class Engines:
+    """The operators' side of the records of service engines and images, on the node `node`."""
+
+    def __init__(self, store: Store, node: str, now: Callable[[], float]) -> None:
+        self._store = store
+        self._node = node
+        self._now = now
+
+    async def expect(
+        self, ids: Sequence[str], actor: str, *, labels: Mapping[str, str], driver: str, claim_s: float
+    ) -> list[Claimed]:
+        """Expect new service engines of these ids. Raises `Conflict`; those before it are expected then."""
+        return [await self._expect(id, actor, dict(labels), driver, claim_s) for id in ids]
+
+    async def _expect(self, id: str, actor: str, labels: dict[str, str], driver: str, claim_s: float) -> Claimed:
+        claim, now = secrets.token_urlsafe(24), self._now()
+        record = EngineRecord(
+            id=id,
+            state="expected",
+            generation=1,
+            created=now,
+            labels=labels,
+            driver=driver,
+            claim_sha256=claim_digest(claim),
+            claim_expires=now + claim_s,
+        )
+        audit = put_audit(self._audit("expect", actor, record))
+        outcome = await self._store.transact(
+            Transaction((Unchanged(engine_key(id), 0),), (put_record(engine_key(id), record), audit))
+        )
+        if not outcome.succeeded:
+            raise Conflict(
+                f"there is a service engine {id} already", hint="choose another id, or delete that one first"
+            )
+        return Claimed(id=id, generation=1, expires=record.claim_expires, claim=claim)
+
+    async def label(self, id: str, actor: str, set: Mapping[str, str], remove: Sequence[str]) -> EngineRecord:
+        """Change the labels of a service engine."""
+
+        def change(old: EngineRecord) -> EngineRecord:
+            kept = {key: value for key, value in old.labels.items() if key not in remove}
+            return msgspec.structs.replace(old, labels=dict(sorted((kept | dict(set)).items())))
+
+        return await self._change(id, "label", actor, change)
+
+    async def revoke(self, id: str, actor: str) -> EngineRecord:
+        """Let the key of a service engine open nothing any more; its id stays taken."""
+
+        def change(old: EngineRecord) -> EngineRecord:
+            return msgspec.structs.replace(old, state="revoked", claim_sha256="", claim_expires=0.0)
+
+        return await self._change(id, "revoke", actor, change)
+
+    async def forget(self, id: str, actor: str) -> None:
+        """Remove a service engine and the mark that its key was used; the audit log keeps what was."""
+        for _ in range(_RACES):
+            entry = (await self._store.read([engine_key(id)])).entries.get(engine_key(id))
+            if entry is None:
+                raise NotFound(f"there is no service engine {id}")
+            record = msgspec.json.decode(entry.value, type=EngineRecord)
+            then: list[Put | Delete] = [Delete(engine_key(id)), put_audit(self._audit("delete", actor, record))]
+            if record.fingerprint:
+                then.append(Delete(owner_key(record.fingerprint)))
+            done = await self._store.transact(Transaction((Unchanged(engine_key(id), entry.revision),), tuple(then)))
+            if done.succeeded:
+                return
+        raise Unavailable(f"too many changes of {id} race with this one")
+
+    async def _change(
+        self, id: str, kind: str, actor: str, change: Callable[[EngineRecord], EngineRecord]
+    ) -> EngineRecord:
+        for _ in range(_RACES):
+            entry = (await self._store.read([engine_key(id)])).entries.get(engine_key(id))
+            if entry is None:
+                raise NotFound(f"there is no service engine {id}")
+            old = msgspec.json.decode(entry.value, type=EngineRecord)
+            record = change(old)
+            if record == old:
+                return old
+            outcome = await self._store.transact(
+                Transaction(
+                    (Unchanged(engine_key(id), entry.revision),),
+                    (put_record(engine_key(id), record), put_audit(self._audit(kind, actor, record))),
+                )
+            )
+            if outcome.succeeded:
+                return record
+        raise Unavailable(f"too many changes of {id} race with this one")
+
+    def _audit(self, kind: str, actor: str, record: EngineRecord) -> AuditRecord:
+        return AuditRecord(
+            time=self._now(),
+            node=self._node,
+            kind=kind,
+            source=actor,
+            id=record.id,
+            generation=record.generation,
+            image=record.image,
+            fingerprint=record.fingerprint,
+            outcome=record.state,
+        )
+
+    async def alarm(self, kind: str, id: str, source: str) -> None:
+        """Record something about a service engine that an operator should see."""
+        record = AuditRecord(time=self._now(), node=self._node, kind=kind, source=source, id=id, alarm=True)
+        await self._store.transact(Transaction((), (put_audit(record),)))
+
+    async def events(self, after: str, limit: int) -> EventList:
+        """Audit records in the order of their time, after the cursor `after`."""
+        page = await self._store.range(
+            AUDIT, limit=limit, after=AUDIT + after.encode("ascii", "replace") if after else b""
+        )
+        items = [
+            Event(seq=entry.revision, **msgspec.structs.asdict(msgspec.json.decode(entry.value, type=AuditRecord)))
+            for entry in page.entries
+        ]
+        return EventList(items=items, next=page.entries[-1].key[len(AUDIT) :].decode("ascii") if page.more else "")
+
+    async def images(self) -> list[ImageRecord]:
+        """All image keys."""
+        page = await self._store.range(IMAGES)
+        return [msgspec.json.decode(entry.value, type=ImageRecord) for entry in page.entries]
+
+    async def add_image(self, record: ImageRecord, actor: str) -> None:
+        """Let an image key enrol. Raises `Conflict` when the id is taken by another key."""
+        place = image_key(record.id)
+        audit = AuditRecord(time=self._now(), node=self._node, kind="image-add", source=actor, image=record.id)
+        done = await self._store.transact(
+            Transaction((Unchanged(place, 0),), (put_record(place, record), put_audit(audit)))
+        )
+        if not done.succeeded:
+            entry = (await self._store.read([place])).entries.get(place)
+            if entry is None or msgspec.json.decode(entry.value, type=ImageRecord).public_key != record.public_key:
+                raise Conflict(f"there is an image {record.id} already")
+
+    async def retire_image(self, id: str, actor: str) -> ImageRecord:
+        """Let an image key enrol nothing any more."""
+        place = image_key(id)
+        for _ in range(_RACES):
+            entry = (await self._store.read([place])).entries.get(place)
+            if entry is None:
+                raise NotFound(f"there is no image {id}")
+            record = msgspec.structs.replace(msgspec.json.decode(entry.value, type=ImageRecord), state="retired")
+            audit = AuditRecord(time=self._now(), node=self._node, kind="image-retire", source=actor, image=id)
+            done = await self._store.transact(
+                Transaction((Unchanged(place, entry.revision),), (put_record(place, record), put_audit(audit)))
+            )
+            if done.succeeded:
+                return record
+        raise Unavailable(f"too many changes of {id} race with this one")

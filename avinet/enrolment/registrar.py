@@ -1,0 +1,220 @@
+"""The node's side of an enrolment: verify the two signatures, decide, and do it in one transaction of the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+from twisted.logger import Logger
+
+from avinet.enrolment.challenge import check_nonce
+from avinet.enrolment.decision import decide
+from avinet.enrolment.records import (
+    AuditRecord,
+    EngineRecord,
+    ImageRecord,
+    engine_key,
+    image_key,
+    owner_key,
+    put_audit,
+    put_record,
+)
+from avinet.errors import AvinetError, Forbidden, Gone, Invalid, Unauthenticated, Unavailable
+from avinet.rest.route import Request
+from avinet.store.interface import Entry, Put, Store, Transaction, Unchanged
+from avinet.trust import keys, signatures
+from avinet.trust.signatures import SignedRequest
+from avinet.wire.enrolment import REQUEST_LIMIT_BYTES, EnrolmentRequest, Receipt
+from avinet.wire.message import decode_signed, encode
+from avinet.wire.trust import TrustDocument
+
+_RACES = 20
+_BOTH = frozenset({signatures.BY_IMAGE.label, signatures.BY_ENGINE.label})
+
+
+class Signer(Protocol):
+    """What the registrar needs of the node's domain of trust, as it is now."""
+
+    name: str
+    node: str
+    nonce_key: bytes
+
+
+class Registrar:
+    """Enrols service engines. `document` is the current trust document, `now` the node's clock."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        store: Store,
+        domain: Callable[[], Signer],
+        document: Callable[[], TrustDocument],
+        now: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._domain = domain
+        self._document = document
+        self._now = now
+        self._alarmed: dict[tuple[str, str], float] = {}
+
+    async def enrol(self, asked: Request) -> tuple[bool, bytes]:
+        """Whether this request enrolled the service engine (or had before), and the receipt's bytes.
+
+        Raises what the table of replies says: `Unauthenticated`, `Forbidden`, `Conflict`, `Gone`, `Unavailable`.
+        """
+        try:
+            request = decode_signed(
+                asked.body, EnrolmentRequest, limit_bytes=REQUEST_LIMIT_BYTES, what="enrolment request"
+            )
+        except Invalid as error:
+            raise Unauthenticated(str(error)) from error
+        image = await self._image(request.image)
+        fingerprint = self._verified(asked, request, image)
+        if image.state != "active" or self._now() > image.not_after:
+            raise Forbidden(f"the image {image.id} is retired or has expired", hint="build a new image")
+        for _ in range(_RACES):
+            done = await self._attempt(asked, request, fingerprint, image)
+            if done is not None:
+                return done
+        raise Unavailable("too many enrolments race for this", retry_after_s=1)
+
+    async def _image(self, id: str) -> ImageRecord:
+        entry = (await self._store.read([image_key(id)])).entries.get(image_key(id))
+        if entry is None:
+            raise Forbidden(f"there is no image {id} in this domain of trust")
+        return msgspec.json.decode(entry.value, type=ImageRecord)
+
+    def _verified(self, asked: Request, request: EnrolmentRequest, image: ImageRecord) -> str:
+        """The fingerprint of the new key, when both signatures hold. Raises `Unauthenticated`."""
+        domain, now = self._domain(), self._now()
+        if asked.arguments["id"] != request.id:
+            raise Unauthenticated("the id of the path is not the id of the body")
+        if asked.authority.partition(":")[0].lower() != domain.name:
+            raise Unauthenticated("the request was made for another node")
+        if request.ssh_public_key == image.public_key or request.ssh_public_key == request.ssh_host_public_key:
+            raise Unauthenticated("the service engine has no key of its own")
+        fingerprint = keys.fingerprint(request.ssh_public_key)
+        message = SignedRequest(asked.method, asked.authority, asked.target, dict(asked.headers))
+        for kind, keyid, key in (
+            (signatures.BY_IMAGE, image.id, image.public_key),
+            (signatures.BY_ENGINE, fingerprint, request.ssh_public_key),
+        ):
+            known = {keyid: keys.parse_public_line(key)}
+            verified = signatures.verify(
+                message, asked.body, kind, known.get, now=now, labels=_BOTH, repeated=asked.repeated
+            )
+            if verified.nonce != request.nonce:
+                raise Unauthenticated("a signature carries another nonce than the body")
+        check_nonce(domain.nonce_key, request.nonce, now)
+        return fingerprint
+
+    async def _attempt(
+        self, asked: Request, request: EnrolmentRequest, fingerprint: str, image: ImageRecord
+    ) -> tuple[bool, bytes] | None:
+        """One reading and one transaction; None when another one came between the two."""
+        place, owner_place = engine_key(request.id), owner_key(fingerprint)
+        snapshot = await self._store.read([place, owner_place, image_key(image.id)])
+        entry, owner, image_entry = (snapshot.entries.get(key) for key in (place, owner_place, image_key(image.id)))
+        engine = msgspec.json.decode(entry.value, type=EngineRecord) if entry else None
+        now = self._now()
+        verdict = decide(request, fingerprint, engine, owner.value.decode("ascii") if owner else None, now)
+        if verdict.outcome == "again":
+            assert engine is not None
+            return False, engine.receipt.encode("utf-8")
+        if verdict.error is not None:
+            await self._refused(asked, request, fingerprint, verdict.alarm, verdict.error)
+            raise verdict.error
+        assert entry is not None
+        assert engine is not None
+        receipt = self._receipt(request, fingerprint, snapshot.revision)
+        enrolled = msgspec.structs.replace(
+            engine,
+            state="enrolled",
+            image=image.id,
+            claim_sha256="",
+            claim_expires=0.0,
+            public_key=request.ssh_public_key,
+            host_key=request.ssh_host_public_key,
+            fingerprint=fingerprint,
+            enrolled=now,
+            receipt=receipt.decode("utf-8"),
+            management_address=request.management_address,
+            hostname=request.hostname,
+        )
+        outcome = await self._store.transact(
+            Transaction(
+                (
+                    Unchanged(place, entry.revision),
+                    Unchanged(owner_place, 0),
+                    Unchanged(image_key(image.id), _revision(image_entry)),
+                ),
+                (
+                    put_record(place, enrolled),
+                    Put(owner_place, request.id.encode("ascii")),
+                    put_audit(self._audit(asked, request, fingerprint, "enrolled")),
+                ),
+            )
+        )
+        if not outcome.succeeded:
+            return None
+        self.log.info(
+            "{id} has enrolled from {peer} with key {fingerprint}",
+            id=request.id,
+            peer=asked.peer,
+            fingerprint=fingerprint,
+        )
+        return True, receipt
+
+    def _receipt(self, request: EnrolmentRequest, fingerprint: str, revision: int) -> bytes:
+        document = self._document()
+        return encode(
+            Receipt(
+                id=request.id,
+                generation=request.generation,
+                fingerprint=fingerprint,
+                revision=revision,
+                request_id=request.request_id,
+                domain=document.domain,
+                epoch=document.epoch,
+                roots=document.roots,
+                nodes=document.nodes,
+            )
+        )
+
+    def _audit(
+        self, asked: Request, request: EnrolmentRequest, fingerprint: str, outcome: str, *, alarm: bool = False
+    ) -> AuditRecord:
+        return AuditRecord(
+            time=self._now(),
+            node=self._domain().node,
+            kind="enrolment",
+            source=asked.peer,
+            id=request.id,
+            generation=request.generation,
+            image=request.image,
+            fingerprint=fingerprint,
+            outcome=outcome,
+            alarm=alarm,
+        )
+
+    async def _refused(
+        self, asked: Request, request: EnrolmentRequest, fingerprint: str, alarm: str, error: AvinetError
+    ) -> None:
+        """Log a refusal; an alarm is also recorded, once in a minute for each id and source."""
+        self.log.warn("enrolment of {id} from {peer} refused: {why}", id=request.id, peer=asked.peer, why=error.what)
+        key, now = (request.id, asked.peer), self._now()
+        if not alarm or now - self._alarmed.get(key, 0.0) < 60:
+            return
+        if len(self._alarmed) > 1000:
+            self._alarmed.clear()
+        self._alarmed[key] = now
+        record = self._audit(asked, request, fingerprint, alarm, alarm=True)
+        await self._store.transact(Transaction((), (put_audit(record),)))
+
+
+def _revision(entry: Entry | None) -> int:
+    if entry is None:
+        raise Gone("the image was removed")
+    return entry.revision
