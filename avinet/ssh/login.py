@@ -31,7 +31,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.aio import as_deferred, within
-from avinet.errors import AvinetError, PeerError, Unauthenticated, Unavailable
+from avinet.errors import AvinetError, PeerError, TimedOut, Unauthenticated, Unavailable
 from avinet.ssh import phases
 from avinet.ssh.auth import AuthClient
 from avinet.ssh.exchange import EXCHANGES, Exchange
@@ -182,6 +182,8 @@ class ClientTransport(Transport, SSHClientTransport):
 def _about(where: str, error: AvinetError) -> AvinetError:
     if isinstance(error, WrongHostKey):
         return WrongHostKey(f"{where} is not the node that it should be: {error}")
+    if isinstance(error, TimedOut):
+        return TimedOut(f"{where} is too slow: {error}")
     return PeerError(f"{where} does not log in as it should: {error}")
 
 

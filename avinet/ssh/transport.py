@@ -31,7 +31,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet import __version__
-from avinet.errors import AvinetError, PeerError
+from avinet.errors import AvinetError, PeerError, TimedOut
 from avinet.ssh import phases
 from avinet.ssh.ciphers import Keys
 from avinet.ssh.identity import Identity
@@ -135,7 +135,7 @@ class Transport(SSHTransportBase):
     def _late(self) -> None:
         what = "log in" if self.phases.stage is not Stage.CONNECTED else "finish a key exchange"
         seconds = self.policy.login_s if self.phases.stage is not Stage.CONNECTED else self.policy.rekey_timeout_s
-        self.fail(PeerError(f"it did not {what} within {seconds:g} s"))
+        self.fail(TimedOut(f"it did not {what} within {seconds:g} s"))
 
     def fail(self, error: AvinetError, code: int = DISCONNECT_PROTOCOL_ERROR) -> None:
         """End the connection because of `error`, with one line in the log."""
