@@ -1,0 +1,68 @@
+"""The two windows of a channel (RFC 4254 §5.2): what the peer lets us send, and what we let the peer send."""
+
+from __future__ import annotations
+
+from avinet.errors import PeerError
+
+MOST_BYTES = (1 << 32) - 1
+"""The largest window there can be."""
+
+
+class SendWindow:
+    """What may be sent: `left` bytes in all, in packets of at most `packet_bytes`."""
+
+    __slots__ = ("left", "packet_bytes")
+
+    def __init__(self, left: int, packet_bytes: int) -> None:
+        self.left = left
+        self.packet_bytes = packet_bytes
+
+    @property
+    def room(self) -> int:
+        """How many bytes the next packet may have."""
+        return min(self.left, self.packet_bytes)
+
+    def add(self, count: int) -> None:
+        """The peer lets us send `count` more. Raises `PeerError` when that is more than there can be."""
+        if self.left + count > MOST_BYTES:
+            raise PeerError(f"it opened a window beyond {MOST_BYTES} bytes")
+        self.left += count
+
+    def sent(self, count: int) -> None:
+        """A packet with `count` bytes went out."""
+        assert count <= self.room
+        self.left -= count
+
+
+class ReceiveWindow:
+    """What the peer may send: `left` bytes, in packets of at most `packet_bytes`.
+
+    Of `size` bytes in all, those that are not `left` have arrived; they are given back only once the consumer has taken
+    them, and not before there is enough to be worth a message.
+    """
+
+    __slots__ = ("_owed", "left", "packet_bytes", "size")
+
+    def __init__(self, size: int, packet_bytes: int) -> None:
+        self.size = size
+        self.packet_bytes = packet_bytes
+        self.left = size
+        self._owed = 0
+
+    def received(self, count: int) -> None:
+        """A packet with `count` bytes has arrived. Raises `PeerError` when it is larger than allowed."""
+        if count > self.left or count > self.packet_bytes:
+            raise PeerError("it sent more than its window lets it")
+        self.left -= count
+
+    def consumed(self, count: int) -> None:
+        """The consumer has taken `count` of the bytes that arrived."""
+        self._owed += count
+
+    def grant(self) -> int:
+        """How many bytes to give back to the peer now: all that the consumer has taken, or 0 while that is little."""
+        if self._owed < (self.size + 3) // 4:
+            return 0
+        granted, self._owed = self._owed, 0
+        self.left += granted
+        return granted

@@ -1,0 +1,517 @@
+"""RFC 4254: many channels and requests over one authenticated connection, whoever has it.
+
+A subclass says which channels and global requests of the peer make sense; everything else is refused, and the
+connection lives. The table of channels forgives: a message for a channel that is not open is counted, and that is all.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, ClassVar
+
+from twisted.conch.ssh.service import SSHService
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import NoProtocol
+from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from typing_extensions import override
+
+from avinet.aio import as_deferred, within
+from avinet.errors import AvinetError, PeerError, TooMany, Unavailable
+from avinet.flow.window import ReceiveWindow, SendWindow
+from avinet.ssh.channel import (
+    CHANNEL_CLOSE,
+    CHANNEL_DATA,
+    CHANNEL_EOF,
+    CHANNEL_EXTENDED_DATA,
+    CHANNEL_REQUEST,
+    CHANNEL_WINDOW_ADJUST,
+    Channel,
+    ChannelAddress,
+    RequestTaker,
+    refuse_request,
+)
+from avinet.ssh.strings import Reader, string, uint32
+from avinet.ssh.transport import Transport, printable
+
+GLOBAL_REQUEST, REQUEST_SUCCESS, REQUEST_FAILURE = 80, 81, 82
+CHANNEL_OPEN, CHANNEL_OPEN_CONFIRMATION, CHANNEL_OPEN_FAILURE = 90, 91, 92
+CHANNEL_SUCCESS, CHANNEL_FAILURE = 99, 100
+
+PROHIBITED, CONNECT_FAILED, UNKNOWN_KIND, SHORTAGE = 1, 2, 3, 4
+"""Why a channel is not opened (RFC 4254 §5.1)."""
+
+_DATA = struct.Struct(">II")
+_NAME_BYTES = 64
+_CHANNELS = 1 << 32
+
+
+@dataclass(frozen=True)
+class ChannelLimits:
+    """How much of a connection one peer may use; sizes in bytes, times in seconds.
+
+    `channels` counts both directions, and those that are being opened or closed. A peer's channel with a smaller packet
+    than `least_packet_bytes`, no window, or more of either than `most_bytes` is refused.
+    """
+
+    channels: int = 256
+    offers: int = 16
+    requests: int = 32
+    """Global requests of ours that wait for their answer."""
+    open_s: float = 10.0
+    window_bytes: int = 256 * 1024
+    packet_bytes: int = 32 * 1024
+    least_packet_bytes: int = 256
+    most_bytes: int = (1 << 31) - 1
+
+
+class OpenRefused(AvinetError):
+    """The other side does not open this channel; `code` says why by RFC 4254 §5.1."""
+
+    def __init__(self, what: str, code: int = PROHIBITED) -> None:
+        super().__init__(what)
+        self.code = code
+
+
+class RequestRefused(AvinetError):
+    """The other side does not do what it was asked for."""
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A channel of the peer's that makes sense: who talks to it, and who answers its requests."""
+
+    protocol: IProtocol
+    address: ChannelAddress
+    take_request: RequestTaker = refuse_request
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """One end's half of opening a channel: its number for it, and what it lets the other send."""
+
+    id: int
+    window_bytes: int
+    packet_bytes: int
+
+    @classmethod
+    def read(cls, reader: Reader) -> Terms:
+        """The terms that come next in a message."""
+        return cls(reader.uint32(), reader.uint32(), reader.uint32())
+
+    def encode(self) -> bytes:
+        """As they are sent."""
+        return uint32(self.id) + uint32(self.window_bytes) + uint32(self.packet_bytes)
+
+
+class _Opening:
+    """A channel that we asked for; `answered` is None when nobody waits for it any more."""
+
+    __slots__ = ("answered",)
+
+    def __init__(self) -> None:
+        self.answered: Deferred[Terms] | None = Deferred(self._forget)
+
+    def _forget(self, _: Deferred[Terms]) -> None:
+        self.answered = None
+
+    def answer(self, result: Terms | Failure) -> bool:
+        """Tell who waits; False when nobody does."""
+        waiting, self.answered = self.answered, None
+        if waiting is None:
+            return False
+        waiting.callback(result)
+        return True
+
+
+class _Accepting:
+    """A channel that the peer asked for, and whose target is not there yet."""
+
+    __slots__ = ("work",)
+
+    def __init__(self) -> None:
+        self.work: Deferred[None] | None = None
+
+
+class _Closing:
+    """A channel that was never used: we have sent CLOSE, and wait for the peer's."""
+
+    __slots__ = ()
+
+
+class Connection(SSHService):
+    """One end of the `ssh-connection` service. Subclasses override `accept`, `requested`, and what else they need."""
+
+    name = b"ssh-connection"
+    log = Logger()
+    transport: Transport
+
+    def __init__(self, clock: IReactorTime, limits: ChannelLimits | None = None) -> None:
+        self.limits = limits or ChannelLimits()
+        self.strays = 0
+        self.refused = 0
+        self._clock = clock
+        self._table: dict[int, _Opening | _Accepting | _Closing | Channel] = {}
+        self._numbers = count()
+        self._requests: deque[Deferred[bytes]] = deque()
+        self._ready: deque[Channel] = deque()
+        self._paused = False
+        self._sending = False
+        self._stopped = False
+        self._soon: list[Callable[[], None]] = []
+        self._wakeup: IDelayedCall | None = None
+
+    # what subclasses say
+
+    async def accept(self, kind: bytes, body: bytes) -> Accepted:
+        """The target of a channel that the peer opens; it may take its time. Raises `OpenRefused`."""
+        raise OpenRefused("there are no channels of this kind", UNKNOWN_KIND)
+
+    def requested(self, name: bytes, body: bytes) -> bytes | None:
+        """The answer to a global request of the peer; None refuses it."""
+        return None
+
+    def stopped(self) -> None:
+        """The connection is gone, and all channels with it."""
+
+    # what an application does
+
+    @property
+    def channels(self) -> int:
+        """How many channels there are, those included that are being opened or closed."""
+        return len(self._table)
+
+    async def open(self, kind: bytes, body: bytes, factory: IProtocolFactory, address: ChannelAddress) -> IProtocol:
+        """A protocol of `factory` on a new channel, once the peer has confirmed it; cancelling gives it up.
+
+        Raises `OpenRefused`, `TooMany` or `Unavailable`, and what the factory raises.
+        """
+        if self._stopped:
+            raise Unavailable("the tunnel is gone")
+        if len(self._table) >= self.limits.channels:
+            raise TooMany(f"the tunnel has {len(self._table)} channels already")
+        limits = self.limits
+        id = self._number()
+        opening = _Opening()
+        self._table[id] = opening
+        assert opening.answered is not None
+        ours = Terms(id, limits.window_bytes, limits.packet_bytes)
+        self.transport.sendPacket(CHANNEL_OPEN, string(kind) + ours.encode() + body)
+        theirs = await within(self._clock, limits.open_s, opening.answered, f"the peer, asked for {address.service},")
+        try:
+            self._check(theirs)
+            protocol = factory.buildProtocol(address)
+            if protocol is None:
+                raise NoProtocol
+        except BaseException:
+            self._table[id] = _Closing()
+            self.send(CHANNEL_CLOSE, theirs.id)
+            raise
+        self._start(id, theirs, Accepted(protocol, address))
+        return protocol
+
+    def request(self, name: bytes, body: bytes = b"") -> Deferred[bytes]:
+        """What the peer answers to a global request. Fails with `RequestRefused`, `TooMany` or `Unavailable`."""
+        answered: Deferred[bytes] = Deferred()
+        if self._stopped:
+            answered.errback(Unavailable("the tunnel is gone"))
+        elif len(self._requests) >= self.limits.requests:
+            answered.errback(TooMany(f"{len(self._requests)} requests wait for the peer's answer already"))
+        else:
+            self._requests.append(answered)
+            self.transport.sendPacket(GLOBAL_REQUEST, string(name) + b"\1" + body)
+        return answered
+
+    # the service
+
+    @override
+    def serviceStopped(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        entries = list(self._table.values())
+        self._table.clear()
+        self._ready.clear()
+        for entry in entries:
+            match entry:
+                case Channel():
+                    entry.carrier_lost()
+                case _Opening():
+                    entry.answer(Failure(Unavailable("the tunnel was lost before the channel was open")))
+                case _Accepting(work=Deferred() as work):
+                    work.cancel()
+        while self._requests:
+            self._requests.popleft().errback(Unavailable("the tunnel was lost before the answer"))
+        while self._wakeup is not None:
+            if self._wakeup.active():
+                self._wakeup.cancel()
+            self._run_soon()
+        self.stopped()
+
+    @override
+    def packetReceived(self, messageNum: int, packet: bytes) -> None:
+        take = self._messages.get(messageNum)
+        if take is None:
+            self.transport.sendUnimplemented()
+        else:
+            take(self, packet)
+
+    def pauseProducing(self) -> None:
+        """What is sent backs up below: channels wait for their turn."""
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        """What was sent has gone out."""
+        self._paused = False
+        self._send_ready()
+
+    # what channels need
+
+    def send(self, number: int, channel: int, *fields: bytes | memoryview) -> None:
+        """Send a message to the peer's `channel`."""
+        self.transport.sendPacket(number, b"".join((uint32(channel), *fields)))
+
+    def ready(self, channel: Channel) -> None:
+        """`channel` has something to send, and window for it; ready channels send one packet each in turn."""
+        channel.queued = True
+        self._ready.append(channel)
+        self._send_ready()
+
+    def _send_ready(self) -> None:
+        if self._sending:
+            return
+        self._sending = True
+        try:
+            while self._ready and not self._paused:
+                channel = self._ready.popleft()
+                channel.queued = False
+                if channel.send_some() and not channel.queued:
+                    channel.queued = True
+                    self._ready.append(channel)
+        finally:
+            self._sending = False
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call back when whatever is going on has ended."""
+        self._soon.append(call)
+        if self._wakeup is None:
+            self._wakeup = self._clock.callLater(0, self._run_soon)
+
+    def _run_soon(self) -> None:
+        self._wakeup = None
+        calls, self._soon = self._soon, []
+        for call in calls:
+            call()
+
+    def over(self, channel: Channel) -> None:
+        """CLOSE has gone both ways: the number is free."""
+        self._table.pop(channel.id, None)
+
+    def _number(self) -> int:
+        for number in self._numbers:
+            if number % _CHANNELS not in self._table:
+                return number % _CHANNELS
+        raise AssertionError
+
+    def _check(self, terms: Terms) -> None:
+        """Raises `OpenRefused` for terms that no sane peer has."""
+        limits = self.limits
+        if not limits.least_packet_bytes <= terms.packet_bytes <= limits.most_bytes:
+            raise OpenRefused(f"channels have packets of {limits.least_packet_bytes} to {limits.most_bytes} bytes")
+        if not 0 < terms.window_bytes <= limits.most_bytes:
+            raise OpenRefused(f"channels have windows of 1 to {limits.most_bytes} bytes")
+
+    def _start(self, id: int, theirs: Terms, accepted: Accepted) -> None:
+        channel = Channel(
+            self,
+            id,
+            theirs.id,
+            ReceiveWindow(self.limits.window_bytes, self.limits.packet_bytes),
+            SendWindow(theirs.window_bytes, theirs.packet_bytes),
+            accepted.address,
+            accepted.take_request,
+        )
+        self._table[id] = channel
+        channel.start(accepted.protocol)
+
+    # global requests
+
+    def _global_request(self, packet: bytes) -> None:
+        reader = Reader(packet, "GLOBAL_REQUEST")
+        name, wants_reply = reader.string(_NAME_BYTES), reader.boolean()
+        answer = self.requested(name, reader.rest())
+        if answer is None:
+            self.refused += 1
+        if wants_reply:
+            self.transport.sendPacket(REQUEST_FAILURE if answer is None else REQUEST_SUCCESS, answer or b"")
+
+    def _request_success(self, packet: bytes) -> None:
+        self._answered(packet)
+
+    def _request_failure(self, packet: bytes) -> None:
+        self._answered(Failure(RequestRefused("the peer refuses the request")))
+
+    def _answered(self, result: bytes | Failure) -> None:
+        if self._requests:
+            self._requests.popleft().callback(result)
+        else:
+            self.strays += 1
+
+    # opening
+
+    def _open(self, packet: bytes) -> None:
+        reader = Reader(packet, "CHANNEL_OPEN")
+        kind, theirs, body = reader.string(_NAME_BYTES), Terms.read(reader), reader.rest()
+        try:
+            self._check(theirs)
+            if len(self._table) >= self.limits.channels:
+                raise OpenRefused("there are too many channels", SHORTAGE)
+        except OpenRefused as refusal:
+            self._refuse(theirs, refusal)
+            return
+        id = self._number()
+        accepting = _Accepting()
+        self._table[id] = accepting
+        work = as_deferred(self._accept(id, kind, theirs, body))
+        if not work.called:
+            accepting.work = work
+
+    async def _accept(self, id: int, kind: bytes, theirs: Terms, body: bytes) -> None:
+        """Confirm the channel once its target is there, or refuse it."""
+        try:
+            accepted = await self.accept(kind, body)
+        except CancelledError:
+            return
+        except OpenRefused as refusal:
+            self._table.pop(id, None)
+            self._refuse(theirs, refusal)
+        except PeerError as error:
+            self._table.pop(id, None)
+            self.transport.fail(error)
+        except Exception as error:
+            if not isinstance(error, AvinetError):
+                self.log.failure("a channel of the kind {kind} could not be opened", kind=printable(kind))
+            self._table.pop(id, None)
+            self._refuse(theirs, OpenRefused("the service does not answer", CONNECT_FAILED))
+        else:
+            if self._stopped:
+                return
+            ours = Terms(id, self.limits.window_bytes, self.limits.packet_bytes)
+            self.send(CHANNEL_OPEN_CONFIRMATION, theirs.id, ours.encode())
+            self._start(id, theirs, accepted)
+
+    def _refuse(self, theirs: Terms, refusal: OpenRefused) -> None:
+        self.refused += 1
+        text = string(refusal.what.encode("utf-8"))
+        self.send(CHANNEL_OPEN_FAILURE, theirs.id, uint32(refusal.code), text, string(b""))
+
+    def _open_confirmation(self, packet: bytes) -> None:
+        reader = Reader(packet, "CHANNEL_OPEN_CONFIRMATION")
+        id, theirs = reader.uint32(), Terms.read(reader)
+        opening = self._table.get(id)
+        if not isinstance(opening, _Opening):
+            self.strays += 1
+        elif not opening.answer(theirs):
+            self._table[id] = _Closing()
+            self.send(CHANNEL_CLOSE, theirs.id)
+
+    def _open_failure(self, packet: bytes) -> None:
+        reader = Reader(packet, "CHANNEL_OPEN_FAILURE")
+        id, code, text = reader.uint32(), reader.uint32(), reader.string()
+        opening = self._table.get(id)
+        if isinstance(opening, _Opening):
+            del self._table[id]
+            opening.answer(Failure(OpenRefused(f"the peer does not open the channel: {printable(text)}", code)))
+        else:
+            self.strays += 1
+
+    # open channels
+
+    def _channel(self, id: int) -> Channel | None:
+        """The open channel with our number `id`; without one, the message is a stray."""
+        entry = self._table.get(id)
+        if isinstance(entry, Channel):
+            return entry
+        self.strays += 1
+        return None
+
+    def _obeys(self, channel: Channel, take: Callable[[Any], bool | None], value: Any) -> None:
+        """Let the channel take what came for it; breaking its rules costs the peer the channel."""
+        try:
+            if take(value) is False:
+                self.strays += 1
+        except PeerError as error:
+            self.refused += 1
+            channel.offended(error)
+
+    def _window_adjust(self, packet: bytes) -> None:
+        reader = Reader(packet, "CHANNEL_WINDOW_ADJUST")
+        channel, size = self._channel(reader.uint32()), reader.uint32()
+        if channel is not None:
+            self._obeys(channel, channel.adjusted, size)
+
+    def _data(self, packet: bytes) -> None:
+        if len(packet) < 8:
+            raise PeerError("a CHANNEL_DATA ends in the middle of a field")
+        id, size = _DATA.unpack_from(packet)
+        if len(packet) != 8 + size:
+            raise PeerError("a CHANNEL_DATA has another length than it says")
+        channel = self._channel(id)
+        if channel is not None:
+            self._obeys(channel, channel.received, packet[8:])
+
+    def _extended_data(self, packet: bytes) -> None:
+        reader = Reader(packet, "CHANNEL_EXTENDED_DATA")
+        channel, _, data = self._channel(reader.uint32()), reader.uint32(), reader.string()
+        if channel is not None:
+            self._obeys(channel, channel.received_error, data)
+
+    def _eof(self, packet: bytes) -> None:
+        channel = self._channel(Reader(packet, "CHANNEL_EOF").uint32())
+        if channel is not None and not channel.eof_received():
+            self.strays += 1
+
+    def _close(self, packet: bytes) -> None:
+        id = Reader(packet, "CHANNEL_CLOSE").uint32()
+        if isinstance(self._table.get(id), _Closing):
+            del self._table[id]
+            return
+        channel = self._channel(id)
+        if channel is not None and not channel.close_received():
+            self.strays += 1
+
+    def _channel_request(self, packet: bytes) -> None:
+        reader = Reader(packet, "CHANNEL_REQUEST")
+        id, name, wants_reply = reader.uint32(), reader.string(_NAME_BYTES), reader.boolean()
+        channel = self._channel(id)
+        if channel is None:
+            return
+        done = channel.connected and channel.take_request(name, reader.rest())
+        if wants_reply:
+            self.send(CHANNEL_SUCCESS if done else CHANNEL_FAILURE, channel.far_id)
+
+    def _stray(self, packet: bytes) -> None:
+        """The answer to a request on a channel: there are none of ours that want one."""
+        self.strays += 1
+
+    _messages: ClassVar[dict[int, Callable[[Connection, bytes], None]]] = {
+        GLOBAL_REQUEST: _global_request,
+        REQUEST_SUCCESS: _request_success,
+        REQUEST_FAILURE: _request_failure,
+        CHANNEL_OPEN: _open,
+        CHANNEL_OPEN_CONFIRMATION: _open_confirmation,
+        CHANNEL_OPEN_FAILURE: _open_failure,
+        CHANNEL_WINDOW_ADJUST: _window_adjust,
+        CHANNEL_DATA: _data,
+        CHANNEL_EXTENDED_DATA: _extended_data,
+        CHANNEL_EOF: _eof,
+        CHANNEL_CLOSE: _close,
+        CHANNEL_REQUEST: _channel_request,
+        CHANNEL_SUCCESS: _stray,
+        CHANNEL_FAILURE: _stray,
+    }
