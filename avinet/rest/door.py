@@ -27,8 +27,8 @@ from zope.interface import implementer
 
 from avinet.aio import Tasks
 from avinet.errors import AvinetError, PeerError, TooLarge
+from avinet.relay import Relay
 from avinet.rest.problems import problem, problem_of, rendered
-from avinet.rest.relay import Relay
 from avinet.rest.route import Pipe, Reply, Request, Route
 from avinet.wire.message import encode
 from avinet.wire.problem import Problem

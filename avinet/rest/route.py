@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from avinet.errors import Invalid
-from avinet.rest.relay import Relay
+from avinet.relay import Relay
 from avinet.wire.message import decode
 
 M = TypeVar("M")

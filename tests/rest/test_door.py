@@ -18,7 +18,7 @@ from avinet.errors import Conflict, NotFound, PeerError, TimedOut, TooLarge, Una
 from avinet.rest.client import Client
 from avinet.rest.door import Door, DoorLimits, Table
 from avinet.rest.openapi import openapi
-from avinet.rest.relay import Relay
+from avinet.relay import Relay
 from avinet.rest.route import Pipe, Reply, Request, Route
 from avinet.wire.message import Id, Message
 

@@ -1,7 +1,8 @@
-"""Two byte streams joined into one: back-pressure and half-close pass through, nothing is buffered without bound."""
+"""Floor 0: two byte streams joined into one; back-pressure and half-close pass through, and nothing piles up."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import error
@@ -18,14 +19,19 @@ from avinet.errors import PeerError
 class Relay(Protocol):
     """One side of a joined pair: what arrives here leaves at `other`.
 
-    Until it is joined its transport is paused, so that nothing arrives that cannot be passed on.
+    Until it is joined its transport is paused, so that nothing arrives that cannot be passed on. `passed` is told how
+    many bytes arrive here, `ended` when this side is lost.
     """
 
     transport: Any
 
-    def __init__(self) -> None:
+    def __init__(
+        self, passed: Callable[[int], None] = lambda count: None, ended: Callable[[], None] = lambda: None
+    ) -> None:
         self.other: Relay | None = None
         self._lost = False
+        self._passed = passed
+        self._ended = ended
 
     @override
     def connectionMade(self) -> None:
@@ -47,6 +53,7 @@ class Relay(Protocol):
     def dataReceived(self, data: bytes) -> None:
         if self.other is None:
             raise PeerError("data before the pipe was joined")
+        self._passed(len(data))
         self.other.transport.write(data)
 
     def readConnectionLost(self) -> None:
@@ -59,7 +66,10 @@ class Relay(Protocol):
 
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._lost:
+            return
         self._lost = True
+        self._ended()
         other = self.other
         if other is None or other._lost:
             return

@@ -1,0 +1,51 @@
+"""What a service engine needs of a load balancer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Protocol
+
+from avinet.wire.config import Config
+from avinet.wire.report import ServerHealth, ServiceTraffic
+
+ServerState = Literal["ready", "drain", "maint"]
+
+
+class Dataplane(Protocol):
+    """A load balancer. `changed` is called at once when the health of a server changes."""
+
+    name: str
+    changed: Callable[[], None]
+
+    async def start(self, config: Config) -> None:
+        """Attach to what runs already, or start it, and bring it to `config`.
+
+        Raises `Invalid` when it cannot run that; it then runs nothing, and `apply` may be tried.
+        """
+
+    async def check(self, config: Config) -> None:
+        """Raises `Invalid`, saying in a line why `config` cannot run."""
+
+    async def apply(self, config: Config) -> None:
+        """Change to `config` without losing a request. Raises `Invalid`, and then the last good one goes on."""
+
+    def health(self) -> Sequence[ServerHealth]:
+        """Every server of every pool."""
+
+    async def traffic(self) -> Sequence[ServiceTraffic]:
+        """What happened since this was last asked; virtual services without traffic are left out."""
+
+    def lost_records(self) -> int:
+        """How many requests were never counted, since this was last asked."""
+
+    async def set_server(self, pool: str, server: str, state: ServerState) -> None:
+        """Take a server out of the balancing or back into it, until the next start. Raises `NotFound`."""
+
+    def describe(self) -> dict[str, object]:
+        """Its state, for people."""
+
+    async def detach(self) -> None:
+        """The service engine's process ends: what outlives it goes on."""
+
+    async def shut_down(self, drain_s: float) -> None:
+        """Accept nothing more, let what is open end by itself for `drain_s`, and end."""
