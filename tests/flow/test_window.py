@@ -1,0 +1,78 @@
+"""Windows never let more through than they say, and never get stuck."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.errors import PeerError
+from avinet.flow.window import MOST_BYTES, ReceiveWindow, SendWindow
+
+
+class SendWindowTests(SynchronousTestCase):
+    def test_room_is_the_smaller_of_window_and_packet(self) -> None:
+        window = SendWindow(100, 60)
+        self.assertEqual(window.room, 60)
+        window.sent(60)
+        self.assertEqual(window.room, 40)
+
+    def test_opens_up_to_the_largest_number(self) -> None:
+        window = SendWindow(1, 1)
+        window.add(MOST_BYTES - 1)
+        self.assertEqual(window.left, MOST_BYTES)
+
+    def test_refuses_a_sum_beyond_the_largest_number(self) -> None:
+        """(S27)"""
+        window = SendWindow(1, 1)
+        self.assertRaises(PeerError, window.add, MOST_BYTES)
+        self.assertEqual(window.left, 1)
+
+
+class ReceiveWindowTests(SynchronousTestCase):
+    def test_refuses_more_than_it_has(self) -> None:
+        window = ReceiveWindow(100, 200)
+        self.assertRaises(PeerError, window.received, 101)
+        window.received(100)
+        self.assertRaises(PeerError, window.received, 1)
+
+    def test_refuses_a_packet_that_is_too_large(self) -> None:
+        self.assertRaises(PeerError, ReceiveWindow(100, 50).received, 51)
+
+    def test_gives_nothing_back_before_it_is_consumed(self) -> None:
+        """(S25)"""
+        window = ReceiveWindow(100, 100)
+        window.received(100)
+        self.assertEqual(window.grant(), 0)
+        window.consumed(100)
+        self.assertEqual(window.grant(), 100)
+
+    def test_waits_until_a_grant_is_worth_a_message(self) -> None:
+        window = ReceiveWindow(100, 100)
+        window.received(30)
+        window.consumed(24)
+        self.assertEqual(window.grant(), 0)
+        window.consumed(1)
+        self.assertEqual(window.grant(), 25)
+        self.assertEqual(window.left, 95)
+
+    @given(st.integers(1, 400), st.lists(st.tuples(st.booleans(), st.integers(0, 500)), max_size=60))
+    def test_window_buffer_and_debt_are_always_the_whole(self, size: int, steps: list[tuple[bool, int]]) -> None:
+        window = ReceiveWindow(size, size)
+        buffered = owed = 0
+        for arrives, count in steps:
+            if arrives:
+                count = min(count, window.left)
+                window.received(count)
+                buffered += count
+            else:
+                count = min(count, buffered)
+                window.consumed(count)
+                buffered, owed = buffered - count, owed + count
+            granted = window.grant()
+            self.assertIn(granted, (0, owed))
+            owed -= granted
+            self.assertEqual(window.left + buffered + owed, size)
+        window.consumed(buffered)
+        window.grant()
+        self.assertGreater(window.left, 0, "a peer whose bytes were all taken may send")
