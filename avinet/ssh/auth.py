@@ -190,7 +190,7 @@ class AuthServer(SSHService):
                 self._not_admitted(result, claim)
         else:
             identity = Identity(claim.user, line, self.transport.address, result)
-            if self._stopped:
+            if self._stopped or self.transport.closing:
                 self._admission.left(identity)
             else:
                 self.transport.logged_in(identity, self._connection)

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any
 
-from avinet.ssh.strings import key_blob
-
-
-def fingerprint(line: str) -> str:
-    """The public key in `line` as OpenSSH shows it: `SHA256:…`."""
-    return "SHA256:" + b64encode(sha256(key_blob(line)).digest()).decode("ascii").rstrip("=")
+from avinet.trust.keys import fingerprint
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,11 @@ from avinet.errors import AvinetError, PeerError, TimedOut, Unauthenticated, Una
 from avinet.ssh import phases
 from avinet.ssh.auth import AuthClient
 from avinet.ssh.exchange import EXCHANGES, Exchange
-from avinet.ssh.identity import Identity, fingerprint
+from avinet.ssh.identity import Identity
 from avinet.ssh.policy import Policy
-from avinet.ssh.strings import Reader, key_blob, key_line, read_ed25519_blob, read_ed25519_signature, string
+from avinet.ssh.strings import Reader, key_line, read_ed25519_blob, read_ed25519_signature, string
 from avinet.ssh.transport import ConnectionFactory, Transport
+from avinet.trust.keys import fingerprint, parse_public_line, public_line
 
 _RETRY_AFTER = re.compile(r"\bretry-after=(\d{1,6})\b")
 _RETRY_AFTER_CAP_S = 600.0
@@ -73,7 +74,7 @@ class ClientTransport(Transport, SSHClientTransport):
         self._waiter: Deferred[None] | None = None
         self.lost: Callable[[Failure], None] | None = None
         self._credentials = credentials
-        self._pins = frozenset(key_line(key_blob(line)) for line in credentials.host_keys)
+        self._pins = frozenset(public_line(parse_public_line(line)) for line in credentials.host_keys)
         self._connection = connection
         self._where = where
         self._host_key = b""
@@ -144,7 +145,7 @@ class ClientTransport(Transport, SSHClientTransport):
             raise WrongHostKey(f"its host key changed in mid-life to {fingerprint(line)}")
         if line not in self._pins:
             pinned = ", ".join(sorted(map(fingerprint, self._pins))) or "none"
-            raise WrongHostKey(f"its host key is {fingerprint(line)}, and the pinned one is {pinned}")
+            raise WrongHostKey(f"its host key is {fingerprint(line)}, and pinned is {pinned}")
 
     @override
     def secured(self) -> None:

@@ -25,11 +25,12 @@ from avinet.ssh import phases
 from avinet.ssh.auth import Admission, AuthServer, retry_text
 from avinet.ssh.exchange import OFFER_BYTES
 from avinet.ssh.gate import Gate, Limits, source_of
-from avinet.ssh.identity import Identity, Refusal, fingerprint
+from avinet.ssh.identity import Identity, Refusal
 from avinet.ssh.packets import Outbound
 from avinet.ssh.policy import HOST_KEY, Policy
 from avinet.ssh.strings import Reader, string, uint32
 from avinet.ssh.transport import VERSION, ConnectionFactory, Transport, host_of, printable, shown_address
+from avinet.trust.keys import fingerprint
 
 
 class HostKeys:

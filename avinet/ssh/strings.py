@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import struct
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
+from base64 import b64encode
 from collections.abc import Sequence
 
-from avinet.errors import Invalid, PeerError
+from avinet.errors import PeerError
 
 _UINT32 = struct.Struct(">I")
 _NAME_BYTES = 64
@@ -138,16 +137,3 @@ def read_ed25519_signature(blob: bytes) -> bytes:
 def key_line(blob: bytes) -> str:
     """The public key in `blob` as OpenSSH writes it, without a comment: `ssh-ed25519 AAAA…`."""
     return f"{ED25519.decode()} {b64encode(blob).decode('ascii')}"
-
-
-def key_blob(line: str) -> bytes:
-    """The blob of the Ed25519 public key in `line`, whose comment is ignored. Raises `Invalid`."""
-    fields = line.split()
-    try:
-        if len(fields) < 2 or fields[0] != ED25519.decode():
-            raise PeerError("it is not of the kind ssh-ed25519")
-        blob = b64decode(fields[1], validate=True)
-        read_ed25519_blob(blob)
-    except (PeerError, Base64Error) as error:
-        raise Invalid(f"{line[:80]!r} is not an Ed25519 public key: {error}") from error
-    return blob

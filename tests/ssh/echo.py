@@ -39,10 +39,12 @@ class _Stream(SSHService):
         self.got = bytearray()
         self.started: Deferred[None] = Deferred()
         self.done: Deferred[bytes] = Deferred()
+        self.was_strict = False
         self._closed = False
 
     @override
     def serviceStopped(self) -> None:
+        self.was_strict = self.transport.phases.strict
         self._exchanged(self.transport.exchanges)
         if not self.done.called:
             self.done.callback(bytes(self.got))

@@ -23,14 +23,14 @@ from avinet.ssh.identity import Identity
 from avinet.ssh.login import ClientTransport, Credentials
 from avinet.ssh.policy import Policy
 from avinet.ssh.server import Server, ServerTransport
-from avinet.ssh.strings import ed25519_blob, key_line
+from avinet.trust.keys import public_line
 
 BUFFER_BYTES = 65536
 
 
 def line_of(key: Ed25519PrivateKey) -> str:
     """The public half of `key` as OpenSSH writes it."""
-    return key_line(ed25519_blob(key.public_key().public_bytes_raw()))
+    return public_line(key)
 
 
 HOST_KEY = Ed25519PrivateKey.generate()

@@ -290,6 +290,16 @@ class SlowAdmissionTests(SynchronousTestCase):
         self.assertEqual(siege.services, [])
         siege.end()
 
+    def test_an_admission_that_comes_while_the_connection_is_being_closed_lets_nobody_in(self) -> None:
+        siege = besieged(Guests(slow=True))
+        siege.attacker.say(*siege.attacker.claim())
+        siege.flush()
+        siege.server.close("the node stops")
+        siege.guests.asked[0].callback(None)
+        self.assertEqual(siege.services, [])
+        siege.end()
+        self.assertEqual(len(siege.guests.gone), 1)
+
     def test_the_login_time_goes_on(self) -> None:
         siege = besieged(Guests(slow=True))
         siege.attacker.say(*siege.attacker.claim())

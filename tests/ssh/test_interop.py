@@ -16,13 +16,15 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.error import ProcessDone
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import ProcessProtocol, Protocol
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from typing_extensions import override
 
-from avinet.errors import Unauthenticated
+from avinet.errors import Unauthenticated, Unavailable
+from avinet.ssh.gate import Limits
 from avinet.ssh.identity import Identity
 from avinet.ssh.login import Credentials, LoginEndpoint, WrongHostKey
 from avinet.ssh.policy import Policy
@@ -37,6 +39,25 @@ ALGORITHMS = (
     ("curve25519-sha256", "aes256-ctr", "hmac-sha2-512"),
     ("curve25519-sha256@libssh.org", "aes128-ctr", "hmac-sha2-256"),
 )
+PARAMIKO = """
+import base64, functools, paramiko, sys, threading
+client = paramiko.SSHClient()
+client.get_host_keys().add(f"[127.0.0.1]:{sys.argv[1]}", "ssh-ed25519",
+                           paramiko.Ed25519Key(data=base64.b64decode(sys.argv[3].split()[1])))
+client.connect("127.0.0.1", int(sys.argv[1]), username="aviseuser", key_filename=sys.argv[2],
+               allow_agent=False, look_for_keys=False,
+               transport_factory=functools.partial(paramiko.Transport, strict_kex=sys.argv[4] == "True"))
+stdin, stdout, stderr = client.exec_command("cat")
+def feed():
+    stdin.channel.sendall(data)
+    stdin.channel.shutdown_write()
+data = sys.stdin.buffer.read()
+feeder = threading.Thread(target=feed)
+feeder.start()
+sys.stdout.buffer.write(stdout.read())
+feeder.join()
+client.close()
+"""
 
 
 def write_key(path: Path, key: Ed25519PrivateKey) -> str:
@@ -141,10 +162,10 @@ class StockClientTests(TestCase):
         self.assertEqual(code, 255)
         self.assertIn(b"HOST IDENTIFICATION HAS CHANGED", err)
 
-    async def run_python(self, script: str, port: int) -> bytes:
+    async def run_python(self, script: str, port: int, *arguments: str) -> bytes:
         """What a Python script gives back, run with the port, the key's file and the host key as arguments."""
         key = write_key(self.folder / "key", USER_KEY)
-        return await self.run_cat(["-c", script, str(port), key, line_of(HOST_KEY)], sys.executable)
+        return await self.run_cat(["-c", script, str(port), key, line_of(HOST_KEY), *arguments], sys.executable)
 
     async def test_asyncssh_moves_data_through_new_keys_of_both_sides(self) -> None:
         require("asyncssh")
@@ -164,29 +185,13 @@ asyncio.run(main())
         self.assertEqual(sha256(got).digest(), sha256(SENT).digest())
         self.assertGreater(self.exchanges, 10)
 
-    async def test_paramiko_moves_data_through_new_keys_of_our_side(self) -> None:
+    async def test_paramiko_moves_data_through_new_keys_of_our_side_strictly_and_not(self) -> None:
         require("paramiko")
-        script = """
-import base64, paramiko, sys, threading
-client = paramiko.SSHClient()
-client.get_host_keys().add(f"[127.0.0.1]:{sys.argv[1]}", "ssh-ed25519",
-                           paramiko.Ed25519Key(data=base64.b64decode(sys.argv[3].split()[1])))
-client.connect("127.0.0.1", int(sys.argv[1]), username="aviseuser", key_filename=sys.argv[2],
-               allow_agent=False, look_for_keys=False)
-stdin, stdout, stderr = client.exec_command("cat")
-def feed():
-    stdin.channel.sendall(data)
-    stdin.channel.shutdown_write()
-data = sys.stdin.buffer.read()
-feeder = threading.Thread(target=feed)
-feeder.start()
-sys.stdout.buffer.write(stdout.read())
-feeder.join()
-client.close()
-"""
-        got = await self.run_python(script, self.serve(SMALL))
-        self.assertEqual(sha256(got).digest(), sha256(SENT).digest())
-        self.assertGreater(self.exchanges, 1)
+        for strict in (True, False):
+            got = await self.run_python(PARAMIKO, self.serve(SMALL), str(strict))
+            self.assertEqual(sha256(got).digest(), sha256(SENT).digest())
+            self.assertGreater(self.exchanges, 1)
+            self.assertEqual(self.services[-1].was_strict, strict)
 
 
 class _Sshd(ProcessProtocol):
@@ -304,6 +309,64 @@ class StockServerTests(TestCase):
     async def test_another_host_key_is_refused(self) -> None:
         port = await self.serve()
         await self.assertFailure(self.login(port, pins=(line_of(USER_KEY),)), WrongHostKey)
+
+
+class OwnEndsTests(TestCase):
+    """Our client and our server over a real socket, with its buffers and its ends."""
+
+    timeout = 60
+
+    @override
+    def setUp(self) -> None:
+        self.services: list[Cat] = []
+
+    def serve(self, limits: Limits | None = None) -> IStreamClientEndpoint:
+        """Where a server is that runs until the end of the test."""
+        self.server = Server(reactor, HOST_KEY, Guests(), self._service, policy=SMALL, limits=limits)
+        port = reactor.listenTCP(0, self.server, interface="127.0.0.1")  # type: ignore[attr-defined]
+        self.addCleanup(port.stopListening)
+        return TCP4ClientEndpoint(reactor, "127.0.0.1", port.getHost().port)
+
+    def _service(self, identity: Identity) -> Cat:
+        self.services.append(Cat(identity))
+        return self.services[-1]
+
+    def login(self, endpoint: IStreamClientEndpoint, sent: bytes) -> Deferred[Any]:
+        def run(identity: Identity) -> RunCat:
+            service = RunCat(identity)
+            service.queue += sent
+            return service
+
+        credentials = Credentials(USER, USER_KEY, (line_of(HOST_KEY),))
+        return LoginEndpoint(reactor, endpoint, credentials, run, where="n1").connect(protocol_factory(_Quiet))
+
+    async def test_data_moves_under_back_pressure_through_new_keys(self) -> None:
+        protocol = await self.login(self.serve(), SENT)
+        got = await protocol.transport.service.done
+        self.assertEqual(sha256(got).digest(), sha256(SENT).digest())
+        self.assertGreater(protocol.transport.exchanges, 10)
+        protocol.transport.loseConnection()
+        await protocol.lost
+        await self.services[0].done
+
+    async def test_an_end_in_the_middle_of_data_reaches_both(self) -> None:
+        for end in ("server", "client"):
+            protocol = await self.login(self.serve(), SENT)
+            service = self.services.pop()
+            await service.started
+            if end == "server":
+                self.server.close("enough")
+            else:
+                protocol.transport.loseConnection()
+            await protocol.lost
+            await service.done
+
+    async def test_a_refusal_at_the_door_is_read_before_the_connection_is_gone(self) -> None:
+        """(S11)"""
+        endpoint = self.serve(Limits(in_all=0, retry_after_s=9))
+        for _ in range(20):
+            error = await self.assertFailure(self.login(endpoint, b""), Unavailable)
+            self.assertEqual(error.retry_after_s, 9)
 
 
 class _Quiet(Protocol):

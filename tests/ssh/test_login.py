@@ -86,9 +86,7 @@ class Desk:
             self.clock, settings.pop("host_key", HOST_KEY), self.guests, Recorder, limits=settings.pop("limits", None)
         )
         self.memory = Memory(serve or self._accept)
-        credentials = Credentials(
-            USER, settings.pop("user_key", USER_KEY), settings.pop("pins", (line_of(HOST_KEY) + " node n1",))
-        )
+        credentials = Credentials(USER, settings.pop("user_key", USER_KEY), settings.pop("pins", (line_of(HOST_KEY),)))
         self.endpoint = LoginEndpoint(
             self.clock,
             settings.pop("endpoint", None) or self.memory,
@@ -179,7 +177,7 @@ class RefusalTests(Case):
         """(S17)"""
         desk = self.desk(host_key=USER_KEY)
         error = self.refused(desk, WrongHostKey)
-        self.assertIn("and the pinned one is SHA256:", str(error))
+        self.assertIn("and pinned is SHA256:", str(error))
         self.assertEqual(desk.guests.looked_up, 0)
 
     def test_no_pin_at_all(self) -> None:
