@@ -92,7 +92,9 @@ class Claim:
         user, service, method = reader.text(), reader.string(), reader.string()
         if method != PUBLICKEY:
             return cls(user, service, printable(method))
-        signed, algorithm, blob = reader.boolean(), reader.string(), reader.string()
+        signed, algorithm, blob = reader.byte(), reader.string(), reader.string()
+        if signed > 1:
+            raise PeerError("an authentication request is neither signed nor unsigned")
         signature = reader.string() if signed else None
         reader.end()
         if algorithm != ED25519:

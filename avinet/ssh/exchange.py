@@ -14,7 +14,6 @@ from avinet.errors import PeerError
 from avinet.ssh.strings import mpint, string
 
 X25519_BYTES = 32
-MLKEM768_KEY_BYTES = 1184
 MLKEM768_CIPHERTEXT_BYTES = 1088
 
 
@@ -68,9 +67,3 @@ EXCHANGES: dict[bytes, Callable[[], Exchange]] = {
     b"curve25519-sha256": Curve25519,
     b"curve25519-sha256@libssh.org": Curve25519,
 }
-OFFER_BYTES = {
-    b"mlkem768x25519-sha256": MLKEM768_KEY_BYTES + X25519_BYTES,
-    b"curve25519-sha256": X25519_BYTES,
-    b"curve25519-sha256@libssh.org": X25519_BYTES,
-}
-"""The length of what a client sends first."""

@@ -23,7 +23,6 @@ from typing_extensions import override
 from avinet.errors import AvinetError, PeerError, TooMany
 from avinet.ssh import phases
 from avinet.ssh.auth import Admission, AuthServer, retry_text
-from avinet.ssh.exchange import OFFER_BYTES
 from avinet.ssh.gate import Gate, Limits, source_of
 from avinet.ssh.identity import Identity, Refusal
 from avinet.ssh.packets import Outbound
@@ -82,10 +81,8 @@ class ServerTransport(Transport, SSHServerTransport):
     @override
     def exchange_received(self, payload: bytes) -> None:
         reader = Reader(payload, "key exchange")
-        offer = reader.string()
+        reader.string()
         reader.end()
-        if len(offer) != OFFER_BYTES[self.kexAlg]:
-            raise PeerError("its key for the exchange has the wrong length")
         try:
             self.ssh_KEX_DH_GEX_REQUEST_OLD(payload)
         except ValueError as error:
@@ -182,6 +179,11 @@ class Server(Factory):
     def logging_in(self) -> int:
         """How many connections are not logged in yet."""
         return len(self._gate)
+
+    @property
+    def connections(self) -> int:
+        """How many connections there are, logged in or not."""
+        return len(self._open)
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> Protocol:

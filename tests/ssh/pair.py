@@ -52,11 +52,13 @@ class Wire:
         self.aborted = False
         self.end_sent = False
         self._paused = False
+        self._asleep = False
         self._address = IPv4Address("TCP", host, port)
 
     def write(self, data: bytes) -> None:
         if self.connected and not self.disconnecting:
             self.out += data
+            self._asleep = False
             if self.producer is not None and len(self.out) > BUFFER_BYTES and not self._paused:
                 self._paused = True
                 self.producer.pauseProducing()
@@ -65,10 +67,18 @@ class Wire:
         self.write(b"".join(data))
 
     def drained(self) -> None:
-        """All that was written has been taken."""
+        """All that was written has been taken.
+
+        As with Twisted's own transports, the end of a connection whose producer is to go on then waits for it.
+        """
         if self._paused and self.producer is not None:
-            self._paused = False
+            self._paused, self._asleep = False, True
             self.producer.resumeProducing()
+
+    @property
+    def ending(self) -> bool:
+        """Whether the connection can end now."""
+        return self.disconnecting and self.connected and not self.out and not self._asleep
 
     def loseConnection(self) -> None:
         self.disconnecting = True
@@ -84,6 +94,7 @@ class Wire:
 
     def unregisterProducer(self) -> None:
         self.producer = None
+        self._asleep = False
 
     def getPeer(self) -> IPv4Address:
         return self._address
@@ -128,7 +139,7 @@ class Wires:
                 sink.protocol.dataReceived(data)
             if not source.out:
                 source.drained()
-        if not source.out and source.disconnecting and source.connected:
+        if source.ending:
             reason = ConnectionAborted() if source.aborted else ConnectionDone()
             source.lose(reason)
             sink.lose(reason)

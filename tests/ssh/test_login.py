@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from twisted.application.internet import ClientService
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -244,6 +246,19 @@ class RefusalTests(Case):
             reply = sequenced.seal(body)
             error = self.refused(self.desk(lambda reply=reply: Says(b"SSH-2.0-x\r\n", opening, reply)), PeerError)
             self.assertNotIn("Traceback", str(error))
+
+    @settings(deadline=None, max_examples=150)
+    @given(st.binary(max_size=300), st.booleans(), st.booleans())
+    def test_noise_is_the_nodes_fault_and_leaves_no_traceback(self, noise: bytes, greeted: bool, framed: bool) -> None:
+        """(S33)"""
+        said = Outbound().seal(noise) if framed and noise else noise
+        desk = Desk(lambda: Says(b"SSH-2.0-x\r\n" * greeted + said))
+        connecting = desk.connect()
+        desk.clock.advance(31)
+        desk.memory.flush()
+        self.failureResultOf(connecting, PeerError, Unavailable)
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.swept(desk)
 
     def test_a_connection_that_ends_in_the_middle(self) -> None:
         self.refused(self.desk(lambda: Says(b"SSH-2.0-x\r\n", close=True)), Unavailable)

@@ -156,15 +156,18 @@ class DoorTests(SynchronousTestCase):
 
     def test_a_login_makes_room(self) -> None:
         pair = logged_in()
-        self.assertEqual(pair.factory.logging_in, 0)
+        self.assertEqual((pair.factory.logging_in, pair.factory.connections), (0, 1))
         pair.close()
-        self.assertEqual(pair.factory.logging_in, 0)
+        self.assertEqual((pair.factory.logging_in, pair.factory.connections), (0, 0))
 
     def test_a_peer_without_an_address_counts_only_in_all(self) -> None:
-        inside = Wires(self.factory.buildProtocol(UNIXAddress(b"/x")), Protocol())
-        self.assertEqual(self.factory.logging_in, 1)
-        inside.right.abortConnection()
-        inside.flush()
+        inside = [Wires(self.factory.buildProtocol(UNIXAddress(b"/x")), Protocol()) for _ in range(4)]
+        self.assertEqual(self.factory.logging_in, 3)
+        self.assertEqual(self.factory.turned_away, 1)
+        for wires in inside:
+            wires.right.abortConnection()
+            wires.flush()
+        self.assertEqual(self.factory.connections, 0)
 
     def test_closing_the_server_closes_every_connection(self) -> None:
         pair = logged_in()

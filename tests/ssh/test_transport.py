@@ -288,6 +288,17 @@ class PressureTests(SynchronousTestCase):
         pair.flush()
         pair.close()
 
+    def test_a_connection_that_is_backed_up_ends_once_it_is_read(self) -> None:
+        pair = logged_in()
+        service = pair.client.service
+        for _ in range(10):
+            pair.server.sendPacket(94, bytes(10_000))
+        pair.server.close("enough")
+        pair.flush()
+        self.assertFalse(pair.wires.right.connected)
+        self.assertEqual(len(received(service)), 10)
+        self.assertEqual(pair.clock.getDelayedCalls(), [])
+
     def test_nothing_is_sent_on_a_closing_connection(self) -> None:
         pair = logged_in()
         pair.server.close("enough")
@@ -555,6 +566,20 @@ class KeyedAttackTests(SynchronousTestCase):
     def test_a_packet_of_a_megabyte_before_the_login(self) -> None:
         """(S8)"""
         self.cut_by(phases.IGNORE, bytes(2**20))
+
+    def test_a_proposal_without_end(self) -> None:
+        many = tuple(b"%060d" % number for number in range(700))
+        proposal = Proposal.of(Policy(), client=True)
+        body = Proposal(**{**proposal.__dict__, "key_exchanges": (*proposal.key_exchanges, *many)}).encode(bytes(16))
+        self.cut_by(phases.KEXINIT, body, connected=True)
+
+    def test_a_large_packet_after_the_login_is_taken(self) -> None:
+        siege = Siege()
+        siege.log_in()
+        siege.attacker.say(94, bytes(1_000_000))
+        siege.flush()
+        self.assertEqual([len(payload) for payload in received(siege.services[0])], [1_000_000])
+        siege.end()
 
     def test_a_packet_over_the_limit_after_the_login(self) -> None:
         self.cut_by(94, bytes(2**20), connected=True)
