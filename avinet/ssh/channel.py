@@ -253,8 +253,10 @@ class Channel:
         if not self.connected or self.disconnecting:
             return
         self.disconnecting = self._finishing = True
+        self._receive.consumed(len(self._inbox))
         self._inbox.clear()
         self._end_when_empty()
+        self._grant()
 
     def abortConnection(self) -> None:
         """Drop the connection at once."""
@@ -274,7 +276,7 @@ class Channel:
         """All is sent that will be."""
         if self.disconnecting:
             self._obey(self._ends.drop())
-            self._lose(ConnectionLost(_CUT) if self._cut else ConnectionDone())
+            self._end_when_closed()
         elif self._ends.out is Half.OPEN:
             self._obey(self._ends.finish())
             half_closeable = IHalfCloseableProtocol(self._protocol, None)
@@ -289,15 +291,17 @@ class Channel:
             self._carrier.over(self)
 
     def _end_when_closed(self) -> None:
-        """Both directions have ended in order."""
+        """Both directions have ended, in order unless the peer has cut ours off."""
         if self._ends.out is Half.CLOSED:
-            self._lose(ConnectionDone())
+            self._lose(ConnectionLost(_CUT) if self._cut else ConnectionDone())
 
     def _lose(self, reason: Exception) -> None:
         """The application has no connection any more: forget what waits, and tell it."""
         if not self.connected:
             return
         self.connected = False
+        if self._arrived is Half.CLOSED:
+            self._obey(self._ends.close())
         self._inbox.clear()
         self._outbox.clear()
         self._errors = None
@@ -337,9 +341,8 @@ class Channel:
         finally:
             self._handing = False
         if self._takes():
-            if self._arrived is Half.OPEN:
-                self._grant()
-            else:
+            self._grant()
+            if self._arrived is not Half.OPEN:
                 self._hand_end()
 
     def _takes(self) -> bool:
@@ -347,9 +350,8 @@ class Channel:
         return self.connected and not self._paused
 
     def _grant(self) -> None:
-        if self.disconnecting:
-            return
-        granted = self._receive.grant()
+        """Give window back, unless the peer has no more use for it."""
+        granted = self._receive.grant() if self.connected and self._arrived is Half.OPEN else 0
         if granted:
             self._carrier.send(CHANNEL_WINDOW_ADJUST, self.far_id, granted.to_bytes(4, "big"))
 
@@ -363,8 +365,7 @@ class Channel:
             elif not self.disconnecting:
                 self._guard(half_closeable.readConnectionLost)
             self._end_when_closed()
-        if self._arrived is Half.CLOSED and self._ends.into is Half.ENDED:
-            self._obey(self._ends.close())
+        if self._arrived is Half.CLOSED:
             self._lose(ConnectionLost(_CUT))
 
     def _guard(self, call: Callable[..., object], *arguments: object) -> None:
@@ -389,7 +390,10 @@ class Channel:
         self._receive.received(len(data))
         if self._arrived is not Half.OPEN:
             return False
-        if self.connected and not self.disconnecting:
+        if self.disconnecting:
+            self._receive.consumed(len(data))
+            self._grant()
+        elif self.connected:
             self._inbox.append(data)
             self._hand_over()
         return True
@@ -398,7 +402,7 @@ class Channel:
         """Data of a kind that nobody reads here: it costs window, which is given back."""
         self._receive.received(len(data))
         self._receive.consumed(len(data))
-        if self.connected and not self._paused:
+        if self._takes():
             self._grant()
 
     def adjusted(self, count: int) -> None:
@@ -432,7 +436,6 @@ class Channel:
         elif in_order and self._ends.out is not Half.CLOSED and not self.disconnecting:
             self._hand_over()
         else:
-            self._obey(self._ends.close())
             self._lose(ConnectionLost("the peer dropped the channel"))
         return True
 

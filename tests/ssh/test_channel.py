@@ -22,6 +22,7 @@ from tests.ssh.joined import Joined, Talker, connect
 
 DOINGS = ("write", "finish", "lose", "abort", "pause", "move")
 STEPS = [(side, do) for side in ("left", "right") for do in DOINGS]
+LIKELY_STEPS = [*STEPS, *[("left", "write"), ("left", "move"), ("right", "move")] * 3]
 SMALL = ChannelLimits(window_bytes=8, packet_bytes=4, least_packet_bytes=1)
 
 
@@ -311,13 +312,20 @@ class OrderTests(SynchronousTestCase):
         for steps in product(STEPS, repeat=3):
             self.play(list(steps), plain=True)
 
-    @settings(deadline=None, max_examples=400)
-    @given(
-        st.lists(st.sampled_from([*STEPS, *[("left", "write"), ("left", "move"), ("right", "move")] * 3]), max_size=40)
-    )
-    def test_any_long_order(self, steps: list[tuple[str, str]]) -> None:
+    @settings(deadline=None, max_examples=600)
+    @given(st.lists(st.sampled_from(LIKELY_STEPS), max_size=40), st.booleans(), st.booleans())
+    def test_any_long_order(self, steps: list[tuple[str, str]], lose: bool, plain: bool) -> None:
         """(S26)"""
-        self.play(steps)
+        self.play(steps, lose=lose, plain=plain)
+
+    def test_two_ends_that_close_at_once_with_much_to_send(self) -> None:
+        writes = [("left", "write")] * 3 + [("right", "write")] * 3
+        self.play([*writes, ("left", "lose"), ("right", "lose")])
+
+    def test_an_end_that_is_paused_when_the_peer_closes_may_finish_or_abort(self) -> None:
+        arrived = [("right", "lose"), ("right", "move"), ("left", "pause"), ("right", "move")]
+        self.play([*arrived, ("left", "finish")])
+        self.play([*arrived, ("left", "abort")])
 
 
 class SlowReaderTests(SynchronousTestCase):
