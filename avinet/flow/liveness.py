@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 
-_QUIET = 0.4
 _DEAD = 0.95
 _LATE = 0.1
 
@@ -20,14 +19,18 @@ class Verdict(enum.Enum):
 class Liveness:
     """The silence of one peer, noticed within `dead_after_s` seconds.
 
+    The peer is asked when `quiet` of that time has passed. Where two ends watch each other, one is to be quicker: its
+    question is a sign of life too, and the other need not ask.
+
     `due` is to be called when the seconds that it returned last have passed. Whoever calls it much too late was
     stopped or overloaded itself, and does not blame the peer: it asks once more.
     """
 
-    __slots__ = ("_dead_after_s", "_due", "_heard", "_probed")
+    __slots__ = ("_dead_after_s", "_due", "_heard", "_probed", "_quiet_s")
 
-    def __init__(self, dead_after_s: float, now: float) -> None:
+    def __init__(self, dead_after_s: float, now: float, quiet: float = 0.4) -> None:
         self._dead_after_s = dead_after_s
+        self._quiet_s = quiet * dead_after_s
         self._heard = now
         self._due = now
         self._probed = False
@@ -39,11 +42,10 @@ class Liveness:
 
     def due(self, now: float) -> tuple[Verdict, float]:
         """What to do now, and the seconds after which to ask again; after DEAD there is no asking."""
-        limit_s = self._dead_after_s
-        if now - self._due > _LATE * limit_s:
-            self._heard = max(self._heard, now - _QUIET * limit_s)
+        if now - self._due > _LATE * self._dead_after_s:
+            self._heard = max(self._heard, now - self._quiet_s)
             self._probed = False
-        quiet_until, dead_from = self._heard + _QUIET * limit_s, self._heard + _DEAD * limit_s
+        quiet_until, dead_from = self._heard + self._quiet_s, self._heard + _DEAD * self._dead_after_s
         if now >= dead_from:
             return Verdict.DEAD, 0.0
         if now < quiet_until:

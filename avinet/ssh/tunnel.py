@@ -69,6 +69,8 @@ class Tunnel(Connection):
     """
 
     log = Logger()
+    quiet = 0.4
+    """The part of `dead_after_s` after which a silent peer is asked."""
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class Tunnel(Connection):
         self.lost = False
         self.why = ""
         self._services = services(self)
-        self._liveness = Liveness(dead_after_s, clock.seconds())
+        self._liveness = Liveness(dead_after_s, clock.seconds(), self.quiet)
         self._look: IDelayedCall | None = None
         self._waiting: list[Deferred[str]] = []
 
@@ -179,6 +181,8 @@ class Tunnel(Connection):
 
 class ServerTunnel(Tunnel):
     """A node's end. `on_offer` is told of each service that the peer offers out of those that it may."""
+
+    quiet = 0.5
 
     def __init__(
         self,
