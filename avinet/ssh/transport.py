@@ -165,6 +165,7 @@ class Transport(SSHTransportBase):
     def abortConnection(self) -> None:
         """Drop the connection at once."""
         self.closing = True
+        self._inbound.clear()
         self.transport.abortConnection()
 
     @override
@@ -208,7 +209,7 @@ class Transport(SSHTransportBase):
             return
         self._running = True
         try:
-            while not (self.closing or self._held) and self._take():
+            while not self._held and self._take():
                 pass
         finally:
             self._running = False

@@ -162,6 +162,7 @@ class RefusalTests(SynchronousTestCase):
             b"",
             good[:-1],
             good + b"\0",
+            good.replace(b"publickey\1", b"publickey\2"),
             string(b"\xff\xfe") + good[4 + len(USER) :],
             string(b"u" * 30_000) + good[4 + len(USER) :],
             string(USER.encode()) + string(b"ssh-connection") + string(b"publickey") + huge,

@@ -130,6 +130,7 @@ class StockClientTests(TestCase):
         """What the command gives back for `SENT` on its standard input."""
         out, err, code = await getProcessOutputAndValue(program, command, env=os.environ, stdinBytes=SENT)
         self.assertEqual(code, 0, err.decode())
+        await self.services[-1].done
         return out  # type: ignore[no-any-return]
 
     async def test_openssh_moves_data_through_new_keys_of_both_sides(self) -> None:

@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.application.internet import ClientService
+from twisted.conch.ssh.service import SSHService
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.internet.error import ConnectingCancelledError, ConnectionRefusedError
@@ -24,6 +25,7 @@ from zope.interface.verify import verifyObject
 from avinet.errors import PeerError, TimedOut, Unauthenticated, Unavailable
 from avinet.ssh import phases
 from avinet.ssh.gate import Limits
+from avinet.ssh.identity import Identity
 from avinet.ssh.login import Credentials, LoginEndpoint, WrongHostKey
 from avinet.ssh.negotiation import Proposal
 from avinet.ssh.packets import Outbound
@@ -93,7 +95,7 @@ class Desk:
             self.clock,
             settings.pop("endpoint", None) or self.memory,
             credentials,
-            self._connection,
+            settings.pop("connection", self._connection),
             where="node n1",
             **settings,
         )
@@ -262,6 +264,18 @@ class RefusalTests(Case):
 
     def test_a_connection_that_ends_in_the_middle(self) -> None:
         self.refused(self.desk(lambda: Says(b"SSH-2.0-x\r\n", close=True)), Unavailable)
+
+
+class OwnFaultTests(Case):
+    """A fault of ours at the very end of a login."""
+
+    def test_a_service_that_cannot_be_made_fails_the_login(self) -> None:
+        def broken(identity: Identity) -> SSHService:
+            raise ZeroDivisionError
+
+        desk = self.desk(connection=broken)
+        self.refused(desk, Unavailable)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class TimeTests(Case):

@@ -289,14 +289,46 @@ class PressureTests(SynchronousTestCase):
         pair.close()
 
     def test_a_connection_that_is_backed_up_ends_once_it_is_read(self) -> None:
-        pair = logged_in()
-        service = pair.client.service
+        siege = Siege()
+        siege.log_in()
+        siege.attacker.closing = True
         for _ in range(10):
-            pair.server.sendPacket(94, bytes(10_000))
-        pair.server.close("enough")
-        pair.flush()
-        self.assertFalse(pair.wires.right.connected)
-        self.assertEqual(len(received(service)), 10)
+            siege.server.sendPacket(94, bytes(10_000))
+        siege.server.close("enough")
+        siege.flush()
+        self.assertTrue(siege.cut)
+        self.assertFalse(siege.wires.left.aborted)
+        siege.end()
+
+    def test_a_closing_connection_keeps_nothing_of_what_comes(self) -> None:
+        for end in ("close", "abortConnection"):
+            pair = logged_in()
+            stream = pair.client._outbound.seal(b"\x5emore")
+            pair.server.close("enough") if end == "close" else pair.server.abortConnection()
+            for _ in range(10):
+                pair.server.dataReceived(stream)
+            self.assertEqual(len(pair.server._inbound), 0)
+            self.assertEqual(received(pair.server.service), [])
+            pair.flush()
+            pair.close()
+
+    def test_messages_stay_in_order_when_more_arrives_during_one(self) -> None:
+        class Nested(Recorder):
+            more = b""
+
+            @override
+            def packetReceived(self, messageNum: int, packet: bytes) -> None:
+                more, self.more = self.more, b""
+                self.transport.dataReceived(more)
+                super().packetReceived(messageNum, packet)
+
+        pair = logged_in(Nested)
+        service = pair.server.service
+        assert isinstance(service, Nested)
+        first, service.more = (pair.client._outbound.seal(b"\x5e" + text) for text in (b"first", b"second"))
+        pair.server.dataReceived(first)
+        self.assertEqual(received(service), [b"first", b"second"])
+        pair.close()
         self.assertEqual(pair.clock.getDelayedCalls(), [])
 
     def test_nothing_is_sent_on_a_closing_connection(self) -> None:
@@ -516,6 +548,7 @@ class KeyedAttackTests(SynchronousTestCase):
         elif begun:
             siege.attacker.begin()
             siege.flush()
+        siege.attacker.deaf = True
         siege.attacker.say(number, payload)
         siege.flush()
         self.assertTrue(siege.cut, number)
