@@ -8,7 +8,6 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.conch.ssh.keys import Key
-from twisted.conch.ssh.service import SSHService
 from twisted.conch.ssh.transport import (
     DISCONNECT_SERVICE_NOT_AVAILABLE,
     DISCONNECT_TOO_MANY_CONNECTIONS,
@@ -42,9 +41,10 @@ class HostKeys:
 
 
 class ServerTransport(Transport, SSHServerTransport):
-    """The server's end of one connection, counted by `gate` as one of `source` until it is logged in.
+    """The server's end of one connection.
 
-    `ended` is called once when it is gone, and `refused` at most once, if it never was logged in and is to blame.
+    `left_gate` is called once: with True when the peer has logged in, with False when it is gone without. `refused` is
+    called at most once, when it is gone without and is to blame for that; `ended` once, when it is gone.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class ServerTransport(Transport, SSHServerTransport):
         self.setService(AuthServer(self._admission, self._connection, self.policy.auth_requests, self._remember))
 
     @override
-    def logged_in(self, identity: Identity, connection: Callable[[Identity], SSHService]) -> None:
+    def logged_in(self, identity: Identity, connection: ConnectionFactory) -> None:
         self._left_gate(True)
         self.distrust_early()
         self.sendPacket(phases.USERAUTH_SUCCESS, b"")

@@ -133,9 +133,10 @@ class Transport(SSHTransportBase):
         self._deadline = None
 
     def _late(self) -> None:
-        what = "log in" if self.phases.stage is not Stage.CONNECTED else "finish a key exchange"
-        seconds = self.policy.login_s if self.phases.stage is not Stage.CONNECTED else self.policy.rekey_timeout_s
-        self.fail(TimedOut(f"it did not {what} within {seconds:g} s"))
+        if self.phases.stage is Stage.CONNECTED:
+            self.fail(TimedOut(f"it did not finish a key exchange within {self.policy.rekey_timeout_s:g} s"))
+        else:
+            self.fail(TimedOut(f"it did not log in within {self.policy.login_s:g} s"))
 
     def fail(self, error: AvinetError, code: int = DISCONNECT_PROTOCOL_ERROR) -> None:
         """End the connection because of `error`, with one line in the log."""
@@ -324,9 +325,9 @@ class Transport(SSHTransportBase):
         self.phases.sent(messageType)
         if messageType == phases.NEWKEYS:
             self._new_keys_sent()
-        elif self._full and messageType != phases.DISCONNECT:
-            self._count_backlog(len(packet))
-        else:
+        elif messageType != phases.DISCONNECT:
+            if self._full:
+                self._count_backlog(len(packet))
             self._rekey_when_due()
 
     def _count_backlog(self, count: int) -> None:
