@@ -1,7 +1,7 @@
 """Side of the service engine: one configuration at a time, checked, applied, remembered, and only then acknowledged.
 
-The file holds the last version that was applied. It is written when the data plane runs it, and before the node hears of
-it: whenever the process dies, what was acknowledged is what comes up again.
+The file holds the last version that was applied. It is written when the data plane runs it, and before the node hears
+of it: whenever the process dies, what was acknowledged is what comes up again.
 """
 
 from __future__ import annotations
@@ -160,9 +160,7 @@ class Applier:
         while not self._stopping:
             if self._next is not None:
                 (job, done), self._next = self._next, None
-                await self._tasks.spawn(self._take(job), f"configuration {_revision(job)}", _tell(done))
-                if not done.called:
-                    done.callback(None)
+                await self._tasks.spawn(self._take(job, done), f"configuration {_revision(job)}", _tell(done))
             elif not self._runs_last_good:
                 await self._tasks.spawn(self._restore(), "the last good configuration", self._not_restored)
             if not begun.called:
@@ -195,7 +193,7 @@ class Applier:
             self._last_good = verified(push)
         except AvinetError as error:
             self.log.error(
-                "the last good configuration in {file} is lost: {reason}", file=str(self._file), reason=error
+                "the last good configuration in {file} is lost: {reason}", file=str(self._file), reason=str(error)
             )
         else:
             self._runs_last_good = False
@@ -212,11 +210,16 @@ class Applier:
             raise
         self._started = True
 
-    async def _take(self, job: Verified) -> None:
+    async def _take(self, job: Verified, done: Deferred[None]) -> None:
+        """Apply a version that was pushed, unless it runs already, and say so."""
+        if job.version != self._last_good.version or not self._runs_last_good:
+            await self._apply(job)
+        if not done.called:
+            done.callback(None)
+
+    async def _apply(self, job: Verified) -> None:
         """Apply a version that was pushed, and remember it."""
         assert job.push is not None
-        if job.version == self._last_good.version and self._runs_last_good:
-            return
         try:
             if _revision(job) < _revision(self._last_good):
                 raise Invalid(f"configuration {_revision(job)} is older than {_revision(self._last_good)}, which runs")
@@ -227,7 +230,7 @@ class Applier:
             except Invalid:
                 self._runs_last_good = as_before
                 raise
-        except AvinetError as error:
+        except Invalid as error:
             self._refuse(job.push.version, error)
             raise
         encoded = encode(job.push)
@@ -259,7 +262,7 @@ class Applier:
 
     def _refuse(self, version: ConfigVersion, error: AvinetError) -> None:
         """Keep in mind that a version is wrong, when it is newer than what runs."""
-        if isinstance(error, Unavailable) or version.revision < _revision(self._last_good):
+        if version.revision < _revision(self._last_good):
             return
         self._state = ConfigState(
             applied=self._state.applied,
