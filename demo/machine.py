@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
-AVICTL = [sys.executable, "-m", "avinet.cli.main"]
+AVICTL = [sys.executable, "-m", "avinet.cli"]
+TWISTD = str(Path(sys.executable).parent / "twistd")
 
 
 class StepFailed(Exception):

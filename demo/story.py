@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from demo.machine import AVICTL, Machine, StepFailed, free_ports, until
+from demo.machine import AVICTL, TWISTD, Machine, StepFailed, free_ports, until
 
 ENGINES = ("se-1", "se-2")
 BACKENDS = ("blue", "green")

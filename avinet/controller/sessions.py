@@ -1,42 +1,23 @@
-"""The live tunnels of a node: who may log in, one session for each service engine, and what becomes of a second login."""
+"""The live tunnels of a node: who may log in, one session for each service engine, what becomes of a second login."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from avinet.enrolment.directory import Login
 from avinet.errors import AvinetError, Forbidden, NotFound, Unavailable
 from avinet.rest.client import Client
+from avinet.ssh.identity import Identity
+from avinet.ssh.tunnel import Tunnel
 from avinet.wire.session import Hello
 
 ENGINE_USER = "aviseuser"
 CONTROL, SSH = "control:80", "ssh:22"
-
-
-class Tunnel(Protocol):
-    """What a session needs of `avinet.ssh.tunnel.Tunnel`."""
-
-    def endpoint(self, service: str) -> IStreamClientEndpoint:
-        """Opens channels to a service that the peer has offered."""
-
-    async def probe(self, timeout_s: float) -> float:
-        """The round trip through the tunnel in seconds. Raises `TimedOut`."""
-
-    def close(self, why: str) -> None:
-        """End the tunnel; the peer is told why."""
-
-
-@dataclass(frozen=True)
-class Login:
-    """Who has authenticated: the service engine whose key it was, and the generation that the key belongs to."""
-
-    id: str
-    generation: int
-    fingerprint: str
 
 
 class KeyDirectory(Protocol):
@@ -55,7 +36,6 @@ class Session:
     peer: str
     since: float
     control: Client
-    offered: set[str] = field(default_factory=set)
     hello: Hello | None = None
     round_trip_s: float | None = None
 
@@ -136,6 +116,9 @@ class Sessions:
         self._alarm("clone", login.id, peer)
         raise Unavailable(f"{login.id} has a live tunnel from {old.peer}", retry_after_s=60)
 
+    def left(self, identity: Identity) -> None:
+        """A connection that was admitted has ended; `lost` has been told of its tunnel, if it came so far."""
+
     def opened(self, login: Login, tunnel: Tunnel, peer: str) -> Session:
         """A tunnel has been authenticated and stands."""
         self.cut(login.id, "another tunnel of the same service engine takes over")
@@ -147,12 +130,12 @@ class Sessions:
         )
         session = Session(login, tunnel, peer, self._clock.seconds(), control)
         self._live[login.id] = session
+        tunnel.when_lost().addCallback(lambda why: self.lost(session, why))
         self.log.info("{id} has opened its tunnel from {peer}", id=login.id, peer=peer)
         return session
 
     def offered(self, session: Session, service: str) -> None:
         """The service engine forwards one more of its services."""
-        session.offered.add(service)
         if service == CONTROL:
             self._ready(session)
 

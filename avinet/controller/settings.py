@@ -10,7 +10,7 @@ from avinet.settings import Settings
 
 Seconds = Annotated[float, Meta(gt=0, le=864000)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
-Addresses = Annotated[list[str], Meta(max_length=16)]
+Addresses = Annotated[tuple[str, ...], Meta(min_length=1, max_length=16)]
 
 
 class Ssh(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -19,7 +19,7 @@ class Ssh(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     `unauthenticated` bounds the connections that have not logged in, in all and from one source (/32 or /64).
     """
 
-    listen: Addresses = ["0.0.0.0"]  # noqa: S104 (service engines dial from anywhere)
+    listen: Addresses = ("0.0.0.0",)  # noqa: S104 (service engines dial from anywhere)
     port: Port = 22
     dead_after_s: Seconds = 15.0
     login_s: Seconds = 30.0
@@ -30,7 +30,7 @@ class Ssh(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Https(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The door for enrolment and trust."""
 
-    listen: Addresses = ["0.0.0.0"]  # noqa: S104 (service engines dial from anywhere)
+    listen: Addresses = ("0.0.0.0",)  # noqa: S104 (service engines dial from anywhere)
     port: Port = 8443
 
 
@@ -53,7 +53,7 @@ class ControllerSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fie
     node: str = "node-1"
     state: str = "/var/lib/avinet/controller"
     socket: str = "/run/avinet/controller.sock"
-    addresses: Annotated[list[str], Meta(min_length=1, max_length=16)] = ["127.0.0.1"]
+    addresses: Addresses = ("127.0.0.1",)
     ssh: Ssh = Ssh()
     https: Https = Https()
     enrolment: Enrolment = Enrolment()

@@ -41,6 +41,7 @@ class Directory:
         self._engines: dict[str, EngineRecord] = {}
         self._ids: dict[str, str] = {}
         self._watch: Watch | None = None
+        self.revision = 0
 
     async def start(self) -> None:
         """Read all records, and follow their changes from there."""
@@ -58,6 +59,7 @@ class Directory:
             self._take(id, None)
         for entry in entries:
             self._take(entry.key[len(ENGINES) :].decode("ascii"), entry)
+        self.revision = revision
         self._watch = self._store.watch(ENGINES, revision, self._seen)
         self._watch.failed.addErrback(lambda failure: self._tasks.spawn(self._again(), "reading the directory again"))
 
@@ -79,6 +81,7 @@ class Directory:
     def _seen(self, events: Sequence[Event]) -> None:
         for event in events:
             self._take(event.key[len(ENGINES) :].decode("ascii"), event.entry)
+            self.revision = max(self.revision, event.revision)
 
     def _take(self, id: str, entry: Entry | None) -> None:
         old = self._engines.pop(id, None)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
-
 import msgspec
 from twisted.logger import Logger
 
@@ -24,6 +22,7 @@ from avinet.errors import AvinetError, Forbidden, Gone, Invalid, Unauthenticated
 from avinet.rest.route import Request
 from avinet.store.interface import Entry, Put, Store, Transaction, Unchanged
 from avinet.trust import keys, signatures
+from avinet.trust.domain import Domain
 from avinet.trust.signatures import SignedRequest
 from avinet.wire.enrolment import REQUEST_LIMIT_BYTES, EnrolmentRequest, Receipt
 from avinet.wire.message import decode_signed, encode
@@ -31,14 +30,6 @@ from avinet.wire.trust import TrustDocument
 
 _RACES = 20
 _BOTH = frozenset({signatures.BY_IMAGE.label, signatures.BY_ENGINE.label})
-
-
-class Signer(Protocol):
-    """What the registrar needs of the node's domain of trust, as it is now."""
-
-    name: str
-    node: str
-    nonce_key: bytes
 
 
 class Registrar:
@@ -49,7 +40,7 @@ class Registrar:
     def __init__(
         self,
         store: Store,
-        domain: Callable[[], Signer],
+        domain: Callable[[], Domain],
         document: Callable[[], TrustDocument],
         now: Callable[[], float],
     ) -> None:

@@ -252,6 +252,7 @@ class _Metered:
         self._endpoint = endpoint
 
     def connect(self, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        factory.noisy = False  # type: ignore[attr-defined]  # twisted.web's factories say when they start and stop
         wrapping = WrappingFactory(factory)
         wrapping.protocol = _MeteredProtocol
         wrapping.noisy = False

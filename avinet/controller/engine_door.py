@@ -1,0 +1,77 @@
+"""What a service engine finds on a node, through its tunnel: `control` and `reports`; its identity is its session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from avinet.config.desired import Desired
+from avinet.config.distribute import Distributor
+from avinet.controller.sessions import Session
+from avinet.errors import NotFound
+from avinet.rest.route import Reply, Request, Route
+from avinet.telemetry.fleet import Fleet
+from avinet.wire.config import ConfigPush
+from avinet.wire.report import REPORT_LIMIT_BYTES, Report
+from avinet.wire.session import Hello, HelloReply
+from avinet.wire.trust import SignedTrust, TrustDocument
+
+
+def control_routes(
+    node: str,
+    desired: Desired,
+    distributor: Distributor,
+    *,
+    trust: Callable[[], tuple[SignedTrust, TrustDocument]],
+    now: Callable[[], float],
+) -> Sequence[Route]:
+    """The routes of `control`: hello, trust, configuration."""
+
+    async def hello(request: Request) -> Reply:
+        session: Session = request.identity
+        said = request.decoded(Hello)
+        session.hello = said
+        distributor.said(session.id, said.config, said.boot)
+        version = desired.version(session.id)
+        return Reply(
+            200,
+            HelloReply(
+                node=node,
+                server_time=now(),
+                trust_epoch=trust()[1].epoch,
+                desired=version.revision if version else 0,
+            ),
+        )
+
+    async def show_trust(request: Request) -> Reply:
+        return Reply(200, trust()[0])
+
+    async def configuration(request: Request) -> Reply:
+        push = desired.push(request.identity.id)
+        if push is None:
+            raise NotFound("nothing is desired of this service engine yet")
+        etag = f'"{push.version.revision}"'
+        if request.headers.get("if-none-match") == etag:
+            return Reply(304, headers={"etag": etag})
+        return Reply(200, push, {"etag": etag})
+
+    return [
+        Route("PUT", "/v1/session", hello, "The first request of a service engine", Hello, HelloReply),
+        Route("GET", "/v1/trust", show_trust, "The trust document", gives=SignedTrust),
+        Route("GET", "/v1/configuration", configuration, "What it should run", gives=ConfigPush),
+    ]
+
+
+def report_routes(fleet: Fleet, distributor: Distributor, now: Callable[[], float]) -> Sequence[Route]:
+    """The routes of `reports`."""
+
+    async def report(request: Request) -> Reply:
+        session: Session = request.identity
+        said = request.decoded(Report)
+        fleet.take(session.id, said, now())
+        if said.config is not None:
+            distributor.said(session.id, said.config, said.boot)
+        return Reply(204)
+
+    return [
+        Route("POST", "/v1/reports", report, "One report", Report, status=204, limit_bytes=REPORT_LIMIT_BYTES),
+    ]

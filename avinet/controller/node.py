@@ -1,0 +1,287 @@
+"""A node: the abilities put together, and what they do together for an operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from avinet import __version__
+from avinet.aio import Tasks
+from avinet.cloud.bundle import LocalBoot, domain_bundle
+from avinet.cloud.driver import CloudDriver, Order
+from avinet.cloud.local import LocalCloud
+from avinet.config.compile import Target
+from avinet.config.desired import Desired
+from avinet.config.distribute import Distributor
+from avinet.config.documents import Documents
+from avinet.config.states import States
+from avinet.controller.reverse import Reverse
+from avinet.controller.sessions import Session, Sessions
+from avinet.controller.settings import ControllerSettings
+from avinet.controller.standing import Standing
+from avinet.enrolment.directory import Directory
+from avinet.enrolment.engines import Engines
+from avinet.enrolment.records import EngineRecord, ImageRecord
+from avinet.enrolment.registrar import Registrar
+from avinet.errors import AvinetError, Conflict, Invalid
+from avinet.ids import parse_id
+from avinet.store.interface import Store
+from avinet.telemetry.fleet import Fleet
+from avinet.trust import keys
+from avinet.trust.domain import IMAGE_LIFE, Domain
+from avinet.wire.fleet import Claimed, Engine, EngineCounts, EngineCreate, Status
+
+CONTROL_SERVICES = ("control:80", "api:80", "reports:80")
+
+
+class Known:
+    """The service engines of the directory as targets of configuration; see `avinet.config.documents.Fleet`."""
+
+    def __init__(self, directory: Callable[[], Directory]) -> None:
+        self._directory = directory
+
+    def targets(self) -> Iterable[Target]:
+        """All of them."""
+        return [Target(each.id, each.labels) for each in self._directory() if each.state != "revoked"]
+
+    def target(self, id: str) -> Target | None:
+        """One of them."""
+        record = self._directory().get(id)
+        return Target(id, record.labels) if record is not None and record.state != "revoked" else None
+
+
+class Node:
+    """What the doors of a node act on. `now` is the time of day in seconds since 1970."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: ControllerSettings,
+        folder: Path,
+        store: Store,
+        domain: Domain,
+        *,
+        addresses: tuple[list[str], list[str]],
+        now: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._store = store
+        self.now = now
+        self.tasks = Tasks()
+        self.standing = Standing(store, domain, addresses, now)
+        self.engines = Engines(store, domain.node, now)
+        self.directory = Directory(store, reactor, self.tasks, self._engine_changed)
+        self.fleet = Fleet()
+        self.registrar = Registrar(store, lambda: self.standing.domain, lambda: self.standing.document, now)
+        known = Known(lambda: self.directory)
+        self.documents = Documents(reactor, store, known, now)
+        self.states = States(reactor, store)
+        self.desired = Desired(reactor, store, self.documents, known, self._desired_changed, random)
+        self.sessions = Sessions(
+            reactor, self.directory, alarm=self._alarm, ready=self._ready, gone=self._gone, probe_s=2.0
+        )
+        self.reverse = Reverse(self.sessions, domain.avictlruser_key, lambda: self.standing.fence, now)
+        self.distributor = Distributor(reactor, self.reverse, self.desired, self.states, random)
+        boot = LocalBoot(settings.cloud.engine)
+        self._clouds: dict[str, CloudDriver] = {
+            "local": LocalCloud(reactor, folder / settings.cloud.folder, boot),
+        }
+        self._started = now()
+        self._image_keys: set[str] = set()
+
+    async def start(self) -> None:
+        """Take this node's place in the domain, and read what the store remembers."""
+        await self.standing.take(self.engines)
+        await self.states.start()
+        await self.directory.start()
+        await self.desired.start()
+        self._image_keys = {each.public_key for each in await self.engines.images()}
+
+    async def stop(self) -> None:
+        """Write what is unsaved, and end all work."""
+        self.distributor.stop()
+        self.desired.stop()
+        self.directory.stop()
+        for session in self.sessions:
+            self.sessions.cut(session.id, "the controller stops")
+        await self.states.stop()
+        self.tasks.stop()
+
+    # What happens
+
+    def _engine_changed(self, id: str, record: EngineRecord | None) -> None:
+        session = self.sessions.find(id)
+        if session is not None and (
+            record is None or record.state != "enrolled" or record.fingerprint != session.login.fingerprint
+        ):
+            self.sessions.cut(id, "the key may not log in any more")
+        if record is None:
+            self.fleet.forget(id)
+            self.states.forget(id)
+        self.desired.reconsider(id)
+
+    def _desired_changed(self, id: str) -> None:
+        self.distributor.reconsider(id)
+
+    def _ready(self, session: Session) -> None:
+        self.distributor.opened(session.id)
+
+    def _gone(self, session: Session) -> None:
+        self.distributor.closed(session.id)
+
+    def _alarm(self, kind: str, id: str, source: str) -> None:
+        self.log.warn("alarm: {kind} of {id} from {source}", kind=kind, id=id, source=source)
+        self.tasks.spawn(self.engines.alarm(kind, id, source), "recording an alarm")
+
+    def is_image_key(self, public_key: str) -> bool:
+        """Whether this is the key of an image: as a login it is an attempt at something else."""
+        return public_key in self._image_keys
+
+    # What operators ask for
+
+    async def create(self, order: EngineCreate, actor: str) -> list[Claimed]:
+        """Expect service engines, and have the driver start them; claims are returned only without a driver."""
+        ids = [parse_id(each) for each in order.ids] or self._free_ids(order.prefix, order.count)
+        if order.ids and order.count not in (1, len(order.ids)):
+            raise Invalid("count and ids say different numbers")
+        cloud = self._clouds.get(order.driver)
+        claimed = await self.engines.expect(
+            ids, actor, labels=order.labels, driver=order.driver, claim_s=self._settings.enrolment.claim_s
+        )
+        if cloud is None:
+            return claimed
+        _, bundle = await self.build_image(order.image, actor)
+        for each in claimed:
+            await cloud.create(Order(each.id, each.generation, bundle, each.claim))
+        return [msgspec.structs.replace(each, claim="") for each in claimed]
+
+    def _free_ids(self, prefix: str, count: int) -> list[str]:
+        found: list[str] = []
+        number = 0
+        while len(found) < count:
+            number += 1
+            if self.directory.get(f"{prefix}-{number}") is None:
+                found.append(parse_id(f"{prefix}-{number}"))
+        return found
+
+    async def delete(self, record: EngineRecord, actor: str, drain_s: float) -> None:
+        """Drain a service engine that is connected, end its instance, and forget it."""
+        if self.sessions.find(record.id) is not None:
+            try:
+                await self.reverse.depart(record.id, drain_s)
+            except AvinetError as error:
+                self.log.warn("{id} was not drained: {why}", id=record.id, why=str(error))
+        cloud = self._clouds.get(record.driver)
+        if cloud is not None:
+            await cloud.delete(record.id)
+        await self.engines.forget(record.id, actor)
+        self.sessions.cut(record.id, "the service engine was deleted")
+
+    async def build_image(self, id: str | None, actor: str) -> tuple[str, bytes]:
+        """The id and the bundle of an image: the newest that is active, or the one named, made when it is new."""
+        images = {each.id: each for each in await self.engines.images()}
+        domain = self.standing.domain
+        if id is None:
+            active = [each for each in images.values() if each.state == "active" and each.not_after > self.now()]
+            if not active:
+                raise Conflict("no image is active", hint="name a new one: avictl image build --id NAME")
+            image = max(active, key=lambda each: each.not_after)
+        elif id in images:
+            image = images[id]
+        else:
+            image = await self._new_image(id, actor)
+        if image.state != "active":
+            raise Conflict(f"the image {image.id} is retired", hint="name a new one: avictl image build --id NAME")
+        key = domain.image_key(image.id)
+        bundle = await deferToThreadPool(
+            self._reactor,
+            self._reactor.getThreadPool(),
+            lambda: domain_bundle(
+                self.standing.document,
+                domain.issuing,
+                image=image.id,
+                image_key=key,
+                not_after=image.not_after,
+                built=self.now(),
+            ),
+        )
+        return image.id, bundle
+
+    async def _new_image(self, id: str, actor: str) -> ImageRecord:
+        domain = self.standing.domain
+        path = domain.folder / "images" / f"{parse_id(id, 'image id')}.key"
+        key = keys.load_or_make(path)
+        not_after = datetime.fromtimestamp(self.now(), UTC) + IMAGE_LIFE
+        record = ImageRecord(id=id, public_key=keys.public_line(key), not_after=not_after.timestamp())
+        await self.engines.add_image(record, actor)
+        self._image_keys.add(record.public_key)
+        return record
+
+    # What operators see
+
+    def engine(self, record: EngineRecord, *, whole: bool = False) -> Engine:
+        """A service engine as operators see it; `whole` with the health of its servers and its traffic."""
+        session, latest = self.sessions.find(record.id), self.fleet.get(record.id)
+        hello = session.hello if session else None
+        return Engine(
+            id=record.id,
+            state=record.state,
+            generation=record.generation,
+            labels=record.labels,
+            fingerprint=record.fingerprint or None,
+            image=record.image,
+            driver=record.driver,
+            created=record.created,
+            enrolled=record.enrolled or None,
+            connected_since=session.since if session else None,
+            address=session.peer if session else "",
+            version=hello.version if hello else "",
+            dataplane=hello.dataplane if hello else "",
+            hostname=hello.hostname if hello else record.hostname,
+            reported=latest.reported or None,
+            desired=self.desired.version(record.id),
+            config=self.states.get(record.id),
+            servers_up=latest.count("up"),
+            servers_down=latest.count("down"),
+            health=list(latest.health) if whole else [],
+            traffic=latest.traffic(self.now()) if whole else [],
+            lost_records=latest.lost_records,
+        )
+
+    def status(self) -> Status:
+        """The node and its fleet in one view."""
+        records: Sequence[EngineRecord] = list(self.directory)
+        versions = [(self.desired.version(each.id), self.states.get(each.id)) for each in records]
+        up, down = self.fleet.servers()
+        standing = self.standing
+        return Status(
+            node=standing.node.id,
+            domain=standing.domain.id,
+            version=__version__,
+            started=self._started,
+            ssh=standing.node.ssh,
+            https=standing.node.https,
+            trust_epoch=standing.document.epoch,
+            node_certificate_expires=standing.domain.server.certificate.not_valid_after_utc.timestamp(),
+            revision=self.directory.revision,
+            engines=EngineCounts(
+                expected=sum(each.state == "expected" for each in records),
+                enrolled=sum(each.state == "enrolled" for each in records),
+                revoked=sum(each.state == "revoked" for each in records),
+                connected=len(self.sessions),
+                in_sync=sum(desired is not None and state.applied == desired for desired, state in versions),
+                refused=sum(desired is not None and state.refused == desired for desired, state in versions),
+            ),
+            servers_up=up,
+            servers_down=down,
+        )

@@ -1,0 +1,76 @@
+"""What a node asks of a service engine through its tunnel: signed by the node's `avictlruser` key, under its fence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from avinet.controller.sessions import Session, Sessions
+from avinet.errors import PeerError, Unauthenticated
+from avinet.rest.client import Answer
+from avinet.trust import keys, signatures
+from avinet.trust.signatures import ENGINE_HEADER, FENCE_HEADER, SignedRequest
+from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
+from avinet.wire.config import ConfigPush, ConfigState
+from avinet.wire.fleet import EngineDelete
+from avinet.wire.trust import SignedTrust
+
+PUSH_S = 60.0
+
+
+class Reverse:
+    """Asks service engines. `fence` is the store revision at which this node became their owner."""
+
+    def __init__(
+        self, sessions: Sessions, key: Ed25519PrivateKey, fence: Callable[[], int], now: Callable[[], float]
+    ) -> None:
+        self._sessions = sessions
+        self._key = key
+        self._keyid = keys.fingerprint(keys.public_line(key))
+        self._fence = fence
+        self._now = now
+
+    async def push(self, engine_id: str, push: ConfigPush) -> ConfigState:
+        """Send a configuration; see `avinet.config.distribute.Pusher`."""
+        answer = await self._ask(engine_id, "PUT", "/v1/configuration", push, timeout_s=PUSH_S)
+        return answer.decoded(ConfigState)
+
+    async def command(self, engine_id: str, request: CommandRequest, timeout_s: float) -> CommandResult:
+        """Run a command."""
+        answer = await self._ask(
+            engine_id, "POST", "/v1/commands", request, timeout_s=timeout_s, limit_bytes=4 * 1024 * 1024
+        )
+        return answer.decoded(CommandResult, 4 * 1024 * 1024)
+
+    async def trust(self, engine_id: str, signed: SignedTrust) -> None:
+        """Push a newer trust document."""
+        await self._ask(engine_id, "PUT", "/v1/trust", signed)
+
+    async def admit(self, engine_id: str, key: OperatorKey) -> None:
+        """Let an operator's key log in to the SSH service for a while."""
+        await self._ask(engine_id, "PUT", "/v1/operator-keys", key)
+
+    async def depart(self, engine_id: str, drain_s: float) -> None:
+        """Have the data plane drained and ended."""
+        await self._ask(engine_id, "POST", "/v1/departure", EngineDelete(drain_s=drain_s), timeout_s=drain_s + 15)
+
+    async def _ask(self, engine_id: str, method: str, path: str, body: Any, **options: Any) -> Answer:
+        session = self._sessions.get(engine_id)
+        try:
+            return await session.control.request(method, path, body, sign=self._signer(session), **options)
+        except Unauthenticated as error:
+            raise PeerError(
+                f"service engine {engine_id} does not take this node's signature",
+                hint="its trust document or its clock may be wrong; see its log",
+            ) from error
+
+    def _signer(self, session: Session) -> Callable[[str, str, dict[str, str], bytes], None]:
+        def sign(method: str, path: str, headers: dict[str, str], body: bytes) -> None:
+            headers[ENGINE_HEADER] = session.id
+            headers[FENCE_HEADER] = str(self._fence())
+            request = SignedRequest(method, headers["host"], path, headers)
+            signatures.sign(request, body, signatures.CONTROL, self._key, self._keyid, now=self._now())
+
+        return sign

@@ -1,0 +1,271 @@
+"""The controller's service: its ports, the doors behind them, and the node that they act on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from typing_extensions import override
+
+from avinet.aio import Tasks, pause
+from avinet.controller.engine_door import control_routes, report_routes
+from avinet.controller.node import Node
+from avinet.controller.operators import operator_routes, peer_name
+from avinet.controller.sessions import Session
+from avinet.controller.settings import ControllerSettings
+from avinet.enrolment.door import Allowance, enrolment_routes
+from avinet.errors import AvinetError, LocalError
+from avinet.files import FolderLock, private_folder
+from avinet.rest.door import Door, DoorLimits, Table
+from avinet.ssh.gate import Limits
+from avinet.ssh.identity import Identity, Refusal
+from avinet.ssh.policy import BACKLOG, Policy
+from avinet.ssh.server import Server
+from avinet.ssh.tunnel import ServerTunnel, Services, Tunnel
+from avinet.store.sqlite import SQLiteStore
+from avinet.trust.domain import load as load_domain
+from avinet.trust.tls import ServerTLS
+
+RENEWAL_CHECK_S = 3600.0
+ENGINE_DOOR = DoorLimits(connections=16)
+"""What one service engine may have open at a service of its node."""
+
+
+class _Behind(Factory):
+    """Stands behind a port that is bound and not open yet."""
+
+    noisy = False
+    factory: Any = None
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> Any:
+        return self.factory.buildProtocol(addr)
+
+
+_Door = tuple[Any, _Behind]
+
+
+class ControllerService(Service):
+    """A controller with the settings in `folder`.
+
+    `failed` is called with the error that makes it impossible to go on.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: ControllerSettings,
+        folder: Path,
+        *,
+        wall: Callable[[], float],
+        random: Callable[[], float],
+        failed: Callable[[AvinetError], None],
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._folder = folder
+        self._wall = wall
+        self._random = random
+        self._failed = failed
+        self._tasks = Tasks()
+        self._ports: list[IListeningPort] = []
+        self._node: Node | None = None
+        state = private_folder(folder / settings.state)
+        self._lock = FolderLock(state)
+        self._lock.acquire()
+        domain = load_domain(state / "trust")
+        if domain.node != settings.node:
+            raise LocalError(
+                f"the settings say node {settings.node}, and the domain of trust in {state} is of {domain.node}",
+                hint=f'set node = "{domain.node}"',
+            )
+        self._domain = domain.renewed(datetime.fromtimestamp(wall(), UTC))
+        self._tls = ServerTLS(self._domain.server, [self._domain.issuing.certificate])
+        self._store = SQLiteStore(reactor, state / "store.sqlite")
+
+    @override
+    def privilegedStartService(self) -> None:
+        """Take the ports, before the process gives its privileges up; nothing is accepted yet."""
+        super().privilegedStartService()
+        self._ssh = self._listen(self._settings.ssh.listen, self._settings.ssh.port, "ssh")
+        self._https = self._listen(self._settings.https.listen, self._settings.https.port, "https")
+
+    def _listen(self, interfaces: tuple[str, ...], port: int, door: str) -> list[_Door]:
+        """Bind `port` of each interface; with port 0 the first one decides."""
+        doors = []
+        for interface in interfaces:
+            factory = _Behind()
+            try:
+                listening = self._reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface)
+            except CannotListenError as error:
+                reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
+                raise SystemExit(
+                    f"avi-controller: the {door} door cannot listen on {interface}:{port}: {reason}; "
+                    f"free the port, or set another one under [{door}]"
+                ) from error
+            listening.stopReading()
+            port = listening.getHost().port
+            doors.append((listening, factory))
+            self._ports.append(listening)
+        return doors
+
+    @override
+    def startService(self) -> None:
+        super().startService()
+        if not self._ports:  # `twist` starts services without the privileged part
+            self.privilegedStartService()
+        self._tasks.spawn(self._run(), "the controller", self._gave_up)
+
+    def _gave_up(self, failure: Failure) -> None:
+        if isinstance(failure.value, AvinetError):
+            self._failed(failure.value)
+
+    async def _run(self) -> None:
+        settings = self._settings
+        node = self._node = Node(
+            self._reactor,
+            settings,
+            self._folder,
+            self._store,
+            self._domain,
+            addresses=(self._addresses(self._https), self._addresses(self._ssh)),
+            now=self._wall,
+            random=self._random,
+        )
+        await node.start()
+        self._open(self._https, TLSMemoryBIOFactory(self._tls, False, self._enrolment_door(node)))
+        self._open(self._ssh, self._tunnel_door(node))
+        self._open_socket(node)
+        self._tasks.spawn(self._keep_certificate(node), "renewing the node's certificate")
+        self.log.info("node {node} is ready", node=node.standing.node.id)
+
+    def _addresses(self, doors: list[_Door]) -> list[str]:
+        port = doors[0][0].getHost().port
+        return [f"[{each}]:{port}" if ":" in each else f"{each}:{port}" for each in self._settings.addresses]
+
+    def _open(self, doors: list[_Door], factory: Any) -> None:
+        """From now on what dials is accepted, what has dialled already included."""
+        for listening, behind in doors:
+            behind.factory = factory
+            listening.startReading()
+
+    def _enrolment_door(self, node: Node) -> Door:
+        def signer() -> Any:
+            domain = node.standing.domain
+            return domain.server.key, [domain.server.certificate, domain.issuing.certificate]
+
+        routes = enrolment_routes(
+            node.registrar,
+            trust=lambda: node.standing.signed,
+            nonce_key=self._domain.nonce_key,
+            signer=signer,
+            now=self._wall,
+            allowance=Allowance(self._reactor.seconds),
+        )
+        return Door(self._reactor, Table(routes), tasks=node.tasks)
+
+    def _tunnel_door(self, node: Node) -> Server:
+        settings = self._settings.ssh
+        control = Table(
+            control_routes(
+                node.standing.node.id,
+                node.desired,
+                node.distributor,
+                trust=lambda: (node.standing.signed, node.standing.document),
+                now=self._wall,
+            )
+        )
+        reports = Table(report_routes(node.fleet, node.distributor, self._wall))
+        sessions: dict[Tunnel, Session] = {}
+
+        def services(tunnel: Tunnel) -> Services:
+            def door(table: Table) -> Door:
+                return Door(
+                    self._reactor,
+                    table,
+                    tasks=node.tasks,
+                    identify=lambda _: sessions[tunnel],
+                    limits=ENGINE_DOOR,
+                )
+
+            return {"control:80": door(control), "reports:80": door(reports)}
+
+        def connection(identity: Identity) -> ServerTunnel:
+            tunnel = ServerTunnel(
+                self._reactor,
+                identity,
+                services,
+                dead_after_s=settings.dead_after_s,
+                on_offer=lambda tunnel, service: node.sessions.offered(sessions[tunnel], service),
+            )
+            sessions[tunnel] = node.sessions.opened(identity.admitted, tunnel, identity.address)
+            tunnel.when_lost().addCallback(lambda _: sessions.pop(tunnel, None))
+            return tunnel
+
+        def refused(refusal: Refusal) -> None:
+            if refusal.public_key and node.is_image_key(refusal.public_key):
+                self._tasks.spawn(
+                    node.engines.alarm("image-key-as-login", refusal.user, refusal.address), "recording an alarm"
+                )
+
+        return Server(
+            self._reactor,
+            self._domain.ssh_host_key,
+            node.sessions,
+            connection,
+            policy=Policy(login_s=settings.login_s),
+            limits=Limits(in_all=settings.unauthenticated, per_source=settings.unauthenticated_from_one),
+            random=self._random,
+            on_refused=refused,
+        )
+
+    def _open_socket(self, node: Node) -> None:
+        """The operators' UNIX socket: who may open it is a matter of its folder's and its own permissions."""
+        path = self._folder / self._settings.socket
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        door = Door(self._reactor, Table(operator_routes(node)), tasks=node.tasks, identify=peer_name)
+        before = os.umask(0o117)
+        try:
+            self._ports.append(self._reactor.listenUNIX(str(path), door, mode=0o660))
+        except CannotListenError as error:
+            raise LocalError(f"cannot listen on {path}: {error.socketError}") from error
+        finally:
+            os.umask(before)
+
+    async def _keep_certificate(self, node: Node) -> None:
+        """Renew the node's certificate at a third of its life; connections that are open stay as they are."""
+        while True:
+            await pause(self._reactor, RENEWAL_CHECK_S)
+            domain = node.standing.domain.renewed(datetime.fromtimestamp(self._wall(), UTC))
+            if domain is not node.standing.domain:
+                node.standing.domain = domain
+                self._tls.replace(domain.server, [domain.issuing.certificate])
+                self.log.info("the node's certificate was renewed")
+
+    @override
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return ensureDeferred(self._stop())
+
+    async def _stop(self) -> None:
+        for port in self._ports:
+            await maybeDeferred(port.stopListening)
+        if self._node is not None:
+            await self._node.stop()
+        self._tasks.stop()
+        await self._store.close()
+        self._lock.release()

@@ -1,0 +1,178 @@
+"""A service engine at work: what the requests of its nodes act on, and what its commands show."""
+
+from __future__ import annotations
+
+import platform
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from avinet import __version__
+from avinet.config.apply import Applier
+from avinet.dataplane.interface import Dataplane
+from avinet.enrolment.identity import Identity
+from avinet.errors import Invalid, Unauthenticated
+from avinet.se.clock import EngineClock
+from avinet.se.commands import Command, CommandTable, Outcome, as_json, no_arguments
+from avinet.se.jobs import Journal
+from avinet.se.operators import OperatorKeys
+from avinet.trust import keys
+from avinet.trust.document import verify_document
+from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
+from avinet.wire.config import ConfigPush, ConfigState
+from avinet.wire.message import decode
+from avinet.wire.session import Hello
+from avinet.wire.trust import SignedTrust, TrustDocument
+
+DOCUMENT_LIMIT_BYTES = 1024 * 1024
+
+
+class ServiceEngine:
+    """See `avinet.se.control.Engine`. `links` tells the nodes that it has a tunnel to."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        identity: Identity,
+        dataplane: Dataplane,
+        applier: Applier,
+        operators: OperatorKeys,
+        *,
+        state: Path,
+        boot: str,
+        clock: EngineClock,
+        links: Callable[[], Sequence[str]],
+        trust_changed: Callable[[], None],
+    ) -> None:
+        self._reactor = reactor
+        self._identity = identity
+        self._dataplane = dataplane
+        self._applier = applier
+        self._operators = operators
+        self._boot = boot
+        self._clock = clock
+        self._started = clock.now()
+        self._links = links
+        self._trust_changed = trust_changed
+        self._journal = Journal(state / "jobs", lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call))
+        self.commands = CommandTable(
+            [
+                Command("ping", "answer at once", no_arguments(self._ping)),
+                Command("status", "who this is, its tunnels, its configuration", no_arguments(self._status)),
+                Command("config", "the configuration that runs", no_arguments(self._config)),
+                Command(
+                    "dataplane", "the load balancer, and the health of the servers", no_arguments(self._show_dataplane)
+                ),
+            ]
+        )
+
+    # What nodes ask for
+
+    async def configure(self, push: ConfigPush) -> ConfigState:
+        """See `Engine`."""
+        return await self._applier.configure(push)
+
+    async def command(self, request: CommandRequest) -> CommandResult:
+        """See `Engine`."""
+
+        async def run() -> CommandResult:
+            self.log.info(
+                "job {job}: {command} for {operator}",
+                job=request.job,
+                command=request.command,
+                operator=request.operator or "an operator",
+            )
+            outcome = await self.commands.run(request.command, request.arguments)
+            return CommandResult(
+                job=request.job, exit_status=outcome.exit_status, output=outcome.output, error=outcome.error
+            )
+
+        return await self._journal.once(request.job, run)
+
+    async def run_line(self, line: str) -> Outcome:
+        """A command line as SSH's `exec` carries it."""
+        self.log.info("over SSH: {line}", line=line[:200])
+        return await self.commands.run_line(line)
+
+    async def trust(self, signed: SignedTrust) -> None:
+        """See `Engine`."""
+        text = signed.document.encode("utf-8")
+        at = self._identity.time(self._clock.now())
+        try:
+            verify_document(text, signed.signature, signed.issuer.encode("ascii"), self._identity.roots(), at)
+        except Unauthenticated as error:
+            raise Invalid(f"the trust document is not signed as it must be: {error.what}") from error
+        document = decode(text, TrustDocument, limit_bytes=DOCUMENT_LIMIT_BYTES, what="trust document")
+        if document.epoch <= self._identity.epoch:
+            return
+        self._identity.keep_document(text, document)
+        self.log.info("trust document of epoch {epoch} taken", epoch=document.epoch)
+        self._trust_changed()
+
+    def admit_operator(self, key: OperatorKey) -> str:
+        """See `Engine`."""
+        self._operators.admit_until(key)
+        self.log.info("key of {operator} admitted for a while", operator=key.operator or "an operator")
+        return keys.public_line(self._identity.host_key)
+
+    async def depart(self, drain_s: float) -> None:
+        """See `Engine`."""
+        self.log.info("departing: draining for {drain_s} s", drain_s=drain_s)
+        await self._dataplane.shut_down(drain_s)
+
+    def hello(self) -> Hello:
+        """The first request on a new tunnel."""
+        return Hello(
+            boot=self._boot,
+            started=self._started,
+            version=__version__,
+            dataplane=self._dataplane.name,
+            hostname=socket.gethostname()[:253],
+            config=self._applier.state,
+            trust_epoch=self._identity.epoch,
+        )
+
+    # What people see
+
+    def status(self) -> dict[str, object]:
+        """See `Engine`."""
+        receipt, state = self._identity.receipt, self._applier.state
+        applied = state.applied
+        return {
+            "id": receipt.id if receipt else None,
+            "generation": receipt.generation if receipt else None,
+            "domain": receipt.domain if receipt else None,
+            "fingerprint": self._identity.fingerprint,
+            "version": __version__,
+            "host": platform.node(),
+            "uptime_s": round(self._clock.now() - self._started, 1),
+            "tunnels": list(self._links()),
+            "trust_epoch": self._identity.epoch,
+            "dataplane": self._dataplane.name,
+            "configuration": applied.revision if applied else None,
+            "configuration_sha256": applied.sha256 if applied else None,
+            "refused": state.refused.revision if state.refused else None,
+            "reason": state.reason,
+        }
+
+    async def _ping(self) -> str:
+        receipt = self._identity.receipt
+        return f"pong from {receipt.id if receipt else 'nobody'}\n"
+
+    async def _status(self) -> str:
+        return as_json(self.status())
+
+    async def _config(self) -> str:
+        config = self._applier.config
+        return as_json(msgspec.to_builtins(config)) if config else "nothing was configured yet\n"
+
+    async def _show_dataplane(self) -> str:
+        shown = self._dataplane.describe()
+        return as_json({**shown, "health": msgspec.to_builtins(list(self._dataplane.health()))})

@@ -1,0 +1,224 @@
+"""The service engine's service: starts headless on what it has, enrols if it must, and keeps its tunnels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.application.internet import ClientService
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, maybeDeferred
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from typing_extensions import override
+
+from avinet.aio import Tasks
+from avinet.backoff import Backoff
+from avinet.config.apply import Applier
+from avinet.dataplane.choose import choose_dataplane
+from avinet.enrolment.client import Enrolment, read_trust, tls_client
+from avinet.enrolment.identity import Identity
+from avinet.errors import AvinetError, PeerError, Unauthenticated
+from avinet.files import FolderLock, private_folder
+from avinet.rest.door import Door, Table
+from avinet.se.authority import NodeAuthority
+from avinet.se.clock import EngineClock
+from avinet.se.control import control_routes
+from avinet.se.engine import ServiceEngine
+from avinet.se.link import CONTROL, SSH, Link, link_service, spawn_greeting
+from avinet.se.operators import OperatorKeys
+from avinet.se.settings import EngineSettings
+from avinet.se.shell import shell_server
+from avinet.ssh.login import WrongHostKey
+from avinet.ssh.policy import Policy
+from avinet.telemetry.reports import Reporter
+from avinet.wire.report import Report
+from avinet.wire.session import HelloReply
+
+TUNNELS = 2
+"""To how many nodes a service engine keeps a tunnel at most."""
+TRUST_RETRY_S = 60.0
+
+
+class EngineService(Service):
+    """`failed` is called with the error that makes it impossible to go on."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: EngineSettings,
+        folder: Path,
+        *,
+        wall: Callable[[], float],
+        random: Callable[[], float],
+        failed: Callable[[AvinetError], None],
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._random = random
+        self._failed = failed
+        self._wall = wall
+        self._tasks = Tasks()
+        self._links: list[Link] = []
+        self._services: dict[str, ClientService] = {}
+        self._trust_asked = -TRUST_RETRY_S
+        state = private_folder(folder / settings.state)
+        self._lock = FolderLock(state)
+        self._lock.acquire()
+        self._identity = Identity(state, folder / settings.image, folder / settings.user_data)
+        manifest = self._identity.manifest
+        self._clock = EngineClock(wall, manifest.built)
+        self._boot = os.urandom(8).hex()
+        self._dataplane = choose_dataplane(reactor, settings.dataplane.engine, state / "dataplane")
+        self._applier = Applier(
+            reactor,
+            self._dataplane,
+            state / "configuration.json",
+            lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call),
+            random,
+        )
+        operators = OperatorKeys(self._identity.nodes, self._clock.now)
+        self._reporter = Reporter(
+            reactor,
+            self._dataplane,
+            lambda: self._applier.state,
+            boot=self._boot,
+            interval_s=settings.report_interval_s,
+            wall=self._clock.now,
+            tasks=self._tasks,
+        )
+        self._engine = ServiceEngine(
+            reactor,
+            self._identity,
+            self._dataplane,
+            self._applier,
+            operators,
+            state=state,
+            boot=self._boot,
+            clock=self._clock,
+            links=lambda: [link.node.id for link in self._links],
+            trust_changed=self._dial,
+        )
+        self._shell = shell_server(
+            reactor, self._identity.host_key, operators, self._engine.run_line, folder / settings.logs
+        )
+        self._state = state
+
+    @override
+    def startService(self) -> None:
+        super().startService()
+        self._tasks.spawn(self._run(), "the service engine", self._gave_up)
+
+    def _gave_up(self, failure: Failure) -> None:
+        if isinstance(failure.value, AvinetError):
+            self._failed(failure.value)
+
+    async def _run(self) -> None:
+        await self._applier.start()
+        if self._identity.receipt is None:
+            await Enrolment(self._reactor, self._identity, now=self._wall, random=self._random).run()
+        else:
+            self._identity.wipe()
+        receipt = self._identity.receipt
+        assert receipt is not None
+        authority = NodeAuthority(receipt.id, self._identity.nodes, self._clock.now, self._state / "fence")
+        self._control = Door(self._reactor, Table(control_routes(self._engine, authority)), tasks=self._tasks)
+        self._dial()
+
+    def _dial(self) -> None:
+        """Keep a link to each of the nodes that the trust document names now, and to no other."""
+        nodes = {node.id: node for node in list(self._identity.nodes())[:TUNNELS]}
+        for id in set(self._services) - set(nodes):
+            self._leave(id)
+        tunnel = self._settings.tunnel
+        for id, node in nodes.items():
+            if id not in self._services:
+                service = self._services[id] = link_service(
+                    self._reactor,
+                    node,
+                    self._identity.key,
+                    lambda _: {CONTROL: self._control, SSH: self._shell},
+                    policy=Policy(login_s=tunnel.login_s),
+                    dead_after_s=tunnel.dead_after_s,
+                    backoff=Backoff(tunnel.retry_first_s, tunnel.retry_cap_s),
+                    random=self._random,
+                    up=lambda link: spawn_greeting(self._tasks, link, self._greet),
+                    gone=self._gone,
+                    refused=self._refused,
+                )
+                service.startService()
+
+    def _leave(self, id: str) -> None:
+        self._tasks.spawn(maybeDeferred(self._services.pop(id).stopService), f"leaving node {id}")
+
+    async def _greet(self, link: Link) -> None:
+        """The first request, then the services of this end, then reports."""
+        reply = (await link.control.request("PUT", "/v1/session", self._engine.hello())).decoded(HelloReply)
+        if self._clock.learn(reply.server_time):
+            self.log.warn("the clock of this machine is wrong: the time of node {node} is used", node=link.node.id)
+        self._links.append(link)
+        for service in (CONTROL, SSH):
+            await link.tunnel.offer(service)
+        self.log.info("tunnel to {node} is up", node=link.node.id)
+        self._report_through_first()
+        if reply.trust_epoch > self._identity.epoch:
+            await self._engine.trust(await read_trust(link.control))
+
+    def _gone(self, link: Link) -> None:
+        if link in self._links:
+            self._links.remove(link)
+            self.log.info("tunnel to {node} is lost", node=link.node.id)
+            self._report_through_first()
+
+    def _report_through_first(self) -> None:
+        """Reports go through one tunnel only."""
+        if not self._links:
+            self._reporter.attach(None)
+            return
+        link = self._links[0]
+
+        async def send(report: Report) -> None:
+            await link.reports.request("POST", "/v1/reports", report)
+
+        self._reporter.attach(send)
+
+    def _refused(self, error: AvinetError) -> None:
+        """A node that does not admit us, or is not the one we know: its keys may have changed. Ask over HTTPS."""
+        if isinstance(error, (WrongHostKey, Unauthenticated)) and not self._links:
+            now = self._reactor.seconds()
+            if now - self._trust_asked >= TRUST_RETRY_S:
+                self._trust_asked = now
+                self._tasks.spawn(self._ask_trust(), "reading the trust document again")
+
+    async def _ask_trust(self) -> None:
+        for node in self._identity.nodes():
+            for address in node.https:
+                at = self._identity.time(self._clock.now())
+                client = tls_client(self._reactor, node, address, self._identity.roots(), at)
+                try:
+                    await self._engine.trust(await read_trust(client))
+                    return
+                except PeerError as error:
+                    self.log.warn("no trust document from {node}: {why}", node=node.id, why=str(error))
+                finally:
+                    await client.close()
+
+    @override
+    def stopService(self) -> Deferred[None]:
+        super().stopService()
+        return ensureDeferred(self._stop())
+
+    async def _stop(self) -> None:
+        self._reporter.stop()
+        self._applier.stop()
+        for link in list(self._links):
+            link.tunnel.close("the service engine stops")
+        await DeferredList([maybeDeferred(each.stopService) for each in self._services.values()], consumeErrors=True)
+        await self._dataplane.detach()
+        self._tasks.stop()
+        self._lock.release()
