@@ -104,9 +104,9 @@ class Applier:
         return self._state
 
     @property
-    def config(self) -> Config:
-        """The configuration that runs; empty before the first."""
-        return self._last_good.config
+    def config(self) -> Config | None:
+        """The last good configuration; None before the first."""
+        return self._last_good.config if self._last_good.push else None
 
     def start(self) -> Deferred[None]:
         """Run the last good version, and from now on what is pushed; fires when the first has been tried."""
