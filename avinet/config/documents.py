@@ -94,9 +94,12 @@ class Documents:
                 time=self._now(),
                 document=document,
             )
+            # What was built here, and not read, was never validated; and what is written must be readable.
+            encoded = encode(version)
+            decode(encoded, DocumentVersion, limit_bytes=VALUE_LIMIT_BYTES, what=f"document {name}")
             after = before.with_version(version)
             reached = await self._reached(before, after, name)
-            if (revision := await self._write(before.revision, version)) is not None:
+            if (revision := await self._write(before.revision, version, encoded)) is not None:
                 after.revision = revision
                 self._catalogue = after
                 self.log.info(
@@ -109,10 +112,8 @@ class Documents:
                 return DocumentApplied(name=name, version=version.version, changed=True, service_engines=reached)
         raise Unavailable("the configuration is being changed by others all the time", hint="try again")
 
-    async def _write(self, seen: int, version: DocumentVersion) -> int | None:
+    async def _write(self, seen: int, version: DocumentVersion, encoded: bytes) -> int | None:
         """Write `version` unless any document has changed since revision `seen`; the new revision, or None."""
-        encoded = encode(version)
-        decode(encoded, DocumentVersion, limit_bytes=VALUE_LIMIT_BYTES, what=f"document {version.name}")
         outcome = await self._store.transact(
             Transaction(
                 (Unchanged(CHANGED, seen),),
