@@ -156,13 +156,9 @@ class Channel:
 
     def write(self, data: bytes) -> None:
         """Send `data`, in order; after the end of writing it is dropped, unless a producer is still at work."""
-        if self._ends.out is not Half.OPEN or (self._finishing and self._producer is None):
-            return
-        if self._arrived is Half.CLOSED:
-            self._cut = True
-            return
-        self._outbox.append(data)
-        self._offer()
+        if self._may_write():
+            self._outbox.append(data)
+            self._offer()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Send all of `data`, in order."""
@@ -170,10 +166,17 @@ class Channel:
 
     def write_error(self, data: bytes) -> None:
         """Send `data` as the standard error of a command, after all that was written."""
-        if self._errors is None:
-            self._errors = Chunks()
-        self._errors.append(data)
-        self._offer()
+        if self._may_write():
+            if self._errors is None:
+                self._errors = Chunks()
+            self._errors.append(data)
+            self._offer()
+
+    def _may_write(self) -> bool:
+        if self._arrived is Half.CLOSED:
+            self._cut = True
+            return False
+        return self._ends.out is Half.OPEN and not (self._finishing and self._producer is None)
 
     def request(self, name: bytes, body: bytes) -> None:
         """Send a request that wants no reply, ahead of data that waits for window."""

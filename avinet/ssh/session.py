@@ -93,7 +93,7 @@ class Session(Protocol):
         self._end(status)
 
     def _end(self, status: int) -> None:
-        """Say how the command ended, and close once all it said is on its way."""
+        """Say how it ended, as a program would, and close once all it said is on its way."""
         self.transport.request(b"exit-status", uint32(status))
         self.transport.loseConnection()
 
@@ -103,8 +103,10 @@ class Session(Protocol):
             self._subsystem.dataReceived(data)
 
     def readConnectionLost(self) -> None:
-        """The peer has closed its standard input: a command goes on, a subsystem has nothing left to do."""
-        if self._subsystem is not None or not self._begun:
+        """The peer has closed its standard input: a command goes on, a subsystem has done its work."""
+        if self._subsystem is not None:
+            self._end(0)
+        elif not self._begun:
             self.transport.loseConnection()
 
     def writeConnectionLost(self) -> None:

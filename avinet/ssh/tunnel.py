@@ -65,7 +65,8 @@ class ServiceEndpoint:
 class Tunnel(Connection):
     """What both ends share.
 
-    `services` is called once, with the tunnel. A peer that is silent for `dead_after_s` is lost.
+    `services` is called once, with the tunnel, and `on_up` when the tunnel can be used. A peer that is silent for
+    `dead_after_s` is lost.
     """
 
     log = Logger()
@@ -80,6 +81,7 @@ class Tunnel(Connection):
         *,
         limits: ChannelLimits | None = None,
         dead_after_s: float = DEAD_AFTER_S,
+        on_up: Callable[[Tunnel], None] | None = None,
     ) -> None:
         super().__init__(clock, limits)
         self.identity = identity
@@ -88,6 +90,7 @@ class Tunnel(Connection):
         self._services = services(self)
         self._liveness = Liveness(dead_after_s, clock.seconds(), self.quiet)
         self._look: IDelayedCall | None = None
+        self._on_up = on_up
         self._waiting: list[Deferred[str]] = []
 
     # what is to be had of the peer
@@ -137,6 +140,11 @@ class Tunnel(Connection):
     @override
     def serviceStarted(self) -> None:
         self._watch()
+        self.soon(self._tell_up)
+
+    def _tell_up(self) -> None:
+        if self._on_up is not None and not self.transport.closing:
+            self._on_up(self)
 
     @override
     def packetReceived(self, messageNum: int, packet: bytes) -> None:
@@ -192,10 +200,11 @@ class ServerTunnel(Tunnel):
         *,
         limits: ChannelLimits | None = None,
         dead_after_s: float = DEAD_AFTER_S,
+        on_up: Callable[[Tunnel], None] | None = None,
         may_offer: frozenset[str] = ENGINE_SERVICES,
         on_offer: Callable[[Tunnel, str], None] | None = None,
     ) -> None:
-        super().__init__(clock, identity, services, limits=limits, dead_after_s=dead_after_s)
+        super().__init__(clock, identity, services, limits=limits, dead_after_s=dead_after_s, on_up=on_up)
         self._offers = Offers(may_offer, self.limits.offers)
         self._on_offer = on_offer
 
@@ -251,8 +260,9 @@ class ClientTunnel(Tunnel):
         *,
         limits: ChannelLimits | None = None,
         dead_after_s: float = DEAD_AFTER_S,
+        on_up: Callable[[Tunnel], None] | None = None,
     ) -> None:
-        super().__init__(clock, identity, services, limits=limits, dead_after_s=dead_after_s)
+        super().__init__(clock, identity, services, limits=limits, dead_after_s=dead_after_s, on_up=on_up)
         self._offering: dict[Destination, str] = {}
 
     @override

@@ -209,6 +209,7 @@ class EndTests(SynchronousTestCase):
         self.near.transport.write(b"late")
         self.joined.settle()
         self.near.transport.write(b"later")
+        self.near.transport.write_error(b"last")
         self.near.transport.loseConnection()
         self.near.transport.abortConnection()
         self.near.transport.resumeProducing()

@@ -375,7 +375,7 @@ class OpenTests(SynchronousTestCase):
         self.assertEqual(near.events, [])
         self.assertEqual(len(joined.right.talkers[0].lost), 1)
 
-    def test_a_thousand_quick_opens_and_cancels_leave_nothing(self) -> None:
+    def test_ten_thousand_quick_opens_and_cancels_leave_nothing(self) -> None:
         """(S29)"""
         joined = Joined()
         for _ in range(100):

@@ -255,7 +255,7 @@ class SubsystemTests(SynchronousTestCase):
         made[0].transport.write(b"answer")
         self.assertEqual(engine.hear(), [(CHANNEL_DATA, uint32(7) + string(b"answer"))])
         self.assertEqual(made[0].received, b"request")
-        self.assertEqual(engine.say(CHANNEL_EOF, channel), ended(0)[1:])
+        self.assertEqual(engine.say(CHANNEL_EOF, channel), ended(0))
         self.assertEqual(len(made[0].lost), 1)
 
     def test_files_that_cannot_be_read_are_refused(self) -> None:
