@@ -1,4 +1,4 @@
-"""A web server to put behind the load balancer: answers every GET with its own name. python -m demo.backend NAME PORT"""
+"""A web server to put behind the load balancer: it answers with its own name. python -m demo.backend NAME PORT"""
 
 from __future__ import annotations
 

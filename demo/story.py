@@ -46,9 +46,9 @@ class Story:
         self.machine.start(
             "controller",
             sys.executable,
-            "-m",
-            "twisted",
-            "--log-format=text",
+            TWISTD,
+            "--nodaemon",
+            "--pidfile=",
             "avi-controller",
             "--config",
             self.settings,

@@ -239,6 +239,7 @@ class Node:
             generation=record.generation,
             labels=record.labels,
             fingerprint=record.fingerprint or None,
+            host_key=record.host_key,
             image=record.image,
             driver=record.driver,
             created=record.created,

@@ -66,6 +66,7 @@ class Engine(Message, frozen=True, kw_only=True):
     generation: Count
     labels: Labels = {}
     fingerprint: Fingerprint | None = None
+    host_key: str = ""
     image: str = ""
     driver: str = "none"
     created: UnixTime = 0.0

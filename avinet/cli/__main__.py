@@ -1,0 +1,5 @@
+"""`python -m avinet.cli`."""
+
+from avinet.cli.main import main
+
+main()

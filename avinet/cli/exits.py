@@ -1,0 +1,33 @@
+"""How `avictl` ends: its exit codes, for scripts."""
+
+from __future__ import annotations
+
+from avinet import errors
+
+OK, FAULT, USAGE, NOT_FOUND, REFUSED, FORBIDDEN, UNREACHABLE, REMOTE = range(8)
+
+TABLE = """\
+Exit codes:
+  0  done
+  1  a fault on this machine or of avictl
+  2  the command line is wrong
+  3  there is no such thing
+  4  refused: it contradicts what is there, or is not valid
+  5  not permitted
+  6  the node or the service engine cannot be reached, or gave no answer in time
+  7  the command ran on the service engine, and failed there
+"""
+
+_CODES: tuple[tuple[type[errors.AvinetError], int], ...] = (
+    (errors.NotFound, NOT_FOUND),
+    (errors.Forbidden, FORBIDDEN),
+    (errors.Unauthenticated, FORBIDDEN),
+    (errors.Unavailable, UNREACHABLE),
+    (errors.PeerError, UNREACHABLE),
+    (errors.LocalError, FAULT),
+)
+
+
+def code_of(error: errors.AvinetError) -> int:
+    """The exit code for `error`."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), REFUSED)

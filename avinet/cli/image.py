@@ -1,0 +1,57 @@
+"""`avictl image`: what service engines boot from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import quote
+
+import click
+
+from avinet.cli.main import Context, pass_context
+from avinet.cli.shown import emit, moment, table
+from avinet.files import write_atomic
+from avinet.units import format_bytes
+from avinet.wire.fleet import Image, ImageBuild, ImageList
+
+
+@click.group()
+def image() -> None:
+    """Images: build, list, retire."""
+
+
+@image.command()
+@click.option("--out", default="se-image.tar.gz", show_default=True, help="Where to write the bundle.")
+@click.option("--id", "id_", help="The image (default: the newest that is active); a new id makes a new image key.")
+@pass_context
+def build(context: Context, out: str, id_: str | None) -> None:
+    """Write a bundle to boot service engines from. It holds the image key: keep it private."""
+    bundle = context.node.request("POST", "/v1/images", ImageBuild(id=id_), timeout_s=120)
+    write_atomic(Path(out).absolute(), bundle)
+    if context.output == "table":
+        print(f"{out}: {format_bytes(len(bundle))}, readable by you alone")
+
+
+@image.command("list")
+@pass_context
+def list_(context: Context) -> None:
+    """All images."""
+    found = context.node.ask("GET", "/v1/images", ImageList)
+    if context.output != "table":
+        emit(found, context.output)
+        return
+    table(
+        ["IMAGE", "STATE", "NOT AFTER", "KEY"],
+        [(each.id, each.state, moment(each.not_after), each.fingerprint) for each in found.items],
+    )
+
+
+@image.command()
+@click.argument("id")
+@pass_context
+def retire(context: Context, id: str) -> None:
+    """Let an image key enrol nothing any more; service engines that have enrolled stay."""
+    found = context.node.ask("POST", f"/v1/images/{quote(id, safe='')}/retirement", Image)
+    if context.output == "table":
+        print(f"retired: {found.id}")
+    else:
+        emit(found, context.output)

@@ -1,0 +1,234 @@
+"""`avictl se`: service engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+import click
+
+from avinet.cli.main import Context, pass_context
+from avinet.cli.shown import ago, emit, fields, moment, table
+from avinet.errors import Invalid
+from avinet.wire.fleet import Engine, EngineCreate, EngineList, EnginesCreated, LabelChange
+
+
+def labels_of(pairs: Sequence[str]) -> dict[str, str]:
+    """Labels from `KEY=VALUE`. Raises `Invalid`."""
+    found = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals):
+            raise Invalid(f"{pair!r} is no label", hint="write it as site=paris")
+        found[key] = value
+    return found
+
+
+def place(id: str) -> str:
+    """The path of a service engine."""
+    return f"/v1/service-engines/{quote(id, safe='')}"
+
+
+@click.group()
+def se() -> None:
+    """Service engines: list, show, create, delete, revoke, label."""
+
+
+def _configuration(engine: Engine) -> str:
+    state, desired = engine.config, engine.desired
+    if desired is None:
+        return "-"
+    if state.applied == desired:
+        return f"in sync ({desired.revision})"
+    if state.refused == desired:
+        return f"REFUSED ({desired.revision})"
+    return f"behind ({state.applied.revision if state.applied else 'none'} < {desired.revision})"
+
+
+def show_engines(engines: Sequence[Engine]) -> None:
+    """A line for each."""
+    table(
+        ["SE", "STATE", "TUNNEL", "CONFIGURATION", "SERVERS", "REPORTED", "LABELS"],
+        [
+            (
+                each.id,
+                each.state,
+                f"{ago(each.connected_since)[:-4]}" if each.connected_since else "-",
+                _configuration(each),
+                f"{each.servers_up} up, {each.servers_down} down" if each.servers_up or each.servers_down else "-",
+                ago(each.reported),
+                " ".join(f"{key}={value}" for key, value in each.labels.items()),
+            )
+            for each in engines
+        ],
+    )
+
+
+@se.command("list")
+@click.option("--label", help="Only those with this label, as KEY=VALUE.")
+@pass_context
+def list_(context: Context, label: str | None) -> None:
+    """All service engines."""
+    items: list[Engine] = []
+    after, chosen = "", f"&label={quote(label)}" if label else ""
+    while True:
+        page = context.node.ask("GET", f"/v1/service-engines?limit=500&after={after}{chosen}", EngineList)
+        items += page.items
+        after = page.next
+        if not after:
+            break
+    if context.output == "table":
+        show_engines(items)
+    else:
+        emit(EngineList(items=items), context.output)
+
+
+@se.command()
+@click.argument("id")
+@pass_context
+def show(context: Context, id: str) -> None:
+    """One service engine: its tunnel, its configuration, its servers, its traffic."""
+    engine = context.node.ask("GET", place(id), Engine)
+    if context.output != "table":
+        emit(engine, context.output)
+        return
+    state = engine.config
+    fields(
+        [
+            ("id", engine.id),
+            ("state", f"{engine.state}, generation {engine.generation}"),
+            ("labels", " ".join(f"{key}={value}" for key, value in engine.labels.items())),
+            ("key", engine.fingerprint),
+            ("image", engine.image),
+            ("driver", engine.driver),
+            ("enrolled", moment(engine.enrolled) if engine.enrolled else "not yet"),
+            (
+                "tunnel",
+                f"up for {ago(engine.connected_since)[:-4]}, from {engine.address}"
+                if engine.connected_since
+                else "none",
+            ),
+            ("version", f"avinet {engine.version}, data plane {engine.dataplane}" if engine.version else ""),
+            ("host", engine.hostname),
+            ("configuration", _configuration(engine)),
+            ("refused", state.reason if state.refused else ""),
+            ("reported", ago(engine.reported)),
+            ("uncounted", f"{engine.lost_records} requests" if engine.lost_records else ""),
+        ]
+    )
+    if engine.health:
+        print()
+        table(
+            ["POOL", "SERVER", "STATE", "SINCE", "WHY"],
+            [(each.pool, each.server, each.state, ago(each.since), each.why) for each in engine.health],
+        )
+    if engine.traffic:
+        print("\nthe last minute:")
+        table(
+            ["VIRTUAL SERVICE", "OPEN", "REQUESTS", "2XX", "4XX", "5XX", "P50", "P99"],
+            [
+                (
+                    each.name,
+                    each.connections,
+                    each.requests,
+                    each.status.get("2xx", 0),
+                    each.status.get("4xx", 0),
+                    each.status.get("5xx", 0),
+                    f"{each.latency.percentile_s(0.5) * 1000:.1f} ms",
+                    f"{each.latency.percentile_s(0.99) * 1000:.1f} ms",
+                )
+                for each in engine.traffic
+            ],
+        )
+
+
+@se.command()
+@click.argument("ids", nargs=-1)
+@click.option("--count", default=1, show_default=True, help="How many, where no ids are given.")
+@click.option("--prefix", default="se", show_default=True, help="What their ids begin with.")
+@click.option("--label", "labels", multiple=True, help="A label, as KEY=VALUE; repeat it for more.")
+@click.option(
+    "--driver", type=click.Choice(["local", "none"]), default="local", show_default=True, help="Who starts them."
+)
+@click.option("--image", help="The image to boot from (default: the newest that is active).")
+@pass_context
+def create(
+    context: Context,
+    ids: tuple[str, ...],
+    count: int,
+    prefix: str,
+    labels: tuple[str, ...],
+    driver: str,
+    image: str | None,
+) -> None:
+    """Expect new service engines, and have the driver start them from the image.
+
+    With the driver `none` their one-time claims are printed, once: hand them to the instances that you start.
+    """
+    order = EngineCreate(
+        count=len(ids) or count,
+        ids=list(ids),
+        prefix=prefix,
+        labels=labels_of(labels),
+        driver="none" if driver == "none" else "local",
+        image=image,
+    )
+    made = context.node.ask("POST", "/v1/service-engines", EnginesCreated, order, timeout_s=60 + 5 * order.count)
+    if context.output != "table":
+        emit(made, context.output)
+    elif driver == "none":
+        table(
+            ["SE", "GENERATION", "CLAIM", "EXPIRES"],
+            [(each.id, each.generation, each.claim, moment(each.expires)) for each in made.items],
+        )
+    else:
+        print(f"created: {', '.join(each.id for each in made.items)}")
+
+
+@se.command()
+@click.argument("ids", nargs=-1, required=True)
+@click.option("--drain", default=5, show_default=True, help="Seconds for their connections to end.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_context
+def delete(context: Context, ids: tuple[str, ...], drain: int, yes: bool) -> None:
+    """Drain service engines, end their instances, and forget them."""
+    if not yes:
+        click.confirm(f"Delete {', '.join(ids)}?", abort=True)
+    for id in ids:
+        context.node.request("DELETE", f"{place(id)}?drain_s={drain}", timeout_s=drain + 60)
+        if context.output == "table":
+            print(f"deleted: {id}")
+
+
+@se.command()
+@click.argument("id")
+@pass_context
+def revoke(context: Context, id: str) -> None:
+    """Let the key of a service engine open nothing any more, and end its tunnel."""
+    engine = context.node.ask("POST", f"{place(id)}/revocation", Engine)
+    if context.output == "table":
+        print(f"revoked: {engine.id}, key {engine.fingerprint or 'none yet'}")
+    else:
+        emit(engine, context.output)
+
+
+@se.command()
+@click.argument("id")
+@click.argument("changes", nargs=-1, required=True)
+@pass_context
+def label(context: Context, id: str, changes: tuple[str, ...]) -> None:
+    """Set labels (KEY=VALUE) and take labels away (KEY-)."""
+    remove = [each[:-1] for each in changes if each.endswith("-") and "=" not in each]
+    wanted = labels_of([each for each in changes if not (each.endswith("-") and "=" not in each)])
+    engine = context.node.ask("PATCH", place(id), Engine, LabelChange(set=wanted, remove=remove))
+    if context.output == "table":
+        print(f"{engine.id}: {' '.join(f'{key}={value}' for key, value in engine.labels.items()) or 'no labels'}")
+    else:
+        emit(engine, context.output)
+
+
+@se.command("authorized-keys")
+@pass_context
+def authorized_keys(context: Context) -> None:
+    """The keys of aviseuser, in OpenSSH's format."""
+    print(context.node.request("GET", "/v1/authorized-keys").decode(), end="")
