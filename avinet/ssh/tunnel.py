@@ -245,7 +245,7 @@ class ServerTunnel(Tunnel):
         return None
 
     def _tell_offer(self, service: str) -> None:
-        if self._on_offer is not None and not self.lost and service in self.offered:
+        if self._on_offer is not None and not self.transport.closing and service in self.offered:
             self._on_offer(self, service)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -46,7 +47,7 @@ class Mirror(Protocol):
 
     def __init__(self) -> None:
         self.received: list[bytes] = []
-        self.reasons: list[Failure] = []
+        self.ended: Deferred[Exception] = Deferred()
 
     @override
     def dataReceived(self, data: bytes) -> None:
@@ -61,7 +62,7 @@ class Mirror(Protocol):
 
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.reasons.append(reason)
+        self.ended.callback(reason.value)
 
 
 @implementer(IHalfCloseableProtocol)
@@ -103,11 +104,23 @@ class Mirrors(Factory):
 
     def __init__(self) -> None:
         self.made: list[Mirror] = []
+        self._waiting: tuple[int, Deferred[list[Mirror]]] | None = None
 
     @override
     def buildProtocol(self, addr: Any) -> Mirror:
         self.made.append(Mirror())
+        if self._waiting is not None and len(self.made) == self._waiting[0]:
+            self._waiting[1].callback(self.made)
         return self.made[-1]
+
+    def when_made(self, count: int) -> Deferred[list[Mirror]]:
+        """All that were made, once there are `count`."""
+        waiting: Deferred[list[Mirror]] = Deferred()
+        if len(self.made) >= count:
+            waiting.callback(self.made)
+        else:
+            self._waiting = count, waiting
+        return waiting
 
 
 class Process(ProcessProtocol):
@@ -255,7 +268,10 @@ class StockTunnelTests(InteropCase):
         asker = Asker(b"hello")
         await tunnel.endpoint("control:80").connect(Factory.forProtocol(lambda: asker))
         self.assertEqual(sha256(await asker.answer).digest(), expected(b"hello"))
+        await tunnel.probe(10.0)
         self.assertEqual(tunnel.offered, {"control:80"})
+        self.process.signalProcess("KILL")
+        await process.ended
         self.assertEqual(process.said.count(b"remote port forwarding failed"), 4, process.said)
 
     async def test_reaches_no_real_host(self) -> None:
@@ -291,6 +307,48 @@ class StockTunnelTests(InteropCase):
         await tunnel.when_lost()
         await asker.lost
         self.assertEqual(tunnel.channels, 0)
+
+
+ASYNCSSH = """
+import asyncio, asyncssh, hashlib, random, sys
+async def main():
+    hosts = asyncssh.import_known_hosts(f"[127.0.0.1]:{sys.argv[1]} {sys.argv[3]}\\n")
+    async with asyncssh.connect("127.0.0.1", int(sys.argv[1]), username="aviseuser", client_keys=[sys.argv[2]],
+                                known_hosts=hosts, config=None) as connection:
+        await connection.forward_remote_port("api", 80, "127.0.0.1", int(sys.argv[4]))
+        async def ask(data):
+            reader, writer = await connection.open_connection("api", 80, encoding=None)
+            writer.write(data)
+            writer.write_eof()
+            return hashlib.sha256(await reader.read()).hexdigest()
+        data = sys.stdin.buffer.read()
+        print(*await asyncio.gather(*[ask(each) for each in (data, data[:1000], b"")]), flush=True)
+        await connection.wait_closed()
+asyncio.run(main())
+"""
+
+
+class AsyncsshTests(InteropCase):
+    """Another implementation holds the tunnel."""
+
+    async def test_every_byte_arrives_in_both_directions(self) -> None:
+        """(S26)"""
+        require("asyncssh")
+        mirrors = Mirrors()
+        target = reactor.listenTCP(0, mirrors, interface="127.0.0.1")  # type: ignore[attr-defined]
+        self.addCleanup(target.stopListening)
+        key = write_key(self.folder / "key", USER_KEY)
+        arguments = (str(self.node()), key, line_of(HOST_KEY), str(target.getHost().port))
+        output = getProcessOutputAndValue(sys.executable, ["-c", ASYNCSSH, *arguments], os.environ, stdinBytes=DATA)
+        tunnel = await self.tunnel_up
+        served: Any = self.services["control:80"]
+        await DeferredList([mirror.ended for mirror in await served.when_made(3)])
+        asker = Asker(DATA)
+        await tunnel.endpoint("control:80").connect(Factory.forProtocol(lambda: asker))
+        self.assertEqual(sha256(await asker.answer).digest(), expected(DATA))
+        tunnel.close("that was all")
+        out, err, _ = await output
+        self.assertEqual(out.split(), [expected(each).hex().encode() for each in (DATA, DATA[:1000], b"")], err)
 
 
 class StockSessionTests(InteropCase):
