@@ -289,7 +289,7 @@ class StockTunnelTests(InteropCase):
 
     async def test_answers_probes_and_is_given_up_when_it_is_stopped(self) -> None:
         """(S34)"""
-        self.dead_after_s = 1.0
+        self.dead_after_s = 2.0
         self.hold(self.node(), "-o", "ServerAliveInterval=1")
         tunnel = await self.tunnel_up
         self.assertLess(await tunnel.probe(10.0), 10.0)
