@@ -32,15 +32,22 @@ from avinet.errors import AvinetError, PeerError
 from avinet.flow.chunks import Chunks
 from avinet.flow.halfclose import Half, HalfClose, Send
 from avinet.flow.window import ReceiveWindow, SendWindow
+from avinet.ssh.messages import (
+    CHANNEL_CLOSE,
+    CHANNEL_DATA,
+    CHANNEL_EOF,
+    CHANNEL_EXTENDED_DATA,
+    CHANNEL_REQUEST,
+    CHANNEL_WINDOW_ADJUST,
+    STDERR,
+)
+from avinet.ssh.strings import string, uint32
 
 HIGH_BYTES = 64 * 1024
 """What may wait to be sent before a producer is paused."""
 LOW_BYTES = 16 * 1024
 """What is left when it is resumed."""
 
-CHANNEL_WINDOW_ADJUST, CHANNEL_DATA, CHANNEL_EXTENDED_DATA = 93, 94, 95
-CHANNEL_EOF, CHANNEL_CLOSE, CHANNEL_REQUEST = 96, 97, 98
-STDERR = 1
 _CUT = "the peer closed the channel before all was sent"
 _MESSAGES = {Send.EOF: CHANNEL_EOF, Send.CLOSE: CHANNEL_CLOSE}
 
@@ -181,7 +188,7 @@ class Channel:
     def request(self, name: bytes, body: bytes) -> None:
         """Send a request that wants no reply, ahead of data that waits for window."""
         if self._ends.out is not Half.CLOSED:
-            self._carrier.send(CHANNEL_REQUEST, self.far_id, _string(name), b"\0", body)
+            self._carrier.send(CHANNEL_REQUEST, self.far_id, string(name), b"\0", body)
 
     def _offer(self) -> None:
         """Something waits to be sent: send it, or have the producer wait."""
@@ -195,12 +202,12 @@ class Channel:
         """Send one packet of what waits; whether there is more that the window has room for."""
         source, number, head = self._outbox, CHANNEL_DATA, b""
         if not source and self._errors:
-            source, number, head = self._errors, CHANNEL_EXTENDED_DATA, _UINT32_STDERR
+            source, number, head = self._errors, CHANNEL_EXTENDED_DATA, uint32(STDERR)
         size = min(len(source), self._send.room)
         if not size:
             return False
         self._send.sent(size)
-        self._carrier.send(number, self.far_id, head, size.to_bytes(4, "big"), *source.take(size))
+        self._carrier.send(number, self.far_id, head, uint32(size), *source.take(size))
         self._drained()
         return bool(self._send.left and (self._outbox or self._errors))
 
@@ -356,7 +363,7 @@ class Channel:
         """Give window back, unless the peer has no more use for it."""
         granted = self._receive.grant() if self.connected and self._arrived is Half.OPEN else 0
         if granted:
-            self._carrier.send(CHANNEL_WINDOW_ADJUST, self.far_id, granted.to_bytes(4, "big"))
+            self._carrier.send(CHANNEL_WINDOW_ADJUST, self.far_id, uint32(granted))
 
     def _hand_end(self) -> None:
         """The protocol has taken everything: it learns that there is no more."""
@@ -462,10 +469,3 @@ class Channel:
     def getHost(self) -> ChannelAddress:
         """The service, at this end."""
         return self._host
-
-
-_UINT32_STDERR = STDERR.to_bytes(4, "big")
-
-
-def _string(data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + data

@@ -9,7 +9,6 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import count
 from typing import Any, ClassVar
 
@@ -24,124 +23,42 @@ from typing_extensions import override
 from avinet.aio import as_deferred, within
 from avinet.errors import AvinetError, PeerError, TooMany, Unavailable
 from avinet.flow.window import ReceiveWindow, SendWindow
-from avinet.ssh.channel import (
+from avinet.ssh.channel import Channel, ChannelAddress
+from avinet.ssh.messages import (
     CHANNEL_CLOSE,
     CHANNEL_DATA,
     CHANNEL_EOF,
     CHANNEL_EXTENDED_DATA,
+    CHANNEL_FAILURE,
+    CHANNEL_OPEN,
+    CHANNEL_OPEN_CONFIRMATION,
+    CHANNEL_OPEN_FAILURE,
     CHANNEL_REQUEST,
+    CHANNEL_SUCCESS,
     CHANNEL_WINDOW_ADJUST,
-    Channel,
-    ChannelAddress,
-    RequestTaker,
-    refuse_request,
+    CONNECT_FAILED,
+    GLOBAL_REQUEST,
+    REQUEST_FAILURE,
+    REQUEST_SUCCESS,
+    SHORTAGE,
+    UNKNOWN_KIND,
+)
+from avinet.ssh.opening import (
+    Accepted,
+    Accepting,
+    ChannelLimits,
+    Closing,
+    Opening,
+    OpenRefused,
+    RequestRefused,
+    Terms,
 )
 from avinet.ssh.strings import Reader, string, uint32
 from avinet.ssh.transport import Transport, printable
 
-GLOBAL_REQUEST, REQUEST_SUCCESS, REQUEST_FAILURE = 80, 81, 82
-CHANNEL_OPEN, CHANNEL_OPEN_CONFIRMATION, CHANNEL_OPEN_FAILURE = 90, 91, 92
-CHANNEL_SUCCESS, CHANNEL_FAILURE = 99, 100
-
-PROHIBITED, CONNECT_FAILED, UNKNOWN_KIND, SHORTAGE = 1, 2, 3, 4
-"""Why a channel is not opened (RFC 4254 §5.1)."""
-
 _DATA = struct.Struct(">II")
 _NAME_BYTES = 64
 _CHANNELS = 1 << 32
-
-
-@dataclass(frozen=True)
-class ChannelLimits:
-    """How much of a connection one peer may use; sizes in bytes, times in seconds.
-
-    `channels` counts both directions, and those that are being opened or closed. A peer's channel with a smaller packet
-    than `least_packet_bytes`, no window, or more of either than `most_bytes` is refused.
-    """
-
-    channels: int = 256
-    offers: int = 16
-    requests: int = 32
-    """Global requests of ours that wait for their answer."""
-    open_s: float = 10.0
-    window_bytes: int = 256 * 1024
-    packet_bytes: int = 32 * 1024
-    least_packet_bytes: int = 256
-    most_bytes: int = (1 << 31) - 1
-
-
-class OpenRefused(AvinetError):
-    """The other side does not open this channel; `code` says why by RFC 4254 §5.1."""
-
-    def __init__(self, what: str, code: int = PROHIBITED) -> None:
-        super().__init__(what)
-        self.code = code
-
-
-class RequestRefused(AvinetError):
-    """The other side does not do what it was asked for."""
-
-
-@dataclass(frozen=True)
-class Accepted:
-    """A channel of the peer's that makes sense: who talks to it, and who answers its requests."""
-
-    protocol: IProtocol
-    address: ChannelAddress
-    take_request: RequestTaker = refuse_request
-
-
-@dataclass(frozen=True, slots=True)
-class Terms:
-    """One end's half of opening a channel: its number for it, and what it lets the other send."""
-
-    id: int
-    window_bytes: int
-    packet_bytes: int
-
-    @classmethod
-    def read(cls, reader: Reader) -> Terms:
-        """The terms that come next in a message."""
-        return cls(reader.uint32(), reader.uint32(), reader.uint32())
-
-    def encode(self) -> bytes:
-        """As they are sent."""
-        return uint32(self.id) + uint32(self.window_bytes) + uint32(self.packet_bytes)
-
-
-class _Opening:
-    """A channel that we asked for; `answered` is None when nobody waits for it any more."""
-
-    __slots__ = ("answered",)
-
-    def __init__(self) -> None:
-        self.answered: Deferred[Terms] | None = Deferred(self._forget)
-
-    def _forget(self, _: Deferred[Terms]) -> None:
-        self.answered = None
-
-    def answer(self, result: Terms | Failure) -> bool:
-        """Tell who waits; False when nobody does."""
-        waiting, self.answered = self.answered, None
-        if waiting is None:
-            return False
-        waiting.callback(result)
-        return True
-
-
-class _Accepting:
-    """A channel that the peer asked for, and whose target is not there yet."""
-
-    __slots__ = ("work",)
-
-    def __init__(self) -> None:
-        self.work: Deferred[None] | None = None
-
-
-class _Closing:
-    """A channel that was never used: we have sent CLOSE, and wait for the peer's."""
-
-    __slots__ = ()
 
 
 class Connection(SSHService):
@@ -156,7 +73,7 @@ class Connection(SSHService):
         self.strays = 0
         self.refused = 0
         self._clock = clock
-        self._table: dict[int, _Opening | _Accepting | _Closing | Channel] = {}
+        self._table: dict[int, Opening | Accepting | Closing | Channel] = {}
         self._numbers = count()
         self._requests: deque[Deferred[bytes]] = deque()
         self._ready: deque[Channel] = deque()
@@ -197,19 +114,19 @@ class Connection(SSHService):
             raise TooMany(f"the tunnel has {len(self._table)} channels already")
         limits = self.limits
         id = self._number()
-        opening = _Opening()
+        opening = Opening()
         self._table[id] = opening
         assert opening.answered is not None
         ours = Terms(id, limits.window_bytes, limits.packet_bytes)
         self.transport.sendPacket(CHANNEL_OPEN, string(kind) + ours.encode() + body)
         theirs = await within(self._clock, limits.open_s, opening.answered, f"the peer, asked for {address.service},")
         try:
-            self._check(theirs)
+            self.limits.check(theirs)
             protocol = factory.buildProtocol(address)
             if protocol is None:
                 raise NoProtocol
         except BaseException:
-            self._table[id] = _Closing()
+            self._table[id] = Closing()
             self.send(CHANNEL_CLOSE, theirs.id)
             raise
         self._start(id, theirs, Accepted(protocol, address))
@@ -241,9 +158,9 @@ class Connection(SSHService):
             match entry:
                 case Channel():
                     entry.carrier_lost()
-                case _Opening():
+                case Opening():
                     entry.answer(Failure(Unavailable("the tunnel was lost before the channel was open")))
-                case _Accepting(work=Deferred() as work):
+                case Accepting(work=Deferred() as work):
                     work.cancel()
         while self._requests:
             self._requests.popleft().errback(Unavailable("the tunnel was lost before the answer"))
@@ -318,14 +235,6 @@ class Connection(SSHService):
                 return number % _CHANNELS
         raise AssertionError
 
-    def _check(self, terms: Terms) -> None:
-        """Raises `OpenRefused` for terms that no sane peer has."""
-        limits = self.limits
-        if not limits.least_packet_bytes <= terms.packet_bytes <= limits.most_bytes:
-            raise OpenRefused(f"channels have packets of {limits.least_packet_bytes} to {limits.most_bytes} bytes")
-        if not 0 < terms.window_bytes <= limits.most_bytes:
-            raise OpenRefused(f"channels have windows of 1 to {limits.most_bytes} bytes")
-
     def _start(self, id: int, theirs: Terms, accepted: Accepted) -> None:
         channel = Channel(
             self,
@@ -368,14 +277,14 @@ class Connection(SSHService):
         reader = Reader(packet, "CHANNEL_OPEN")
         kind, theirs, body = reader.string(_NAME_BYTES), Terms.read(reader), reader.rest()
         try:
-            self._check(theirs)
+            self.limits.check(theirs)
             if len(self._table) >= self.limits.channels:
                 raise OpenRefused("there are too many channels", SHORTAGE)
         except OpenRefused as refusal:
             self._refuse(theirs, refusal)
             return
         id = self._number()
-        accepting = _Accepting()
+        accepting = Accepting()
         self._table[id] = accepting
         work = as_deferred(self._accept(id, kind, theirs, body))
         if not work.called:
@@ -414,17 +323,17 @@ class Connection(SSHService):
         reader = Reader(packet, "CHANNEL_OPEN_CONFIRMATION")
         id, theirs = reader.uint32(), Terms.read(reader)
         opening = self._table.get(id)
-        if not isinstance(opening, _Opening):
+        if not isinstance(opening, Opening):
             self.strays += 1
         elif not opening.answer(theirs):
-            self._table[id] = _Closing()
+            self._table[id] = Closing()
             self.send(CHANNEL_CLOSE, theirs.id)
 
     def _open_failure(self, packet: bytes) -> None:
         reader = Reader(packet, "CHANNEL_OPEN_FAILURE")
         id, code, text = reader.uint32(), reader.uint32(), reader.string()
         opening = self._table.get(id)
-        if isinstance(opening, _Opening):
+        if isinstance(opening, Opening):
             del self._table[id]
             opening.answer(Failure(OpenRefused(f"the peer does not open the channel: {printable(text)}", code)))
         else:
@@ -478,7 +387,7 @@ class Connection(SSHService):
 
     def _close(self, packet: bytes) -> None:
         id = Reader(packet, "CHANNEL_CLOSE").uint32()
-        if isinstance(self._table.get(id), _Closing):
+        if isinstance(self._table.get(id), Closing):
             del self._table[id]
             return
         channel = self._channel(id)

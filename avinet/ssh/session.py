@@ -17,8 +17,10 @@ from zope.interface import implementer
 from avinet.aio import Tasks, pause, within
 from avinet.errors import AvinetError, LocalError, PeerError
 from avinet.ssh.channel import Channel, ChannelAddress
-from avinet.ssh.connection import UNKNOWN_KIND, Accepted, ChannelLimits, Connection, OpenRefused
+from avinet.ssh.connection import Connection
 from avinet.ssh.identity import Identity
+from avinet.ssh.messages import UNKNOWN_KIND
+from avinet.ssh.opening import Accepted, ChannelLimits, OpenRefused
 from avinet.ssh.strings import Reader, uint32
 
 SESSION = b"session"

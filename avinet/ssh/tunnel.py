@@ -25,8 +25,10 @@ from avinet.aio import as_deferred, within
 from avinet.errors import AvinetError, Conflict, NotFound, PeerError
 from avinet.flow.liveness import Liveness, Verdict
 from avinet.ssh.channel import ChannelAddress
-from avinet.ssh.connection import UNKNOWN_KIND, Accepted, ChannelLimits, Connection, OpenRefused, RequestRefused
+from avinet.ssh.connection import Connection
 from avinet.ssh.identity import Identity
+from avinet.ssh.messages import UNKNOWN_KIND
+from avinet.ssh.opening import Accepted, ChannelLimits, OpenRefused, RequestRefused
 from avinet.ssh.services import (
     CANCEL,
     DIRECT,

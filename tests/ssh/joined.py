@@ -14,7 +14,8 @@ from zope.interface import implementer
 
 from avinet.errors import AvinetError, PeerError
 from avinet.ssh.channel import ChannelAddress
-from avinet.ssh.connection import Accepted, ChannelLimits, Connection, OpenRefused
+from avinet.ssh.connection import Connection
+from avinet.ssh.opening import Accepted, ChannelLimits, OpenRefused
 
 KIND = b"test"
 ADDRESS = ChannelAddress("test:1", "a test")

@@ -17,7 +17,7 @@ from zope.interface.verify import verifyObject
 
 from avinet.errors import PeerError
 from avinet.ssh.channel import HIGH_BYTES
-from avinet.ssh.connection import ChannelLimits
+from avinet.ssh.opening import ChannelLimits
 from tests.ssh.joined import Joined, Talker, connect
 
 DOINGS = ("write", "finish", "lose", "abort", "pause", "move")

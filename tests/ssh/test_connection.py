@@ -15,32 +15,27 @@ from typing_extensions import override
 
 from avinet.aio import as_deferred
 from avinet.errors import PeerError, TimedOut, TooMany, Unavailable
-from avinet.ssh.channel import (
+from avinet.ssh.connection import Connection
+from avinet.ssh.messages import (
     CHANNEL_CLOSE,
     CHANNEL_DATA,
     CHANNEL_EOF,
     CHANNEL_EXTENDED_DATA,
-    CHANNEL_REQUEST,
-    CHANNEL_WINDOW_ADJUST,
-)
-from avinet.ssh.connection import (
     CHANNEL_FAILURE,
     CHANNEL_OPEN,
     CHANNEL_OPEN_CONFIRMATION,
     CHANNEL_OPEN_FAILURE,
+    CHANNEL_REQUEST,
     CHANNEL_SUCCESS,
+    CHANNEL_WINDOW_ADJUST,
     CONNECT_FAILED,
     GLOBAL_REQUEST,
     PROHIBITED,
     REQUEST_FAILURE,
     REQUEST_SUCCESS,
     SHORTAGE,
-    Accepted,
-    ChannelLimits,
-    Connection,
-    OpenRefused,
-    RequestRefused,
 )
+from avinet.ssh.opening import Accepted, ChannelLimits, OpenRefused, RequestRefused
 from avinet.ssh.strings import string, uint32
 from tests.ssh.joined import ADDRESS, KIND, Below, Joined, Open, Talker, connect, factory_of
 

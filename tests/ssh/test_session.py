@@ -12,24 +12,22 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import Invalid, LocalError, PeerError
-from avinet.ssh.channel import (
+from avinet.ssh.identity import Identity
+from avinet.ssh.messages import (
     CHANNEL_CLOSE,
     CHANNEL_DATA,
     CHANNEL_EOF,
     CHANNEL_EXTENDED_DATA,
-    CHANNEL_REQUEST,
-    CHANNEL_WINDOW_ADJUST,
-)
-from avinet.ssh.connection import (
     CHANNEL_FAILURE,
     CHANNEL_OPEN,
     CHANNEL_OPEN_CONFIRMATION,
     CHANNEL_OPEN_FAILURE,
+    CHANNEL_REQUEST,
     CHANNEL_SUCCESS,
+    CHANNEL_WINDOW_ADJUST,
     SHORTAGE,
     UNKNOWN_KIND,
 )
-from avinet.ssh.identity import Identity
 from avinet.ssh.session import SessionConnection
 from avinet.ssh.strings import string, uint32
 from tests.ssh.joined import Below, Talker

@@ -9,8 +9,8 @@ from twisted.internet.interfaces import IProtocolFactory
 from twisted.internet.protocol import Factory
 
 from avinet.aio import as_deferred
-from avinet.ssh.connection import ChannelLimits
 from avinet.ssh.identity import Identity
+from avinet.ssh.opening import ChannelLimits
 from avinet.ssh.tunnel import ClientTunnel, ServerTunnel, Tunnel
 from tests.ssh.joined import Talker, factory_of
 from tests.ssh.pair import Pair

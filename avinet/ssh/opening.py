@@ -1,0 +1,114 @@
+"""How a channel comes to be (RFC 4254 §5.1): on what terms, within which limits, and what stands for it meanwhile."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IProtocol
+from twisted.python.failure import Failure
+
+from avinet.errors import AvinetError
+from avinet.ssh.channel import ChannelAddress, RequestTaker, refuse_request
+from avinet.ssh.messages import PROHIBITED
+from avinet.ssh.strings import Reader, uint32
+
+
+class OpenRefused(AvinetError):
+    """The other side does not open this channel; `code` says why by RFC 4254 §5.1."""
+
+    def __init__(self, what: str, code: int = PROHIBITED) -> None:
+        super().__init__(what)
+        self.code = code
+
+
+class RequestRefused(AvinetError):
+    """The other side does not do what it was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """One end's half of opening a channel: its number for it, and what it lets the other send."""
+
+    id: int
+    window_bytes: int
+    packet_bytes: int
+
+    @classmethod
+    def read(cls, reader: Reader) -> Terms:
+        """The terms that come next in a message."""
+        return cls(reader.uint32(), reader.uint32(), reader.uint32())
+
+    def encode(self) -> bytes:
+        """As they are sent."""
+        return uint32(self.id) + uint32(self.window_bytes) + uint32(self.packet_bytes)
+
+
+@dataclass(frozen=True)
+class ChannelLimits:
+    """How much of a connection one peer may use; sizes in bytes, times in seconds.
+
+    `channels` counts both directions, and those that are being opened or closed. A peer's channel with a smaller packet
+    than `least_packet_bytes`, no window, or more of either than `most_bytes` is refused.
+    """
+
+    channels: int = 256
+    offers: int = 16
+    requests: int = 32
+    """Global requests of ours that wait for their answer."""
+    open_s: float = 10.0
+    window_bytes: int = 256 * 1024
+    packet_bytes: int = 32 * 1024
+    least_packet_bytes: int = 256
+    most_bytes: int = (1 << 31) - 1
+
+    def check(self, terms: Terms) -> None:
+        """Raises `OpenRefused` for terms that no sane peer has."""
+        if not self.least_packet_bytes <= terms.packet_bytes <= self.most_bytes:
+            raise OpenRefused(f"channels have packets of {self.least_packet_bytes} to {self.most_bytes} bytes")
+        if not 0 < terms.window_bytes <= self.most_bytes:
+            raise OpenRefused(f"channels have windows of 1 to {self.most_bytes} bytes")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A channel of the peer's that makes sense: who talks to it, and who answers its requests."""
+
+    protocol: IProtocol
+    address: ChannelAddress
+    take_request: RequestTaker = refuse_request
+
+
+class Opening:
+    """A channel that we asked for; `answered` is None when nobody waits for it any more."""
+
+    __slots__ = ("answered",)
+
+    def __init__(self) -> None:
+        self.answered: Deferred[Terms] | None = Deferred(self._forget)
+
+    def _forget(self, _: Deferred[Terms]) -> None:
+        self.answered = None
+
+    def answer(self, result: Terms | Failure) -> bool:
+        """Tell who waits; False when nobody does."""
+        waiting, self.answered = self.answered, None
+        if waiting is None:
+            return False
+        waiting.callback(result)
+        return True
+
+
+class Accepting:
+    """A channel that the peer asked for, and whose target is not there yet."""
+
+    __slots__ = ("work",)
+
+    def __init__(self) -> None:
+        self.work: Deferred[None] | None = None
+
+
+class Closing:
+    """A channel that was never used: we have sent CLOSE, and wait for the peer's."""
+
+    __slots__ = ()
