@@ -30,6 +30,7 @@ class Relay(Protocol):
     ) -> None:
         self.other: Relay | None = None
         self._lost = False
+        self._finished = False
         self._passed = passed
         self._ended = ended
 
@@ -58,7 +59,13 @@ class Relay(Protocol):
 
     def readConnectionLost(self) -> None:
         """The peer will send no more: tell the other side so, and go on carrying what comes from there."""
-        if self.other is not None:
+        self._finished = True
+        if self.other is None:
+            return
+        if self.other._finished:  # TCP does not end by itself when both halves are closed
+            self.transport.loseConnection()
+            self.other.transport.loseConnection()
+        else:
             self.other.transport.loseWriteConnection()
 
     def writeConnectionLost(self) -> None:

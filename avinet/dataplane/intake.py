@@ -1,0 +1,63 @@
+"""Records of HAProxy: lines of JSON through a UNIX socket, counted as they come; a bad line is counted too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Factory
+from twisted.protocols.basic import LineOnlyReceiver
+from typing_extensions import override
+
+LINE_BYTES = 128 * 1024
+
+
+class RequestRecord(msgspec.Struct, frozen=True):
+    """One request, or one connection of a TCP service: the service, its status (HTTP), time in ms, bytes in and out."""
+
+    s: str
+    t: int
+    i: int
+    o: int
+    c: int | None = None
+
+
+_decode = msgspec.json.Decoder(RequestRecord).decode
+
+
+class _Lines(LineOnlyReceiver):
+    delimiter = b"\n"
+    MAX_LENGTH = LINE_BYTES
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    @override
+    def lineReceived(self, line: bytes) -> None:
+        try:
+            record = _decode(line)
+        except msgspec.MsgspecError:
+            self._intake.bad += 1
+            return
+        self._intake.take(record)
+
+    @override
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self._intake.bad += 1
+        assert self.transport is not None
+        self.transport.loseConnection()
+
+
+class Intake(Factory):
+    """Gives each record to `take`; `bad` counts lines that were none."""
+
+    noisy = False
+
+    def __init__(self, take: Callable[[RequestRecord], None]) -> None:
+        self.take = take
+        self.bad = 0
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> _Lines:
+        return _Lines(self)

@@ -1,0 +1,120 @@
+"""A compiled configuration as HAProxy's: every line is made here, and values reach it only through types that hold no
+space, quote or newline. Proxies are named `f.SERVICE`, `http.POOL` and `tcp.POOL`: a pool serves both modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from avinet.wire.config import Config, Pool, Route, Server, VirtualService
+
+STATS_SOCKET, MASTER_SOCKET, RECORDS_SOCKET = "stats.sock", "master.sock", "records.sock"
+STATE_FILE = "server-state"
+LINE_BYTES = 65535
+_BALANCE = {"round-robin": "roundrobin", "least-connections": "leastconn"}
+_HEAD = f"""\
+global
+    stats socket unix@{STATS_SOCKET} mode 600 level admin expose-fd listeners
+    server-state-file {STATE_FILE}
+    log ring@records len {LINE_BYTES} format raw local0
+    hard-stop-after 10m
+ring records
+    format raw
+    maxlen {LINE_BYTES}
+    size 4194304
+    timeout connect 5s
+    timeout server 10s
+    server se unix@{RECORDS_SOCKET}
+defaults
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    timeout http-request 10s
+    timeout http-keep-alive 60s
+    timeout queue 10s
+    option redispatch
+    retries 2
+    load-server-state-from-file global
+"""
+
+
+def render(config: Config) -> str:
+    """The text of `haproxy.cfg`; sockets and files in it are beneath HAProxy's working folder."""
+    pools = {pool.name: pool for pool in config.pools}
+    lines = [_HEAD.rstrip("\n")]
+    used: set[tuple[str, str]] = set()
+    for service in config.virtual_services:
+        lines += _frontend(service)
+        used |= {(service.mode, name) for name in _pools_of(service)}
+    # A pool that no service uses yet is checked all the same.
+    used |= {("tcp", name) for name in pools.keys() - {name for _, name in used}}
+    for mode, name in sorted(used):
+        lines += _backend(mode, pools[name])
+    return "\n".join(lines) + "\n"
+
+
+def _pools_of(service: VirtualService) -> Iterator[str]:
+    if service.pool is not None:
+        yield service.pool
+    yield from (route.pool for route in service.routes)
+
+
+def _frontend(service: VirtualService) -> Iterator[str]:
+    yield f"frontend f.{service.name}"
+    yield f"    mode {service.mode}"
+    yield f"    bind {bind_address(service)}"
+    yield "    log global"
+    if service.mode == "http":
+        yield """    log-format '{"s":"%[txn.s]","c":%ST,"t":%Ta,"i":%U,"o":%B}'""".replace("%[txn.s]", service.name)
+        yield "    option forwardfor"
+        yield "    option http-keep-alive"
+        for route in service.routes:
+            yield from _use(route)
+    else:
+        yield """    log-format '{"s":"%[txn.s]","t":%Tt,"i":%U,"o":%B}'""".replace("%[txn.s]", service.name)
+    if service.pool is not None:
+        yield f"    default_backend {service.mode}.{service.pool}"
+
+
+def bind_address(service: VirtualService) -> str:
+    """The address and port of a listener, as HAProxy writes it."""
+    if ":" in service.address:
+        return f"ipv6@[{service.address}]:{service.port}"
+    return f"ipv4@{service.address}:{service.port}"
+
+
+def _use(route: Route) -> Iterator[str]:
+    """The lines for a route: the path itself, and what is below it, are two conditions."""
+    if route.host.startswith("*."):
+        host = f" {{ req.hdr(host),field(1,:),lower -m end {route.host[1:]} }}"
+    else:
+        host = f" {{ req.hdr(host),field(1,:),lower -m str {route.host} }}" if route.host else ""
+    path = route.path.rstrip("/")
+    paths = [f" {{ path -m str {path} }}", f" {{ path -m beg {path}/ }}"] if path else [""]
+    for each in paths:
+        condition = host + each
+        yield f"    use_backend http.{route.pool}" + (f" if{condition}" if condition else "")
+
+
+def _backend(mode: str, pool: Pool) -> Iterator[str]:
+    check = pool.health_check
+    yield f"backend {mode}.{pool.name}"
+    yield f"    mode {mode}"
+    yield f"    balance {_BALANCE[pool.balance]}"
+    if check.kind == "http":
+        yield "    option httpchk"
+        yield f"    http-check send meth GET uri {check.path} ver HTTP/1.1 hdr host {pool.name}"
+        yield "    http-check expect status 200-399"
+    yield f"    timeout check {check.timeout_ms}ms"
+    if mode == "http":
+        yield "    http-reuse safe"
+    for server in pool.servers:
+        yield f"    server {server.name} {_server_address(server)} weight {server.weight} check " + (
+            f"inter {check.interval_ms}ms rise {check.rise} fall {check.fall} init-addr last,libc,none"
+        )
+
+
+def _server_address(server: Server) -> str:
+    if ":" in server.address:
+        return f"ipv6@[{server.address}]:{server.port}"
+    return f"{server.address}:{server.port}"

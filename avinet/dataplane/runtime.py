@@ -1,0 +1,129 @@
+"""HAProxy's runtime API over UNIX sockets, and what its answers mean (HAProxy management guide, section 9)."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.internet.error import ConnectError
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.python.failure import Failure
+from typing_extensions import override
+
+from avinet.aio import within
+from avinet.errors import Unavailable
+
+TIMEOUT_S = 5.0
+ANSWER_BYTES = 32 * 1024 * 1024
+_MASTER = re.compile(r"^(\d+)\s+master\s+(\d+)\s+\[failed: (\d+)\]", re.MULTILINE)
+_WORKER = re.compile(r"^(\d+)\s+worker\s+(\d+)\s", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """What `show proc` says: the master, how often it has reloaded and failed to, and the current workers."""
+
+    master: int
+    reloads: int
+    failed: int
+    workers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ServerLine:
+    """A server in `show stat`; `changed_s` is how long ago its state changed."""
+
+    backend: str
+    server: str
+    status: str
+    changed_s: float
+    check: str
+
+
+@dataclass(frozen=True)
+class FrontendLine:
+    """A frontend in `show stat`: open connections, and all since the worker began."""
+
+    name: str
+    open: int
+    total: int
+
+
+class _Collector(Protocol):
+    def __init__(self) -> None:
+        self.whole: Deferred[bytes] = Deferred()
+        self._parts: list[bytes] = []
+        self._left = ANSWER_BYTES
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        self._left -= len(data)
+        if self._left < 0:
+            assert self.transport is not None
+            self.transport.loseConnection()
+        else:
+            self._parts.append(data)
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.whole.called:
+            self.whole.callback(b"".join(self._parts))
+
+
+async def ask(reactor: Any, socket: Path, command: str, timeout_s: float = TIMEOUT_S) -> str:
+    """What HAProxy answers to `command` on the UNIX socket at `socket`. Raises `Unavailable`."""
+    factory = Factory.forProtocol(_Collector)
+    factory.noisy = False
+    protocol: Any = None
+    try:
+        protocol = await UNIXClientEndpoint(reactor, str(socket), timeout=timeout_s).connect(factory)
+        protocol.transport.write(command.encode("ascii") + b"\n")
+        protocol.transport.loseWriteConnection()
+        answer: bytes = await within(reactor, timeout_s, protocol.whole, f"HAProxy ({command.split()[0]})")
+        return answer.decode("utf-8", "replace")
+    except (ConnectError, OSError) as error:
+        raise Unavailable(f"HAProxy does not answer: {error}") from error
+    finally:
+        if protocol is not None:
+            protocol.transport.abortConnection()
+
+
+def processes(answer: str) -> Processes:
+    """The meaning of `show proc`. Raises `Unavailable` when there is none."""
+    master = _MASTER.search(answer)
+    if master is None:
+        raise Unavailable("HAProxy's master has no answer")
+    current = answer.partition("# old workers")[0]
+    workers = tuple(int(each[1]) for each in _WORKER.finditer(current))
+    return Processes(int(master[1]), int(master[2]), int(master[3]), workers)
+
+
+def stat_lines(answer: str) -> tuple[list[FrontendLine], list[ServerLine]]:
+    """The frontends and servers in `show stat`."""
+    rows = list(csv.DictReader(answer.lstrip("# ").splitlines()))
+    frontends = [
+        FrontendLine(row["pxname"].removeprefix("f."), int(row["scur"] or 0), int(row["stot"] or 0))
+        for row in rows
+        if row["svname"] == "FRONTEND"
+    ]
+    return frontends, [_server_line(row) for row in rows if row["svname"] not in ("FRONTEND", "BACKEND")]
+
+
+def _server_line(row: dict[str, str]) -> ServerLine:
+    check = " ".join(each for each in (row["check_status"].lstrip("* "), row["check_code"], row["last_chk"]) if each)
+    return ServerLine(row["pxname"], row["svname"], row["status"], float(row["lastchg"] or 0), check)
+
+
+def first_alert(said: Sequence[str]) -> str:
+    """The first thing that HAProxy found wrong, without its decorations."""
+    for line in said:
+        if "[ALERT]" in line:
+            text = line.partition(": ")[2]
+            return re.sub(r"^config : |parsing \[[^]]*\] : ", "", text).strip()
+    return " ".join(said[-1:]) or "no reason given"
