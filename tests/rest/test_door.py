@@ -15,10 +15,10 @@ from zope.interface import implementer
 
 from avinet.aio import Tasks, as_deferred
 from avinet.errors import Conflict, NotFound, PeerError, TimedOut, TooLarge, Unavailable
+from avinet.relay import Relay
 from avinet.rest.client import Client
 from avinet.rest.door import Door, DoorLimits, Table
 from avinet.rest.openapi import openapi
-from avinet.relay import Relay
 from avinet.rest.route import Pipe, Reply, Request, Route
 from avinet.wire.message import Id, Message
 
