@@ -1,0 +1,1 @@
+"""The benchmarks, one file a question; see `bin/bench` and `bench.measure`."""
