@@ -11,6 +11,8 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from demo.machine import AVICTL, TWISTD, Machine, StepFailed, free_ports, until
 
@@ -57,14 +59,18 @@ class Story:
     def start_backend(self, name: str) -> None:
         self.machine.start(name, sys.executable, "-m", "demo.backend", name, str(self.backend_ports[name]))
 
-    def engine(self, name: str) -> dict:
+    def engine(self, name: str) -> dict[str, Any]:
         return self.machine.asked("se", "show", name)
 
-    def running_desired(self, name: str) -> dict | None:
+    def running_desired(self, name: str) -> dict[str, Any] | None:
         """The service engine, once it says that it runs what it should."""
         engine = self.engine(name)
         desired = engine.get("desired")
         return engine if desired and engine.get("config", {}).get("applied") == desired else None
+
+    def has_servers(self, name: str, field: str, count: int) -> bool:
+        """Whether the service engine reports so many servers up, or down."""
+        return bool(self.engine(name).get(field) == count)
 
     def get(self, engine: str) -> str:
         """The name of the backend that answers through the virtual service on `engine`."""
@@ -114,7 +120,7 @@ engine = "{story.dataplane}"
 def start_controller(story: Story) -> str:
     story.start_controller()
 
-    def answers() -> dict | None:
+    def answers() -> dict[str, Any] | None:
         if story.machine.ended("controller"):
             raise SystemExit("the controller has ended:\n" + story.machine.log_tail("controller"))
         return story.machine.asked("status")
@@ -170,7 +176,7 @@ def refuse_image_key(story: Story) -> str:
 def push_configuration(story: Story) -> str:
     servers = [{"name": name, "address": "127.0.0.1", "port": port} for name, port in story.backend_ports.items()]
     check = {"kind": "http", "path": "/", "interval_ms": 500, "timeout_ms": 400, "rise": 1, "fall": 2}
-    documents: list[dict] = [
+    documents: list[dict[str, Any]] = [
         {
             "name": "demo",
             "applies_to": {"kind": "labels", "labels": {"site": "demo"}},
@@ -190,7 +196,7 @@ def push_configuration(story: Story) -> str:
         path.write_text(json.dumps(document))
         story.machine.avictl("config", "apply", "-f", str(path))
     for name in ENGINES:
-        until(f"{name} runs what it should", lambda name=name: story.running_desired(name))
+        until(f"{name} runs what it should", partial(story.running_desired, name))
     applied = story.engine(ENGINES[0])["config"]["applied"]
     return f"pushed and acknowledged: revision {applied['revision']}, SHA-256 {applied['sha256'][:12]}…"
 
@@ -212,17 +218,17 @@ def lose_backend(story: Story) -> str:
     victim, other = BACKENDS
     story.machine.kill(victim)
 
-    def down() -> dict | None:
+    def down() -> dict[str, Any] | None:
         states = {each["server"]: each for each in story.engine(ENGINES[0]).get("health", [])}
         return states[victim] if states.get(victim, {}).get("state") == "down" else None
 
     found = until(f"{victim} is reported down", down)
     for name in ENGINES:
-        until(f"{name} has it down", lambda name=name: story.engine(name).get("servers_down") == 1)
+        until(f"{name} has it down", partial(story.has_servers, name, "servers_down", 1))
         if Counter(story.get(name) for _ in range(20)) != {other: 20}:
             raise StepFailed(f"{name} still sends requests to {victim}")
     story.start_backend(victim)
-    until(f"{victim} is up again", lambda: story.engine(ENGINES[0]).get("servers_up") == len(BACKENDS))
+    until(f"{victim} is up again", partial(story.has_servers, ENGINES[0], "servers_up", len(BACKENDS)))
     return f"{victim} seen down ({found.get('why') or 'no answer'}), {other} took all of it, {victim} seen up again"
 
 

@@ -26,7 +26,8 @@ def own_wheel() -> tuple[str, bytes]:
         raise LocalError(f"{plugins} is missing from this installation", hint="install avinet anew")
     paths = [path for path in sorted((root / "avinet").rglob("*")) if path.suffix == ".py" or path.name == "py.typed"]
     files = {path.relative_to(root).as_posix(): path.read_bytes() for path in [*paths, plugins]}
-    files[f"{info}/METADATA"] = str(found.metadata).encode("utf-8")
+    # A development install has its metadata as PKG-INFO, in the same format.
+    files[f"{info}/METADATA"] = (found.read_text("METADATA") or found.read_text("PKG-INFO") or "").encode("utf-8")
     files[f"{info}/WHEEL"] = _WHEEL.encode("ascii")
     files[f"{info}/entry_points.txt"] = (found.read_text("entry_points.txt") or "").encode("utf-8")
     record = "".join(f"{path},sha256={_digest(data)},{len(data)}\n" for path, data in files.items())

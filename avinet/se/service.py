@@ -215,7 +215,7 @@ class EngineService(Service):
 
     async def _stop(self) -> None:
         self._reporter.stop()
-        self._applier.stop()
+        await self._applier.stop()
         for link in list(self._links):
             link.tunnel.close("the service engine stops")
         await DeferredList([maybeDeferred(each.stopService) for each in self._services.values()], consumeErrors=True)
