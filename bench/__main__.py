@@ -51,7 +51,7 @@ def main(
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args(arguments)
     out = console or Console(soft_wrap=True)
-    err = Console(stderr=True) if console is None else console
+    err = Console(stderr=True, soft_wrap=True) if console is None else console
     names = list(benches) if "all" in options.names else list(dict.fromkeys(options.names))
     found: list[Case] = []
     failed = False

@@ -1,0 +1,196 @@
+"""A controller and its service engines as processes in a folder of their own, and what the controller says of them."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+from urllib.parse import quote
+
+from avinet.cli.node import Node
+from avinet.cloud.bundle import LocalBoot
+from avinet.cloud.driver import Order
+from avinet.errors import AvinetError
+from avinet.files import private_folder
+from avinet.wire.config import ByEngine, Document, HealthCheck, Pool, Server, VirtualService
+from avinet.wire.fleet import DocumentApplied, Engine, EngineCreate, EngineList, EnginesCreated
+from bench.measure import BenchError
+from bench.wire import listening
+from demo.machine import AVICTL, ROOT, TWISTD, free_ports
+
+T = TypeVar("T")
+SERVICE_PORT = 20080
+"""Where every service engine listens, each on an address of 127.0.0.0/8 of its own."""
+
+
+class Site:
+    """The folder, the processes in it, and the API of the controller; use it as a context."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="avinet-bench-"))
+        self.node = Node(str(self.folder / "controller.sock"))
+        self._settings = self.folder / "controller.toml"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.ssh_port, self.https_port, *self._servers = free_ports(6)
+        self._image = b""
+        self._count = 0
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.wait()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    # Processes
+
+    def start(self, name: str, command: Sequence[str]) -> float:
+        """Start a process; its output goes to NAME.log. Returns the time of the start (monotonic)."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            begun = time.monotonic()
+            self._processes[name] = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        return begun
+
+    def kill(self, name: str) -> None:
+        """End a process as a power cut would."""
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def pid(self, name: str) -> int:
+        """The process id of a process that was started here."""
+        return self._processes[name].pid
+
+    def until(self, what: str, seen: Callable[[], T | None], *, timeout_s: float = 60, every_s: float = 0.01) -> T:
+        """What `seen` returns as soon as it is true. Raises `BenchError` after `timeout_s`, or when a process ended."""
+        deadline = time.monotonic() + timeout_s
+        last = ""
+        while time.monotonic() < deadline:
+            try:
+                if found := seen():
+                    return found
+            except AvinetError as error:
+                last = f": {error}"
+            for name, process in self._processes.items():
+                if process.poll() is not None:
+                    raise BenchError(f"{name} has ended: {self._tail(name)}")
+            time.sleep(every_s)
+        tails = "".join(f"\n{name}: {self._tail(name)}" for name in self._processes)
+        raise BenchError(f"not within {timeout_s:g} s: {what}{last}{tails}")
+
+    def _tail(self, name: str) -> str:
+        return "\n".join((self.folder / f"{name}.log").read_text(errors="replace").splitlines()[-5:])
+
+    # The controller
+
+    def make(self) -> None:
+        """Make the domain of trust, start the controller and the servers, and build the image."""
+        self._settings.write_text(
+            f"""\
+node = "node-1"
+state = "controller"
+socket = "{self.node.path}"
+addresses = ["127.0.0.1"]
+
+[ssh]
+listen = ["127.0.0.1"]
+port = {self.ssh_port}
+
+[https]
+listen = ["127.0.0.1"]
+port = {self.https_port}
+"""
+        )
+        self._avictl("init", "--config", str(self._settings))
+        self.start("servers", [sys.executable, "-m", "bench.backend", *map(str, self._servers)])
+        self.start_controller()
+        self.until("the controller answers", lambda: self.node.request("GET", "/v1/status"))
+        image = self.folder / "image.tar.gz"
+        self._avictl("--socket", self.node.path, "image", "build", "--out", str(image))
+        self._image = image.read_bytes()
+
+    def start_controller(self) -> float:
+        """Start `twistd avi-controller`. Returns the time of the start (monotonic)."""
+        command = ["--nodaemon", "--pidfile=", "avi-controller", "--config", str(self._settings)]
+        return self.start("controller", [sys.executable, TWISTD, *command])
+
+    def listens(self) -> bool:
+        """Whether the door for tunnels is there to be dialled."""
+        return listening(self.ssh_port)
+
+    def _avictl(self, *arguments: str) -> None:
+        done = subprocess.run([*AVICTL, *arguments], cwd=ROOT, capture_output=True, check=False)
+        if done.returncode != 0:
+            raise BenchError(f"avictl {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
+
+    # Service engines
+
+    def expect(self, count: int) -> list[tuple[str, list[str]]]:
+        """Have `count` more service engines expected and configured, and make their instances.
+
+        Returns their ids and the commands to start them. Each runs one virtual service and four servers.
+        """
+        order = EngineCreate(count=count, prefix="se", driver="none")
+        claimed = self.node.ask("POST", "/v1/service-engines", EnginesCreated, order).items
+        boot = LocalBoot("builtin")
+        made = []
+        for each in claimed:
+            self._configure(each.id)
+            folder = self.instance(each.id)
+            made.append((each.id, list(boot(Order(each.id, each.generation, self._image, each.claim), folder))))
+        return made
+
+    def instance(self, id: str) -> Path:
+        """The folder of a service engine."""
+        return private_folder(self.folder / id)
+
+    def _configure(self, id: str) -> None:
+        self._count += 1
+        document = Document(
+            name=f"{id}-web",
+            applies_to=ByEngine(id=id),
+            virtual_services=[
+                VirtualService(
+                    name="web",
+                    address=f"127.77.{self._count // 250}.{self._count % 250 + 1}",
+                    port=SERVICE_PORT,
+                    pool="web",
+                )
+            ],
+            pools=[
+                Pool(
+                    name="web",
+                    servers=[
+                        Server(name=f"server-{number}", address="127.0.0.1", port=port)
+                        for number, port in enumerate(self._servers, 1)
+                    ],
+                    health_check=HealthCheck(interval_ms=5000),
+                )
+            ],
+        )
+        self.node.ask("PUT", f"/v1/configurations/{quote(document.name)}", DocumentApplied, document)
+
+    def engine(self, id: str) -> Engine:
+        """A service engine as operators see it."""
+        return self.node.ask("GET", f"/v1/service-engines/{quote(id)}", Engine)
+
+    def engines(self) -> list[Engine]:
+        """All of them, up to 500."""
+        return self.node.ask("GET", "/v1/service-engines?limit=500", EngineList).items
+
+
+def acknowledged(engine: Engine) -> bool:
+    """Whether it has said, through the tunnel that it has now, that it runs what it should."""
+    greeted = engine.connected_since is not None and engine.version != ""
+    return greeted and engine.desired is not None and engine.config.applied == engine.desired
