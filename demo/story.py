@@ -204,9 +204,7 @@ def push_configuration(story: Story) -> str:
 def send_traffic(story: Story) -> str:
     seen: Counter[str] = Counter()
     for name in ENGINES:
-        until(
-            f"both backends are up on {name}", lambda name=name: story.engine(name).get("servers_up") == len(BACKENDS)
-        )
+        until(f"both backends are up on {name}", partial(story.has_servers, name, "servers_up", len(BACKENDS)))
         here = Counter(story.get(name) for _ in range(50))
         if set(here) != set(BACKENDS):
             raise StepFailed(f"{name} sent its 50 requests to {dict(here)}")

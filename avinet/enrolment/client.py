@@ -29,7 +29,7 @@ from avinet.errors import (
 )
 from avinet.rest.client import Client
 from avinet.trust import keys, signatures
-from avinet.trust.authority import parse_chain_header, vouched
+from avinet.trust.authority import parse_chain_header, verify_node
 from avinet.trust.signatures import SignedRequest, SignedResponse
 from avinet.trust.tls import ClientTLS, refusal
 from avinet.wire.enrolment import CHAIN_HEADER, RECEIPT_LIMIT_BYTES, Challenge, EnrolmentRequest, Receipt
@@ -164,8 +164,7 @@ class Enrolment:
         try:
             receipt = decode_signed(body, Receipt, limit_bytes=RECEIPT_LIMIT_BYTES, what="receipt")
             chain = parse_chain_header(headers.get(CHAIN_HEADER, ""))
-            vouched(chain, roots, at)
-            public: Any = chain[0].public_key()
+            public = verify_node(chain, node.name, roots, at)
             signatures.verify(
                 SignedResponse(status, headers), body, signatures.RECEIPT, lambda _: public, now=challenge.server_time
             )

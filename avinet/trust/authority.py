@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import base64
 import ipaddress
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from avinet.errors import LocalError, Unauthenticated
+from avinet.errors import LocalError, PeerError, Unauthenticated
 
 SUFFIX = "avinet.internal"
 ROOT_LIFE = timedelta(days=3650)
@@ -115,18 +116,82 @@ def renewal_due(certificate: x509.Certificate, now: datetime) -> bool:
     return now >= begun + (certificate.not_valid_after_utc - begun) / 3
 
 
-def vouched(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate], at: datetime) -> None:
-    """Check that each certificate of `chain` is signed by the next, the last by one of `roots`, all valid `at` a time.
+class Distrusted(PeerError):
+    """The peer's certificate proves nothing here.
+
+    `begins` is set when it will from then on, and not before: the authority that signed it says that it is at least
+    that late.
+    """
+
+    def __init__(self, what: str, *, begins: datetime | None = None) -> None:
+        super().__init__(what)
+        self.begins = begins
+
+
+def verify_node(
+    chain: Sequence[x509.Certificate], name: str, roots: Sequence[x509.Certificate], at: datetime
+) -> EllipticCurvePublicKey:
+    """The key of the node called `name`, when `chain` (its own certificate first) holds under `roots` `at` a time.
+
+    Checks the path as RFC 5280 does, constraints and purposes included. Raises `Distrusted`, saying what does not hold.
+    """
+    if not chain:
+        raise Distrusted("it has shown no certificate")
+    leaf = chain[0]
+    reason = _path_error(chain, name, roots, at)
+    if reason is None:
+        key = leaf.public_key()
+        assert isinstance(key, EllipticCurvePublicKey)
+        return key
+    begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    if at > ends and _path_error(chain, name, roots, ends) is None:
+        raise Distrusted(f"its certificate expired at {ends:%Y-%m-%d %H:%M}Z, and here it is {at:%Y-%m-%d %H:%M}Z")
+    if at < begins and _path_error(chain, name, roots, begins) is None:
+        raise Distrusted(
+            f"its certificate is valid from {begins:%Y-%m-%d %H:%M}Z, and here it is {at:%Y-%m-%d %H:%M}Z",
+            begins=begins,
+        )
+    raise Distrusted(reason)
+
+
+def _path_error(
+    chain: Sequence[x509.Certificate], name: str, roots: Sequence[x509.Certificate], at: datetime
+) -> str | None:
+    leaf = chain[0]
+    try:
+        policy = PolicyBuilder().store(Store(roots)).time(at).max_chain_depth(1)
+        policy.build_server_verifier(x509.DNSName(name)).verify(leaf, list(chain[1:]))
+        if not isinstance(leaf.public_key(), EllipticCurvePublicKey):
+            return "its key is of another kind"
+    except (VerificationError, ValueError, UnsupportedAlgorithm):
+        names = _names(leaf)
+        if names and name not in names:
+            return f"its certificate is for {names[0][:100]}, not for {name}"
+        if leaf.subject == leaf.issuer:
+            return "its certificate is self-signed"
+        return "its certificate is not signed by the root CA that is trusted here"
+    return None
+
+
+def _names(certificate: x509.Certificate) -> list[str]:
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        return found.get_values_for_type(x509.DNSName)
+    except (x509.ExtensionNotFound, ValueError):
+        return []
+
+
+def verify_issuing(certificate: x509.Certificate, roots: Sequence[x509.Certificate], at: datetime) -> None:
+    """Check that `certificate` is that of an issuing CA, signed by one of `roots`, both valid `at` a time.
 
     Raises `Unauthenticated`, saying what does not hold.
     """
-    for certificate, issuer in itertools.pairwise(chain):
-        if not (_is_authority(issuer) and _signed(certificate, issuer)):
-            raise Unauthenticated("the certificate is not signed by the issuing CA beside it")
-    root = next((each for each in roots if _signed(chain[-1], each)), None)
+    root = next((each for each in roots if _signed(certificate, each)), None)
     if root is None:
         raise Unauthenticated("the issuing CA is not signed by a root CA that is trusted here")
-    for each in (*chain, root):
+    if not _is_authority(certificate):
+        raise Unauthenticated("the certificate is not that of an issuing CA")
+    for each in (certificate, root):
         in_force(each, at, f"the certificate of {each.subject.rfc4514_string()}")
 
 
@@ -180,7 +245,7 @@ def _signed(certificate: x509.Certificate, by: x509.Certificate) -> bool:
 def _is_authority(certificate: x509.Certificate) -> bool:
     try:
         return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
-    except x509.ExtensionNotFound:
+    except (x509.ExtensionNotFound, ValueError):
         return False
 
 

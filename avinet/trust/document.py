@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from avinet.errors import Unauthenticated
-from avinet.trust.authority import Credential, vouched
+from avinet.trust.authority import Credential, verify_issuing
 
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
@@ -34,11 +34,10 @@ def verify_document(
         raw = base64.b64decode(signature, validate=True)
     except ValueError as error:
         raise Unauthenticated("the signature of the document is malformed") from error
-    vouched([certificate], roots, at)
+    verify_issuing(certificate, roots, at)
     key = certificate.public_key()
-    constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
-    if not isinstance(key, ec.EllipticCurvePublicKey) or not constraints.ca:
-        raise Unauthenticated("the document is not signed by an issuing CA")
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise Unauthenticated("the key of the issuing CA is of another kind")
     try:
         key.verify(raw, text, _ALGORITHM)
     except InvalidSignature as error:
