@@ -159,7 +159,7 @@ def _path_error(
 ) -> str | None:
     leaf = chain[0]
     try:
-        policy = PolicyBuilder().store(Store(roots)).time(at).max_chain_depth(1)
+        policy = PolicyBuilder().store(Store(list(roots))).time(at).max_chain_depth(1)
         policy.build_server_verifier(x509.DNSName(name)).verify(leaf, list(chain[1:]))
         if not isinstance(leaf.public_key(), EllipticCurvePublicKey):
             return "its key is of another kind"
