@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.task import Clock
@@ -12,10 +13,11 @@ from avinet.config.apply import verified
 from avinet.config.compile import compile_for
 from avinet.config.desired import Desired
 from avinet.config.documents import Documents
-from avinet.store.interface import Compacted, Delete, Outcome, Put, Transaction
+from avinet.errors import Unavailable
+from avinet.store.interface import Compacted, Delete, Event, Outcome, Put, Seen, Transaction
 from avinet.wire.config import Config, Document, Pool
 from tests.config.making import Fleet, document, fired, pool, web
-from tests.store.memory import MemoryStore
+from tests.store.memory import MemoryStore, MemoryWatch
 
 
 class DesiredCase(SynchronousTestCase):
@@ -187,11 +189,13 @@ class TroubleTests(DesiredCase):
         self.assertIsNone(self.desired.version("se-1"))
 
     def test_what_was_forgotten_while_the_watch_was_lost_is_forgotten_here(self) -> None:
-        self.store.break_watches(lambda: Compacted("gone"))
+        self.store.unavailable = "no quorum"
+        self.store.break_watches(lambda: Unavailable("no quorum"))
         del self.fleet.engines["se-1"]
+        self.store.unavailable = ""
         self.successResultOf(fired(self.store.transact(Transaction((), (Delete(b"config/desired/se-1"),)))))
-        self.desired.reconsider("se-1")
-        self.clock.advance(0)
+        self.assertIsNotNone(self.desired.version("se-1"))
+        self.clock.advance(1)
         self.assertIsNone(self.desired.version("se-1"))
 
     def test_a_write_that_another_node_overtook_is_judged_anew(self) -> None:
@@ -207,23 +211,60 @@ class TroubleTests(DesiredCase):
         self.assertEqual(self.desired.version("se-1").revision, entry.revision)
 
     def test_one_that_lags_behind_does_not_overwrite_what_is_newer(self) -> None:
-        store = Overtaken(self.clock)
-        self.store = store
-        self.documents = Documents(self.clock, store, self.fleet, self.clock.seconds)
-        self.desired = self.started()
-        self.apply(web("a", 80))
+        store = self.lagging()
         store.meanwhile = lambda: self.documents.apply(web("a", 81), "bob")
         self.fleet.engines["se-3"] = {}
         self.desired.reconsider("se-3")
-        self.clock.advance(0)
         self.assertEqual(self.config("se-3"), compile_for("se-3", {}, [web("a", 81)]))
+
+    def test_news_that_come_late_undo_nothing(self) -> None:
+        store = self.lagging()
+        labels = self.fleet.engines.pop("se-1")
+        self.desired.reconsider("se-1")
+        self.fleet.engines["se-1"] = labels
+        self.desired.reconsider("se-1")
+        version = self.desired.version("se-1")
+        self.assertIsNotNone(version)
+        self.assertGreater(len(store.news), 1)
+        for seen, events in store.news:
+            seen(events)
+            self.assertEqual(self.desired.version("se-1"), version)
+
+    def lagging(self) -> Overtaken:
+        """A node with the document `a`, that hears no more news."""
+        self.store = store = Overtaken(self.clock)
+        self.documents = Documents(self.clock, store, self.fleet, self.clock.seconds)
+        self.desired = self.started()
+        self.apply(web("a", 80))
+        self.clock.advance(0)
+        store.late = True
+        return store
 
 
 class Overtaken(MemoryStore):
-    """Another node writes `overtaking`, or does `meanwhile`, just before desired versions are written here."""
+    """Another node writes `overtaking`, or does `meanwhile`, just before desired versions are written here.
+
+    While it is `late`, what the watches would see waits in `news`.
+    """
 
     overtaking = b""
     meanwhile: Any = None
+    late = False
+
+    @override
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self.news: list[tuple[Seen, Sequence[Event]]] = []
+
+    @override
+    def watch(self, prefix: bytes, revision: int, seen: Seen) -> MemoryWatch:
+        def hear(events: Sequence[Event]) -> None:
+            if self.late:
+                self.news.append((seen, events))
+            else:
+                seen(events)
+
+        return super().watch(prefix, revision, hear)
 
     @override
     async def transact(self, transaction: Transaction) -> Outcome:

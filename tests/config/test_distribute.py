@@ -143,6 +143,18 @@ class DeliveryTests(DistributeCase):
         self.acknowledge(version)
         self.assertEqual([(id, revision) for id, revision, _ in self.road.pushed], [("se-1", 5), ("se-2", 6)])
 
+    def test_what_it_runs_by_then_is_not_sent_when_its_turn_comes(self) -> None:
+        self.patch(distribute, "PUSHES", 1)
+        self.distributor = Distributor(self.clock, self.road, self.desk, self.states, lambda: 0.5)
+        version, other = self.desire(5), self.desire(5, "se-2")
+        self.distributor.opened("se-1")
+        self.distributor.opened("se-2")
+        self.distributor.said("se-2", ConfigState(applied=other), "boot-1")
+        self.acknowledge(version)
+        self.assertEqual([id for id, _, _ in self.road.pushed], ["se-1"])
+        self.desire(6, "se-2")
+        self.assertEqual([id for id, _, _ in self.road.pushed], ["se-1", "se-2"])
+
     def test_a_push_that_was_lost_is_tried_again_ever_more_seldom(self) -> None:
         version = self.desire(5)
         self.distributor.opened("se-1")

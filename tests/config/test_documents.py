@@ -14,7 +14,7 @@ from avinet.config import documents as documents_module
 from avinet.config.compile import Target
 from avinet.config.documents import CHANGED, Documents
 from avinet.errors import AvinetError, Invalid, LocalError, NotFound, Precondition, TooLarge, Unavailable
-from avinet.store.interface import Outcome, Put, Transaction
+from avinet.store.interface import Outcome, Page, Put, Transaction
 from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, Pool, Server
 from avinet.wire.fleet import DocumentApplied
 from tests.config.making import Fleet, document, fired, pool, service, web
@@ -193,9 +193,17 @@ class RefusalTests(DocumentCase):
 
 
 class Meanwhile(MemoryStore):
-    """Lets `first` happen before the next transaction, as another node would."""
+    """Lets `first` happen before the next transaction, or `amid` before the next range, as another node would."""
 
     first: Any = None
+    amid: Any = None
+
+    @override
+    async def range(self, prefix: bytes, *, limit: int = 1000, after: bytes = b"") -> Page:
+        if self.amid is not None:
+            amid, self.amid = self.amid, None
+            await amid()
+        return await super().range(prefix, limit=limit, after=after)
 
     @override
     async def transact(self, transaction: Transaction) -> Outcome:
@@ -227,6 +235,13 @@ class RaceTests(DocumentCase):
         self.store.first = lambda: self.other.apply(web("a", 81), "bob")
         self.failureResultOf(fired(self.documents.apply(web("a", 82), "ada", expected=1)), Precondition)
         self.assertEqual(self.done(self.documents.get("a")).author, "bob")
+
+    def test_what_is_read_is_of_one_moment(self) -> None:
+        self.apply(web("a", 80))
+        self.store.amid = lambda: self.documents.apply(web("a", 81), "bob")
+        catalogue = self.done(self.other.catalogue())
+        self.assertEqual(catalogue.documents["a"], web("a", 81))
+        self.assertEqual(catalogue.revision, self.done(self.store.read([CHANGED])).entries[CHANGED].revision)
 
     def test_it_gives_up_when_others_never_end(self) -> None:
         ports = iter(range(100, 1000))

@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 
 from avinet.errors import LocalError, Unavailable
-from avinet.store.interface import Compacted, Put, Transaction
+from avinet.store.interface import Compacted, Outcome, Put, Transaction
 from avinet.store.sqlite import SQLiteStore
 from tests.running import asynchronous, eventually
 from tests.store.contract import StoreContract, put
@@ -56,6 +56,12 @@ class SQLiteStoreTests(StoreContract, TestCase):
     @asynchronous
     async def test_the_file_is_private(self) -> None:
         self.assertEqual(self.path.stat().st_mode & 0o777, 0o600)
+
+    @asynchronous
+    async def test_each_commit_waits_for_the_disk(self) -> None:
+        run = self.store._tables._connection.execute
+        settings = [run(f"PRAGMA {each}").fetchone()[0] for each in ("journal_mode", "synchronous")]
+        self.assertEqual(settings, ["wal", 2])
 
     @asynchronous
     async def test_a_newer_format_is_refused_and_left_alone(self) -> None:
@@ -114,7 +120,7 @@ class SQLiteStoreTests(StoreContract, TestCase):
 
     @asynchronous
     async def test_a_full_disk_loses_nothing_and_passes(self) -> None:
-        await self.store.transact(put(b"a", b"1"))
+        written = await self.store.transact(put(b"a", b"1"))
         wal = Path(f"{self.path}-wal")
         before = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (wal.stat().st_size + 100_000, before[1]))
@@ -126,7 +132,7 @@ class SQLiteStoreTests(StoreContract, TestCase):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
         self.assertEqual([await self.value(key) for key in (b"a", b"b0")], [b"1", None])
-        self.assertTrue((await self.store.transact(put(b"b0", b"2"))).succeeded)
+        self.assertEqual(await self.store.transact(put(b"b0", b"2")), Outcome(True, written.revision + 1))
 
     @asynchronous
     async def test_one_job_that_fails_does_not_fail_its_neighbours(self) -> None:
