@@ -196,14 +196,16 @@ class Catalogue:
         self.revision = revision
         self.versions = versions
         self.documents = {name: each.document for name, each in versions.items() if each.document is not None}
+        self._for_all: list[str] = []
         self._for_engine: dict[str, list[str]] = {}
-        self._for_labels: list[Document] = []
+        self._for_label: dict[tuple[str, str], list[Document]] = {}
         for document in self.documents.values():
             if isinstance(document.applies_to, ByEngine):
                 self._for_engine.setdefault(document.applies_to.id, []).append(document.name)
+            elif document.applies_to.labels:
+                self._for_label.setdefault(min(document.applies_to.labels.items()), []).append(document)
             else:
-                self._for_labels.append(document)
-        self._by_labels: dict[frozenset[tuple[str, str]], list[str]] = {}
+                self._for_all.append(document.name)
         self._compiled: OrderedDict[tuple[str, ...], Compiled] = OrderedDict()
 
     def with_version(self, version: DocumentVersion) -> Catalogue:
@@ -212,11 +214,10 @@ class Catalogue:
 
     def applying(self, target: Target) -> tuple[str, ...]:
         """The names of the documents that apply to `target`, sorted: equal names make equal configurations."""
-        labels = frozenset(target.labels.items())
-        names = self._by_labels.get(labels)
-        if names is None:
-            names = self._by_labels[labels] = [each.name for each in self._for_labels if applies(each, target)]
-        return tuple(sorted([*names, *self._for_engine.get(target.id, ())]))
+        names = [*self._for_all, *self._for_engine.get(target.id, ())]
+        for label in target.labels.items():
+            names += [each.name for each in self._for_label.get(label, ()) if applies(each, target)]
+        return tuple(sorted(names))
 
     def compiled(self, names: tuple[str, ...]) -> Compiled:
         """What the documents `names` make together. Raises `Invalid`."""
