@@ -19,7 +19,7 @@ from avinet.enrolment.records import (
     put_audit,
     put_record,
 )
-from avinet.errors import AvinetError, Forbidden, Gone, Invalid, Unauthenticated, Unavailable
+from avinet.errors import AvinetError, Forbidden, Invalid, Unauthenticated, Unavailable
 from avinet.rest.route import Request
 from avinet.store.interface import Entry, Put, Store, Transaction, Unchanged
 from avinet.trust import keys, signatures
@@ -64,10 +64,8 @@ class Registrar:
             raise Unauthenticated(str(error)) from error
         image = await self._image(request.image)
         fingerprint = self._verified(asked, request, image)
-        if image.state != "active" or self._now() > image.not_after:
-            raise Forbidden(f"the image {image.id} is retired or has expired", hint="build a new image")
         for _ in range(_RACES):
-            done = await self._attempt(asked, request, fingerprint, image)
+            done = await self._attempt(asked, request, fingerprint)
             if done is not None:
                 return done
         raise Unavailable("too many enrolments race for this", retry_after_s=1)
@@ -77,6 +75,13 @@ class Registrar:
         if entry is None:
             raise Forbidden(f"there is no image {id} in this domain of trust")
         return msgspec.json.decode(entry.value, type=ImageRecord)
+
+    def _active(self, id: str, entry: Entry | None, now: float) -> Entry:
+        """The entry of an image that may enrol now. Raises `Forbidden`."""
+        image = msgspec.json.decode(entry.value, type=ImageRecord) if entry is not None else None
+        if entry is None or image is None or image.state != "active" or now > image.not_after:
+            raise Forbidden(f"the image {id} is retired or has expired", hint="build a new image")
+        return entry
 
     def _verified(self, asked: Request, request: EnrolmentRequest, image: ImageRecord) -> str:
         """The fingerprint of the new key, when both signatures hold. Raises `Unauthenticated`."""
@@ -102,19 +107,22 @@ class Registrar:
         check_nonce(domain.nonce_key, request.nonce, now)
         return fingerprint
 
-    async def _attempt(
-        self, asked: Request, request: EnrolmentRequest, fingerprint: str, image: ImageRecord
-    ) -> tuple[bool, bytes] | None:
+    async def _attempt(self, asked: Request, request: EnrolmentRequest, fingerprint: str) -> tuple[bool, bytes] | None:
         """One reading and one transaction; None when another one came between the two."""
-        place, owner_place = engine_key(request.id), owner_key(fingerprint)
-        snapshot = await self._store.read([place, owner_place, image_key(image.id)])
-        entry, owner, image_entry = (snapshot.entries.get(key) for key in (place, owner_place, image_key(image.id)))
+        places = place, owner_place, image_place = (
+            engine_key(request.id),
+            owner_key(fingerprint),
+            image_key(request.image),
+        )
+        snapshot = await self._store.read(places)
+        entry, owner, image_entry = (snapshot.entries.get(each) for each in places)
         engine = msgspec.json.decode(entry.value, type=EngineRecord) if entry else None
         now = self._now()
         verdict = decide(request, fingerprint, engine, owner.value.decode("ascii") if owner else None, now)
         if verdict.outcome == "again":
             assert engine is not None
             return False, engine.receipt.encode("utf-8")
+        image = self._active(request.image, image_entry, now)
         if verdict.error is not None:
             await self._refused(asked, request, fingerprint, verdict.alarm, verdict.error)
             raise verdict.error
@@ -124,7 +132,7 @@ class Registrar:
         enrolled = msgspec.structs.replace(
             engine,
             state="enrolled",
-            image=image.id,
+            image=request.image,
             claim_sha256="",
             claim_expires=0.0,
             public_key=request.ssh_public_key,
@@ -140,7 +148,7 @@ class Registrar:
                 (
                     Unchanged(place, entry.revision),
                     Unchanged(owner_place, 0),
-                    Unchanged(image_key(image.id), _revision(image_entry)),
+                    Unchanged(image_place, image.revision),
                 ),
                 (
                     put_record(place, enrolled),
@@ -204,9 +212,3 @@ class Registrar:
         self._alarmed[key] = now
         record = self._audit(asked, request, fingerprint, alarm, alarm=True)
         await self._store.transact(Transaction((), (put_audit(record),)))
-
-
-def _revision(entry: Entry | None) -> int:
-    if entry is None:
-        raise Gone("the image was removed")
-    return entry.revision
