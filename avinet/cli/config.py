@@ -17,6 +17,7 @@ from avinet.cli.shown import emit, moment, table
 from avinet.errors import Invalid, LocalError, TooLarge
 from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, DocumentVersion
 from avinet.wire.fleet import DocumentApplied, DocumentList
+from avinet.wire.message import convert
 
 
 @click.group()
@@ -48,14 +49,6 @@ def read_documents(path: str) -> list[Any]:
         raise Invalid(f"{path} cannot be parsed: {' '.join(str(error).split())}") from error
 
 
-def document_from(plain: Any, source: str) -> Document:
-    """A document from a plain value. Raises `Invalid`, naming the field."""
-    try:
-        return msgspec.convert(plain, Document)
-    except msgspec.ValidationError as error:
-        raise Invalid(f"{source} is no valid document: {error}", hint="see avictl config schema") from error
-
-
 def place(name: str) -> str:
     """The path of a document."""
     return f"/v1/configurations/{quote(name, safe='')}"
@@ -68,7 +61,7 @@ def place(name: str) -> str:
 @pass_context
 def apply(context: Context, files: tuple[str, ...]) -> None:
     """Create or replace documents. All files are read and checked before the first one is applied."""
-    documents = [document_from(plain, path) for path in files for plain in read_documents(path)]
+    documents = [convert(plain, Document, path) for path in files for plain in read_documents(path)]
     if not documents:
         raise Invalid("there is no document in these files")
     for document in documents:

@@ -20,17 +20,31 @@ from avinet.wire.message import (
     Revision,
     Sha256,
     UnixTime,
+    spelled,
 )
 
 DOCUMENT_LIMIT_BYTES = 256 * 1024
 
-BindAddress = Annotated[str, Meta(pattern=r"^(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f:]{2,45}|\*)$(?!\n)")]
-Host = Annotated[
-    str, Meta(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$(?!\n)|^[0-9A-Fa-f:]{2,45}$(?!\n)")
+BindAddress = Annotated[
+    str, spelled(r"^(?:[0-9]{1,3}(?:\.[0-9]{1,3}){3}|[0-9A-Fa-f:]{2,45}|\*)$(?!\n)", "an IP address, or * for all")
 ]
-RouteHost = Annotated[str, Meta(pattern=r"^(?:(?:\*\.)?[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)?$(?!\n)")]
-RoutePath = Annotated[str, Meta(pattern=r"^(?:/[A-Za-z0-9._~/-]{0,255})?$(?!\n)")]
-HealthPath = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._~/?=&%-]{0,255}$(?!\n)")]
+Host = Annotated[
+    str,
+    spelled(
+        r"^[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$(?!\n)|^[0-9A-Fa-f:]{2,45}$(?!\n)",
+        "a host name or an IP address",
+    ),
+]
+RouteHost = Annotated[
+    str,
+    spelled(r"^(?:(?:\*\.)?[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?)?$(?!\n)", "a host name in lower case, or *.suffix"),
+]
+RoutePath = Annotated[
+    str, spelled(r"^(?:/[A-Za-z0-9._~/-]{0,255})?$(?!\n)", "a path that begins with /, of letters, digits and ._~/-")
+]
+HealthPath = Annotated[
+    str, spelled(r"^/[A-Za-z0-9._~/?=&%-]{0,255}$(?!\n)", "a path that begins with /, with a query if need be")
+]
 Milliseconds = Annotated[int, Meta(ge=10, le=3_600_000)]
 
 
