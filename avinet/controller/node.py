@@ -155,6 +155,8 @@ class Node:
         if order.ids and order.count not in (1, len(order.ids)):
             raise Invalid("count and ids say different numbers")
         cloud = self._clouds.get(order.driver)
+        for id in ids:
+            await self.documents.check(Target(id, order.labels))
         claimed = await self.engines.expect(
             ids, actor, labels=order.labels, driver=order.driver, claim_s=self._settings.enrolment.claim_s
         )

@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.protocol import Factory
 
 from avinet import __version__
+from avinet.config.compile import Target
 from avinet.controller.node import CONTROL_SERVICES, Node
 from avinet.controller.sessions import Session
 from avinet.enrolment.records import EngineRecord, ImageRecord
@@ -132,7 +133,10 @@ class Operators:
     async def label(self, request: Request) -> Reply:
         """Change labels."""
         change = request.decoded(LabelChange)
-        id = self._record(request).id
+        old = self._record(request)
+        id = old.id
+        labels = {key: value for key, value in old.labels.items() if key not in change.remove} | change.set
+        await self._node.documents.check(Target(id, labels))
         record = await self._node.engines.label(id, request.identity, change.set, change.remove)
         return Reply(200, self._node.engine(record, whole=True))
 

@@ -23,6 +23,14 @@ from avinet.wire.report import ServerHealth, ServiceTraffic
 BACKLOG = 1024
 
 
+Place = tuple[str, int, str]
+
+
+def place_of(service: VirtualService) -> Place:
+    """What a listener is bound to, and how it speaks: services that only change their names keep it."""
+    return service.address, service.port, service.mode
+
+
 class Listener:
     """One virtual service that is being served; its configuration may change while it listens."""
 
@@ -42,7 +50,7 @@ class BuiltIn:
         self._reactor = reactor
         self._tasks = Tasks()
         self._config = Config()
-        self._listeners: dict[str, Listener] = {}
+        self._listeners: dict[Place, Listener] = {}
         self._pools: dict[str, LivePool] = {}
         self._counters: dict[str, Counter] = {}
         self._leaving: list[Any] = []
@@ -56,35 +64,31 @@ class BuiltIn:
 
     async def apply(self, config: Config) -> None:
         """New ports are opened first: if one is taken, they are closed again and nothing has changed."""
-        opened: dict[str, Listener] = {}
+        wanted = {place_of(service): service for service in config.virtual_services}
+        opened: dict[Place, Listener] = {}
         try:
-            for service in config.virtual_services:
-                if not self._stays(service):
-                    opened[service.name] = self._listen(service)
+            for place, service in wanted.items():
+                if place not in self._listeners:
+                    opened[place] = self._listen(service)
         except Invalid:
             for listener in opened.values():
                 await maybeDeferred(listener.port.stopListening)
             raise
-        wanted = {service.name: service for service in config.virtual_services}
-        for name, listener in list(self._listeners.items()):
-            if name in wanted and name not in opened:
-                listener.service = wanted[name]
-            else:
-                await self._close(self._listeners.pop(name))
+        for place in self._listeners.keys() - wanted.keys():
+            await self._close(self._listeners.pop(place))
         self._listeners |= opened
+        for place, service in wanted.items():
+            listener = self._listeners[place]
+            listener.service = service
+            listener.front.counter = self._counter(service.name)
         self._update_pools(config)
         self._config = config
 
-    def _stays(self, service: VirtualService) -> bool:
-        listener = self._listeners.get(service.name)
-        return listener is not None and (listener.service.address, listener.service.port, listener.service.mode) == (
-            service.address,
-            service.port,
-            service.mode,
-        )
+    def _counter(self, name: str) -> Counter:
+        return self._counters.setdefault(name, Counter(name))
 
     def _listen(self, service: VirtualService) -> Listener:
-        counter = self._counters.setdefault(service.name, Counter(service.name))
+        counter = self._counter(service.name)
         front: Any
         if service.mode == "http":
             front = HTTPFront(
@@ -131,7 +135,8 @@ class BuiltIn:
     async def traffic(self) -> Sequence[ServiceTraffic]:
         """See `Dataplane`."""
         taken = [counter.take() for counter in self._counters.values()]
-        for name in [name for name, counter in self._counters.items() if name not in self._listeners]:
+        served = {listener.service.name for listener in self._listeners.values()}
+        for name in [name for name in self._counters if name not in served]:
             if not self._counters[name].connections:
                 del self._counters[name]
         return [each for each in taken if each is not None]
@@ -153,12 +158,12 @@ class BuiltIn:
             "engine": self.name,
             "virtual_services": [
                 {
-                    "name": name,
+                    "name": each.service.name,
                     "listens": f"{each.service.address}:{each.service.port}",
                     "mode": each.service.mode,
                     "connections": len(each.front.open),
                 }
-                for name, each in self._listeners.items()
+                for each in self._listeners.values()
             ],
             "pools": {
                 name: {server: member.state for server, member in pool.members.items()}

@@ -58,6 +58,7 @@ class Front(Protocol):
 
     def __init__(self, site: HTTPFront, peer: str) -> None:
         self.site = site
+        self._counter = site.counter
         self._peer = peer
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT_BYTES)
         self._back: Back | None = None
@@ -70,8 +71,8 @@ class Front(Protocol):
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
         self.site.open.add(self)
-        self.site.counter.new_connections += 1
-        self.site.counter.connections += 1
+        self._counter.new_connections += 1
+        self._counter.connections += 1
         self._wait(IDLE_S)
 
     def _wait(self, seconds: float | None) -> None:
@@ -87,7 +88,7 @@ class Front(Protocol):
 
     @override
     def dataReceived(self, data: bytes) -> None:
-        self.site.counter.bytes_in += len(data)
+        self._counter.bytes_in += len(data)
         self._http.receive_data(data)
         self._pump()
 
@@ -155,12 +156,12 @@ class Front(Protocol):
         """Pass on a part of the answer."""
         data = self._http.send(event)
         if data:
-            self.site.counter.bytes_out += len(data)
+            self._counter.bytes_out += len(data)
             self.transport.write(data)
 
     def finished(self, status: int) -> None:
         """The answer is whole: count it, and take the next request, if there may be one."""
-        self.site.counter.ended(self.site.clock.seconds() - self._begun, status)
+        self._counter.ended(self.site.clock.seconds() - self._begun, status)
         self._drop_back()
         self.transport.unregisterProducer()
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
@@ -179,7 +180,7 @@ class Front(Protocol):
             self.send(h11.Response(status_code=status, headers=head))
             self.send(h11.Data(data=body))
             self.send(h11.EndOfMessage())
-            self.site.counter.ended(self.site.clock.seconds() - (self._begun or self.site.clock.seconds()), status)
+            self._counter.ended(self.site.clock.seconds() - (self._begun or self.site.clock.seconds()), status)
             self.transport.loseConnection()
         else:
             self.transport.abortConnection()
@@ -194,7 +195,7 @@ class Front(Protocol):
         self._lost = True
         self._wait(None)
         self.site.open.discard(self)
-        self.site.counter.connections -= 1
+        self._counter.connections -= 1
         self._drop_back()
 
 

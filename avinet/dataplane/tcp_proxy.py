@@ -25,7 +25,7 @@ class TCPFront(Factory):
         self, clock: IReactorTime, counter: Counter, pool: Callable[[], LivePool | None], tasks: Tasks
     ) -> None:
         self._clock = clock
-        self._counter = counter
+        self.counter = counter
         self._pool = pool
         self._tasks = tasks
         self.open: set[Any] = set()
@@ -33,7 +33,7 @@ class TCPFront(Factory):
     @override
     def buildProtocol(self, addr: IAddress | None) -> Relay:
         begun = self._clock.seconds()
-        counter = self._counter
+        counter = self.counter
         counter.new_connections += 1
         counter.connections += 1
 
@@ -47,11 +47,10 @@ class TCPFront(Factory):
 
         front = Relay(came, ended)
         self.open.add(front)
-        self._tasks.spawn(self._splice(front), "connecting to a server")
+        self._tasks.spawn(self._splice(front, counter), "connecting to a server")
         return front
 
-    async def _splice(self, front: Relay) -> None:
-        counter = self._counter
+    async def _splice(self, front: Relay, counter: Counter) -> None:
         pool = self._pool()
 
         def went(count: int) -> None:
