@@ -50,7 +50,7 @@ def main(
     effort.add_argument("--full", action="store_true", help="more and longer runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args(arguments)
-    out = console or Console(soft_wrap=True)
+    out = console or Console(width=None if sys.stdout.isatty() else 200)
     err = Console(stderr=True, soft_wrap=True) if console is None else console
     names = list(benches) if "all" in options.names else list(dict.fromkeys(options.names))
     found: list[Case] = []

@@ -57,6 +57,11 @@ def below(limit: float) -> Callable[[Figures, float | None], bool]:
     return lambda ours, ratio: ours.median < limit
 
 
+def always_below(limit: float) -> Callable[[Figures, float | None], bool]:
+    """Met when every run of ours is below `limit`."""
+    return lambda ours, ratio: ours.max < limit
+
+
 def at_least(factor: float) -> Callable[[Figures, float | None], bool]:
     """Met when ours is at least `factor` times the peer's."""
     return lambda ours, ratio: ratio is not None and ratio >= factor

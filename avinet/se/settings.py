@@ -17,7 +17,7 @@ class Tunnel(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     dead_after_s: Seconds = 15.0
     login_s: Seconds = 30.0
     retry_first_s: Seconds = 0.25
-    retry_cap_s: Seconds = 10.0
+    retry_cap_s: Seconds = 3.0
 
 
 class DataplaneSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
