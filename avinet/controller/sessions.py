@@ -37,7 +37,6 @@ class Session:
     since: float
     control: Client
     hello: Hello | None = None
-    round_trip_s: float | None = None
 
     @property
     def id(self) -> str:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from avinet.dataplane.builtin import BuiltIn
-from avinet.dataplane.haproxy import HAProxy, installed
+from avinet.dataplane.haproxy import HAProxy
 from avinet.dataplane.interface import Dataplane
+from avinet.dataplane.master import installed
 from avinet.errors import LocalError
 
 

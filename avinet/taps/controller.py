@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import random
-import time
-from pathlib import Path
-
 from twisted.application.service import IService
 from twisted.python import usage
 
 from avinet.controller.service import ControllerService
 from avinet.controller.settings import ControllerSettings
-from avinet.errors import AvinetError
-from avinet.settings import load
-from avinet.taps.process import ending, more_files
+from avinet.taps.process import make
 
 
 class Options(usage.Options):
@@ -25,19 +19,5 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> IService:
-    """The service, from the settings. What is wrong with them, or with its state, ends the process with one line."""
-    from twisted.internet import reactor
-
-    path = Path(options["config"]).absolute()
-    try:
-        more_files()
-        return ControllerService(
-            reactor,
-            load(path, ControllerSettings),
-            path.parent,
-            wall=time.time,
-            random=random.random,
-            failed=ending(reactor, "avi-controller"),
-        )
-    except AvinetError as error:
-        raise SystemExit(f"avi-controller: {error}") from error
+    """The service, from the settings."""
+    return make("avi-controller", options["config"], ControllerSettings, ControllerService)

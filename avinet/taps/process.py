@@ -1,17 +1,45 @@
-"""What both processes do with themselves: as many open files as they may, and an end that says why."""
+"""What both processes have in common: their settings, as many open files as they may have, an end that says why."""
 
 from __future__ import annotations
 
 import os
+import random
 import resource
+import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
+from twisted.application.service import IService
 from twisted.logger import Logger
 
 from avinet.errors import AvinetError
+from avinet.settings import Settings, load
 
+S = TypeVar("S", bound=Settings)
 log = Logger()
+
+
+def make(name: str, config: str, settings: type[S], service: Callable[..., IService]) -> IService:
+    """The service `name` with the settings in the file `config`.
+
+    What is wrong with them, or with its state, ends the process with one line and status 1.
+    """
+    from twisted.internet import reactor
+
+    path = Path(config).absolute()
+    try:
+        more_files()
+        return service(
+            reactor,
+            load(path, settings),
+            path.parent,
+            wall=time.time,
+            random=random.random,
+            failed=ending(reactor, name),
+        )
+    except AvinetError as error:
+        raise SystemExit(f"{name}: {error}") from error
 
 
 def more_files() -> None:

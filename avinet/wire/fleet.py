@@ -17,7 +17,6 @@ from avinet.wire.message import (
     Message,
     PublicKey,
     Revision,
-    Seconds,
     UnixTime,
 )
 from avinet.wire.report import ServerHealth, ServiceTraffic
@@ -76,7 +75,6 @@ class Engine(Message, frozen=True, kw_only=True):
     version: str = ""
     dataplane: str = ""
     hostname: str = ""
-    round_trip_s: Seconds | None = None
     reported: UnixTime | None = None
     desired: ConfigVersion | None = None
     config: ConfigState = ConfigState()
@@ -201,7 +199,6 @@ class Status(Message, frozen=True, kw_only=True):
     engines: EngineCounts
     servers_up: Count = 0
     servers_down: Count = 0
-    alarms: Count = 0
 
 
 class Event(Message, frozen=True, kw_only=True):

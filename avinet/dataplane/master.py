@@ -1,0 +1,211 @@
+"""HAProxy's master-worker as a process: started in a session of its own, found again, reloaded, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
+
+from avinet.aio import pause
+from avinet.dataplane.render import MASTER_SOCKET, STATE_FILE, STATS_SOCKET
+from avinet.dataplane.runtime import Processes, ask, first_alert, processes
+from avinet.errors import Invalid, LocalError, Unavailable
+from avinet.files import private_folder, write_atomic
+from avinet.wire.config import VirtualService
+
+START_S = 10.0
+CHECK_S = 30.0
+
+
+class Master:
+    """The HAProxy whose files and sockets are in `folder`; `program` is the binary."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, folder: Path, program: str) -> None:
+        self._reactor = reactor
+        self.folder = private_folder(folder)
+        self._program = program
+        self._child: subprocess.Popen[bytes] | None = None
+        # The way to the sockets is through the open folder: their whole path may be longer than a socket's may be.
+        self._opened = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.sockets = Path(f"/proc/self/fd/{self._opened}")
+
+    def release(self) -> None:
+        """Give up the way to the sockets; HAProxy goes on."""
+        os.close(self._opened)
+
+    async def stats(self, command: str) -> str:
+        """What a worker answers to `command`. Raises `Unavailable`."""
+        return await ask(self._reactor, self.sockets / STATS_SOCKET, command)
+
+    async def _show_proc(self) -> Processes:
+        return processes(await ask(self._reactor, self.sockets / MASTER_SOCKET, "show proc"))
+
+    def write(self, text: str) -> None:
+        """Make `text` the configuration that is read at the next start or reload."""
+        write_atomic(self.folder / "haproxy.cfg", text.encode("ascii"))
+
+    def written(self) -> str:
+        """The configuration that was read last, or was to be."""
+        path = self.folder / "haproxy.cfg"
+        return path.read_text("ascii") if path.exists() else ""
+
+    async def check(self, text: str) -> None:
+        """`haproxy -c` on `text`. Raises `Invalid` with the first thing that it finds wrong."""
+        candidate = self.folder / "candidate.cfg"
+        write_atomic(candidate, text.encode("ascii"))
+        code, said = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._checked, candidate)
+        if code != 0:
+            raise Invalid(f"HAProxy refuses the configuration: {first_alert(said)}")
+
+    def _checked(self, path: Path) -> tuple[int, list[str]]:
+        """In a thread: what `haproxy -c` says of the file at `path`."""
+        try:
+            done = subprocess.run(
+                [self._program, "-c", "-C", str(self.folder), "-f", path.name],
+                capture_output=True,
+                timeout=CHECK_S,
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise LocalError(f"haproxy -c cannot run: {error}") from error
+        return done.returncode, done.stderr.decode("utf-8", "replace").splitlines()
+
+    async def launch(self) -> None:
+        """Start it. Raises `Invalid` when it ends at once, `Unavailable` when it gives no sign within 10 s."""
+        (self.folder / STATE_FILE).touch()
+        with (self.folder / "haproxy.log").open("wb") as console:
+            self._child = subprocess.Popen(
+                [
+                    self._program,
+                    "-W",
+                    "-S",
+                    f"unix@{MASTER_SOCKET},mode,600",
+                    "-C",
+                    str(self.folder),
+                    "-f",
+                    "haproxy.cfg",
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+            )
+        deadline = self._reactor.seconds() + START_S
+        while self._reactor.seconds() < deadline:
+            if self._child.poll() is not None:
+                raise Invalid(f"HAProxy does not start: {first_alert(self._console())}")
+            running = await self.find()
+            if running is not None and running.workers:
+                self.log.info("HAProxy runs, master {master}", master=running.master)
+                return
+            await pause(self._reactor, 0.05)
+        raise Unavailable(f"HAProxy did not start within {START_S:g} s")
+
+    def _console(self) -> list[str]:
+        return (self.folder / "haproxy.log").read_text("utf-8", "replace").splitlines()
+
+    async def find(self) -> Processes | None:
+        """The processes that run, workers that answer included; None when there are none."""
+        try:
+            found = await self._show_proc()
+            await self.stats("show info")
+        except Unavailable:
+            return None
+        return found
+
+    async def reload(self) -> None:
+        """Have the master read its configuration anew. Raises `Invalid` when it could not: the old workers go on."""
+        state = await self.stats("show servers state")
+        write_atomic(self.folder / STATE_FILE, state.encode("utf-8"))
+        before = await self._show_proc()
+        with contextlib.suppress(Unavailable):  # the master closes the connection as it begins anew
+            await ask(self._reactor, self.sockets / MASTER_SOCKET, "reload")
+        deadline = self._reactor.seconds() + START_S
+        while self._reactor.seconds() < deadline:
+            await pause(self._reactor, 0.05)
+            try:
+                now = await self._show_proc()
+            except Unavailable:
+                continue
+            if now.failed > before.failed:
+                raise Invalid(f"HAProxy could not take the configuration: {first_alert(self._console())}")
+            if now.reloads > before.reloads and now.workers and set(now.workers).isdisjoint(before.workers):
+                return
+        raise Invalid(f"HAProxy did not reload within {START_S:g} s")
+
+    async def end_leftovers(self) -> None:
+        """A master without workers, or the reverse, is of no use to anyone."""
+        with contextlib.suppress(Unavailable):
+            found = await self._show_proc()
+            for each in (found.master, *found.workers):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(each, signal.SIGKILL)
+        if self._child is not None:
+            self._child.poll()
+
+    async def end(self, drain_s: float) -> None:
+        """A soft stop, and after `drain_s` a hard one."""
+        for sign, patience_s in ((signal.SIGUSR1, drain_s), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+            running = await self.find()
+            if running is None:
+                break
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(running.master, sign)
+            deadline = self._reactor.seconds() + patience_s
+            while self._reactor.seconds() < deadline and await self._alive():
+                await pause(self._reactor, 0.05)
+        if self._child is not None:
+            self._child.poll()
+
+    async def _alive(self) -> bool:
+        try:
+            await self._show_proc()
+        except Unavailable:
+            return False
+        return True
+
+
+def claim_ports(services: Sequence[VirtualService]) -> None:
+    """Raises `Invalid` when the address of one of `services` is taken: HAProxy would say so too late."""
+    for each in services:
+        family = socket.AF_INET6 if ":" in each.address else socket.AF_INET
+        with socket.socket(family, socket.SOCK_STREAM) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind(("" if each.address == "*" else each.address, each.port))
+            except OSError as error:
+                raise Invalid(
+                    f"virtual service {each.name} cannot listen on {each.address}:{each.port}: {error.strerror}",
+                    hint="free the port, or choose another one",
+                ) from error
+
+
+def installed(program: str = "haproxy") -> tuple[str, str] | None:
+    """The binary and its version, when HAProxy 2.6 or newer is installed."""
+    path = shutil.which(program, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+    if path is None:
+        return None
+    try:
+        said = subprocess.run([path, "-v"], capture_output=True, timeout=10, check=False).stdout.decode(
+            "ascii", "replace"
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    words = said.split()
+    version = words[2].partition("-")[0] if len(words) > 2 else ""
+    parts = version.split(".")
+    if len(parts) < 2 or not (parts[0].isdigit() and parts[1].isdigit()) or (int(parts[0]), int(parts[1])) < (2, 6):
+        return None
+    return path, version
