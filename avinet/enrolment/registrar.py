@@ -19,7 +19,7 @@ from avinet.enrolment.records import (
     put_audit,
     put_record,
 )
-from avinet.errors import AvinetError, Forbidden, Invalid, Unauthenticated, Unavailable
+from avinet.errors import AvinetError, Forbidden, Invalid, TooLarge, Unauthenticated, Unavailable
 from avinet.rest.route import Request
 from avinet.store.interface import Entry, Put, Store, Transaction, Unchanged
 from avinet.trust import keys, signatures
@@ -60,10 +60,12 @@ class Registrar:
             request = decode_signed(
                 asked.body, EnrolmentRequest, limit_bytes=REQUEST_LIMIT_BYTES, what="enrolment request"
             )
-        except Invalid as error:
+            fingerprint = keys.fingerprint(request.ssh_public_key)
+            keys.parse_public_line(request.ssh_host_public_key)
+        except (Invalid, TooLarge) as error:
             raise Unauthenticated(str(error)) from error
         image = await self._image(request.image)
-        fingerprint = self._verified(asked, request, image)
+        self._verify(asked, request, fingerprint, image)
         for _ in range(_RACES):
             done = await self._attempt(asked, request, fingerprint)
             if done is not None:
@@ -83,16 +85,15 @@ class Registrar:
             raise Forbidden(f"the image {id} is retired or has expired", hint="build a new image")
         return entry
 
-    def _verified(self, asked: Request, request: EnrolmentRequest, image: ImageRecord) -> str:
-        """The fingerprint of the new key, when both signatures hold. Raises `Unauthenticated`."""
+    def _verify(self, asked: Request, request: EnrolmentRequest, fingerprint: str, image: ImageRecord) -> None:
+        """Check both signatures, and what they vouch for. Raises `Unauthenticated`."""
         domain, now = self._domain(), self._now()
-        if asked.arguments["id"] != request.id:
-            raise Unauthenticated("the id of the path is not the id of the body")
+        if asked.arguments["id"] != request.id or asked.target != asked.path:
+            raise Unauthenticated("the path is not that of the id in the body")
         if asked.authority.partition(":")[0].lower() != domain.name:
             raise Unauthenticated("the request was made for another node")
         if request.ssh_public_key == image.public_key or request.ssh_public_key == request.ssh_host_public_key:
             raise Unauthenticated("the service engine has no key of its own")
-        fingerprint = keys.fingerprint(request.ssh_public_key)
         message = SignedRequest(asked.method, asked.authority, asked.target, dict(asked.headers))
         for kind, keyid, key in (
             (signatures.BY_IMAGE, image.id, image.public_key),
@@ -105,7 +106,6 @@ class Registrar:
             if verified.nonce != request.nonce:
                 raise Unauthenticated("a signature carries another nonce than the body")
         check_nonce(domain.nonce_key, request.nonce, now)
-        return fingerprint
 
     async def _attempt(self, asked: Request, request: EnrolmentRequest, fingerprint: str) -> tuple[bool, bytes] | None:
         """One reading and one transaction; None when another one came between the two."""

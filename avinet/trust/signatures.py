@@ -30,7 +30,7 @@ from avinet.errors import Unauthenticated
 LIFE_S = 120
 SKEW_S = 30
 """How far two clocks may differ before a signature counts as made in the future, or too late."""
-_SIGNATURE_HEADERS = ("signature", "signature-input", "content-digest", "content-type")
+_SIGNATURE_HEADERS = ("signature", "signature-input", "content-digest", "content-type", "host")
 
 PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
 PublicKey = Ed25519PublicKey | EllipticCurvePublicKey
@@ -137,7 +137,7 @@ def verify(
     `labels` are all that the message may carry (that of `kind` alone by default); `repeated` names the headers that
     stood more than once. Raises `Unauthenticated`; its text is for our log, not for the peer.
     """
-    doubled = repeated.intersection(_SIGNATURE_HEADERS)
+    doubled = repeated.intersection((*_SIGNATURE_HEADERS, *kind.covered))
     if doubled:
         raise Unauthenticated(f"the header {min(doubled)} stands more than once")
     found = _labels(message.headers)

@@ -112,11 +112,10 @@ class Newborn:
         fields = json.loads(body) | changes
         return json.dumps({name: value for name, value in fields.items() if value is not None}).encode()
 
-    def signed(self, now: float, body: bytes | None = None, **changes: Any) -> Request:
+    def signed(self, now: float, body: bytes | None = None, nonce: str | None = None) -> Request:
         """A request made at `now` and signed by both keys, as the door hands it to the registrar."""
-        nonce = new_nonce(domain().nonce_key, now)
-        body = self.message(nonce, **changes) if body is None else body
-        nonce = json.loads(body).get("nonce", nonce)
+        nonce = nonce or new_nonce(domain().nonce_key, now)
+        body = self.message(nonce) if body is None else body
         message = self.unsigned()
         for kind, key, keyid in self.signers():
             signatures.sign(message, body, kind, key, keyid, now=now, nonce=nonce)
