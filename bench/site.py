@@ -25,8 +25,6 @@ from bench.wire import listening
 from demo.machine import AVICTL, ROOT, TWISTD, free_ports
 
 T = TypeVar("T")
-SERVICE_PORT = 20080
-"""Where every service engine listens, each on an address of 127.0.0.0/8 of its own."""
 
 
 class Site:
@@ -37,7 +35,7 @@ class Site:
         self.node = Node(str(self.folder / "controller.sock"))
         self._settings = self.folder / "controller.toml"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self.ssh_port, self.https_port, *self._servers = free_ports(6)
+        self.ssh_port, self.https_port, self._service_port, *self._servers = free_ports(7)
         self._image = b""
         self._count = 0
 
@@ -139,7 +137,8 @@ port = {self.https_port}
     def expect(self, count: int) -> list[tuple[str, list[str]]]:
         """Have `count` more service engines expected and configured, and make their instances.
 
-        Returns their ids and the commands to start them. Each runs one virtual service and four servers.
+        Returns their ids and the commands to start them. Each runs one virtual service, on an address of 127.0.0.0/8 of
+        its own, and four servers.
         """
         order = EngineCreate(count=count, prefix="se", driver="none")
         claimed = self.node.ask("POST", "/v1/service-engines", EnginesCreated, order).items
@@ -164,7 +163,7 @@ port = {self.https_port}
                 VirtualService(
                     name="web",
                     address=f"127.77.{self._count // 250}.{self._count % 250 + 1}",
-                    port=SERVICE_PORT,
+                    port=self._service_port,
                     pool="web",
                 )
             ],
