@@ -38,8 +38,10 @@ def round_robin(candidates: Sequence[C]) -> C | None:
 
 
 def least_connections(candidates: Sequence[C]) -> C | None:
-    """The server with the fewest connections for its weight."""
-    return min(candidates, key=lambda each: (each.active + 1) / each.weight, default=None)
+    """The server with the fewest connections for its weight; those that are equal take turns."""
+    load = [(each.active + 1) / each.weight for each in candidates]
+    least = min(load, default=0.0)
+    return round_robin([each for each, here in zip(candidates, load, strict=True) if here == least])
 
 
 BALANCE = {"round-robin": round_robin, "least-connections": least_connections}

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, connectionDone
 from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
 from typing_extensions import override
 
 LINE_BYTES = 128 * 1024
@@ -34,6 +36,16 @@ class _Lines(LineOnlyReceiver):
         self._intake = intake
 
     @override
+    def connectionMade(self) -> None:
+        self._intake.open.add(self)
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._intake.open.discard(self)
+        if self._intake.closed is not None and not self._intake.open:
+            self._intake.closed.callback(None)
+
+    @override
     def lineReceived(self, line: bytes) -> None:
         try:
             record = _decode(line)
@@ -57,6 +69,18 @@ class Intake(Factory):
     def __init__(self, take: Callable[[RequestRecord], None]) -> None:
         self.take = take
         self.bad = 0
+        self.open: set[_Lines] = set()
+        self.closed: Deferred[None] | None = None
+
+    async def close(self) -> None:
+        """End the connections that are open; what they still hold is lost to this process."""
+        if self.open:
+            self.closed = Deferred()
+            for each in self.open:
+                assert each.transport is not None
+                each.transport.abortConnection()  # type: ignore[attr-defined]
+            await self.closed
+            self.closed = None
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> _Lines:

@@ -1,0 +1,15 @@
+"""The built-in proxy does what a data plane must."""
+
+from __future__ import annotations
+
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+
+from avinet.dataplane.builtin import BuiltIn
+from avinet.dataplane.interface import Dataplane
+from tests.dataplane.contract import DataplaneContract
+
+
+class BuiltInTests(DataplaneContract, TestCase):
+    def make(self) -> Dataplane:
+        return BuiltIn(reactor)

@@ -1,0 +1,136 @@
+"""HAProxy does what a data plane must, and outlives who drives it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from avinet.dataplane.haproxy import HAProxy
+from avinet.dataplane.interface import Dataplane
+from avinet.dataplane.master import installed
+from avinet.dataplane.render import render
+from avinet.errors import Invalid
+from avinet.wire.config import Config, Document
+from avinet.wire.message import decode, encode
+from tests.dataplane.contract import DataplaneContract, pool
+from tests.dataplane.servers import ask, free_port
+from tests.peers import missing
+from tests.running import asynchronous, eventually
+
+
+class HAProxyTests(DataplaneContract, TestCase):
+    def make(self) -> Dataplane:
+        found = installed() or missing("HAProxy 2.6 or newer is not installed")
+        # Longer than a socket's path may be: the sockets are reached all the same.
+        self.folder = Path(self.mktemp()).absolute() / ("long" * 20)
+        return HAProxy(reactor, self.folder, *found)
+
+    @asynchronous
+    async def test_it_outlives_its_driver_and_is_found_again(self) -> None:
+        a, port = self.server("a"), free_port()
+        config = Config(virtual_services=[self.service(port)], pools=[pool("p", a)])
+        await self.serve(config, "a")
+        before = await self.plane._master.find()
+        await self.plane.detach()
+        self.assertEqual(await self.names(port, 1), ["a"])
+        found = installed()
+        assert found is not None
+        self.plane = HAProxy(reactor, self.folder, *found)
+        await self.plane.start(config)
+        after = await self.plane._master.find()
+        self.assertEqual(after, before)
+        await ask(port)
+
+        async def counted() -> bool:
+            return any(each.requests for each in await self.plane.traffic())
+
+        await eventually("records arrive at the new driver", counted)
+
+    @asynchronous
+    async def test_what_changed_meanwhile_is_applied_when_it_is_found(self) -> None:
+        a, port, second = self.server("a"), free_port(), free_port()
+        await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
+        await self.plane.detach()
+        found = installed()
+        assert found is not None
+        self.plane = HAProxy(reactor, self.folder, *found)
+        await self.plane.start(Config(virtual_services=[self.service(second)], pools=[pool("p", a)]))
+        self.assertEqual(await self.names(second, 1), ["a"])
+
+    async def killed(self, worker: bool) -> None:
+        a, port = self.server("a"), free_port()
+        await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
+        running = await self.plane._master.find()
+        assert running is not None
+        os.kill(running.workers[0] if worker else running.master, signal.SIGKILL)
+
+        async def back() -> bool:
+            now = await self.plane._master.find()
+            return now is not None and now.master != running.master and bool(now.workers) and self.up("a")
+
+        await eventually("HAProxy is back", back)
+        self.assertEqual(await self.names(port, 2), ["a", "a"])
+
+    @asynchronous
+    async def test_it_comes_back_when_its_master_is_killed(self) -> None:
+        await self.killed(worker=False)
+
+    @asynchronous
+    async def test_it_comes_back_when_its_worker_is_killed(self) -> None:
+        await self.killed(worker=True)
+
+    @asynchronous
+    async def test_what_haproxy_refuses_is_said_in_a_line(self) -> None:
+        await self.plane.start(Config())
+        error = await self.assertFailure(ensureDeferred(self.plane._master.check("nonsense\n")), Invalid)
+        self.assertIn("nonsense", str(error))
+        self.assertNotIn("\n", str(error))
+
+
+HOSTILE = st.text(st.sampled_from("a1-.:/*[] \"'\\\n\r\t\0{}#%$,;ä"), max_size=12)
+DIRECTIVES = ("lua-load", "external-check", "program", "setenv", "chroot", "user ", "include")
+
+
+class RenderTests(SynchronousTestCase):
+    """(H9)"""
+
+    @settings(max_examples=300)
+    @given(HOSTILE, HOSTILE, HOSTILE, HOSTILE, HOSTILE)
+    def test_no_value_becomes_a_directive(self, name: str, address: str, host: str, path: str, check: str) -> None:
+        plain = {
+            "name": "d",
+            "virtual_services": [
+                {"name": name, "address": address, "port": 80, "routes": [{"pool": "p", "host": host, "path": path}]}
+            ],
+            "pools": [
+                {
+                    "name": "p",
+                    "servers": [{"name": "s", "address": address, "port": 1}],
+                    "health_check": {"kind": "http", "path": check},
+                }
+            ],
+        }
+        try:
+            document = decode(encode(plain), Document, limit_bytes=10**6)
+        except Invalid:
+            return
+        text = render(Config(virtual_services=document.virtual_services, pools=document.pools))
+        words = {line.split()[0] for line in text.splitlines() if line.strip()}
+        self.assertTrue(words <= ALLOWED, words - ALLOWED)
+        self.assertTrue(text.isascii())
+        for each in DIRECTIVES:
+            self.assertFalse(any(line.strip().startswith(each) for line in text.splitlines()))
+
+
+ALLOWED = {
+    "global", "stats", "server-state-file", "log", "hard-stop-after", "ring", "format", "maxlen", "size", "timeout",
+    "server", "defaults", "option", "retries", "load-server-state-from-file", "frontend", "mode", "bind",
+    "log-format", "use_backend", "default_backend", "backend", "balance", "http-check", "http-reuse",
+}  # fmt: skip
