@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.error import ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -13,6 +14,9 @@ from twisted.python.failure import Failure
 from avinet.errors import AvinetError, TimedOut
 
 T = TypeVar("T")
+
+CANCELLED = (CancelledError, ConnectingCancelledError)
+"""How a wait that was cancelled ends: an endpoint that was still connecting has an error of its own for it."""
 
 
 def as_deferred(awaitable: Awaitable[T]) -> Deferred[T]:
@@ -39,7 +43,7 @@ async def within(clock: IReactorTime, seconds: float, awaitable: Awaitable[T], w
     timer = clock.callLater(seconds, expire)
     try:
         return await deferred
-    except CancelledError:
+    except CANCELLED:
         if late:
             raise TimedOut(f"{what} gave no answer within {seconds:g} s") from None
         raise
@@ -78,7 +82,7 @@ class Tasks:
 
         def finished(result: object) -> None:
             self._running.discard(deferred)
-            if isinstance(result, Failure) and not (self._stopped and result.check(CancelledError)):
+            if isinstance(result, Failure) and not (self._stopped and result.check(*CANCELLED)):
                 self._failed(result, what, on_failure)
             ended.callback(None)
 
@@ -90,7 +94,7 @@ class Tasks:
     def _failed(self, failure: Failure, what: str, on_failure: Callable[[Failure], None] | None) -> None:
         if failure.check(AvinetError):
             self.log.warn("{what}: {reason}", what=what, reason=str(failure.value))
-        elif not failure.check(CancelledError):
+        elif not failure.check(*CANCELLED):
             self.log.failure("{what} failed", failure, what=what)
         if on_failure is not None:
             on_failure(failure)

@@ -8,11 +8,15 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.aio import Tasks, as_deferred, pause, within
@@ -184,3 +188,25 @@ class AsyncTests(SynchronousTestCase):
         self.successResultOf(ended)
         self.successResultOf(tasks.spawn(pause(clock, 10), "waiting"))
         self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_a_task_that_is_stopped_while_it_connects_is_no_fault(self) -> None:
+        reactor, tasks = MemoryReactorClock(), Tasks()
+
+        async def connect(endpoint: Any) -> None:
+            await endpoint.connect(Factory())
+
+        ended = [
+            tasks.spawn(connect(endpoint), "connecting")
+            for endpoint in (UNIXClientEndpoint(reactor, "/a/socket"), TCP4ClientEndpoint(reactor, "192.0.2.1", 80))
+        ]
+        tasks.stop()
+        for each in ended:
+            self.successResultOf(each)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_deadline_passes_while_connecting(self) -> None:
+        reactor = MemoryReactorClock()
+        endpoint = UNIXClientEndpoint(reactor, "/a/socket", timeout=30)
+        connecting = as_deferred(within(reactor, 5, endpoint.connect(Factory()), "the peer"))
+        reactor.advance(5)
+        self.failureResultOf(connecting, TimedOut)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from avinet.aio import Tasks, within
+from avinet.aio import CANCELLED, Tasks, within
 from avinet.dataplane.balance import BALANCE, Rise, in_service
 from avinet.dataplane.interface import ServerState
 from avinet.errors import AvinetError, NotFound, Unavailable
@@ -102,7 +102,7 @@ class LivePool:
         endpoint = HostnameEndpoint(self._reactor, server.address, server.port, timeout=timeout_s)
         try:
             return await within(self._reactor, timeout_s, endpoint.connect(factory), f"server {server.name}")
-        except (AvinetError, CancelledError):
+        except (AvinetError, *CANCELLED):
             raise
         except Exception as error:  # the edge: name look-up and connect fail with types of their own
             raise Unavailable(f"server {server.name}: {error}") from error

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.internet.interfaces import IConsumer, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
@@ -24,7 +24,7 @@ from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
 from typing_extensions import override
 from zope.interface import implementer
 
-from avinet.aio import within
+from avinet.aio import CANCELLED, within
 from avinet.errors import AvinetError, PeerError, TooLarge, Unavailable
 from avinet.rest.problems import error_from
 from avinet.wire.message import decode, encode
@@ -104,7 +104,7 @@ class Client:
         try:
             response = await self._agent.request(method.encode("ascii"), uri, raw, producer)
             data = await _collect(response, limit_bytes, self._where)
-        except (AvinetError, CancelledError):
+        except (AvinetError, *CANCELLED):
             raise
         except (ConnectError, ConnectionLost) as error:
             raise Unavailable(f"{self._where} cannot be reached: {error}") from error
@@ -123,10 +123,10 @@ class Client:
         await self._pool.closeCachedConnections()
 
 
-def _broken(error: BaseException, where: str) -> AvinetError | CancelledError:
+def _broken(error: BaseException, where: str) -> BaseException:
     inner = getattr(error, "reasons", None)
     cause = inner[0].value if inner else error
-    if isinstance(cause, (AvinetError, CancelledError)):
+    if isinstance(cause, (AvinetError, *CANCELLED)):
         return cause
     if isinstance(cause, (ConnectionLost, ConnectError)) or type(cause).__name__ == "ConnectionDone":
         return Unavailable(f"{where} closed the connection before it answered")

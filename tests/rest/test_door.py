@@ -6,9 +6,10 @@ from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.task import Clock
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.test.iosim import FakeTransport, IOPump
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -182,6 +183,14 @@ class DoorTests(SynchronousTestCase):
         )
         asked = as_deferred(silent.request("GET", "/v1/whoami", timeout_s=5))
         self.clock.advance(5)
+        self.failureResultOf(asked, TimedOut)
+
+    def test_a_peer_that_never_accepts_is_a_time_out(self) -> None:
+        reactor = MemoryReactorClock()
+        endpoint = TCP4ClientEndpoint(reactor, "192.0.2.1", 80)
+        far = Client(reactor, endpoint, authority="control", where="the node")
+        asked = as_deferred(far.request("GET", "/v1/whoami", timeout_s=5))
+        reactor.advance(5)
         self.failureResultOf(asked, TimedOut)
 
     def test_openapi_names_every_route_and_type(self) -> None:
