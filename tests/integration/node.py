@@ -1,0 +1,121 @@
+"""A controller and service engines as processes, in a folder of the test's own; everything ends with the test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
+
+from avinet.cloud.bundle import LocalBoot
+from avinet.cloud.driver import Order
+from avinet.wire.enrolment import RECEIPT_LIMIT_BYTES, Receipt
+from avinet.wire.message import decode
+from demo.machine import AVICTL, TWISTD, Machine
+
+PATIENCE_S = 60.0
+
+
+class Node:
+    """The process `controller` on `machine`, and those of service engines, each named by its id."""
+
+    def __init__(self) -> None:
+        self.machine = Machine(PATIENCE_S)
+        self.folder: Path = self.machine.folder
+        self.settings = self.folder / "controller.toml"
+        self._boots: dict[str, list[str]] = {}
+        self._write_settings(0, 0)
+
+    def _write_settings(self, ssh: int, https: int) -> None:
+        self.settings.write_text(
+            f'node = "node-1"\nstate = "controller"\nsocket = "controller.sock"\naddresses = ["127.0.0.1"]\n\n'
+            f'[ssh]\nlisten = ["127.0.0.1"]\nport = {ssh}\n\n'
+            f'[https]\nlisten = ["127.0.0.1"]\nport = {https}\n\n'
+            f'[cloud]\nfolder = "instances"\nengine = "builtin"\n'
+        )
+
+    def init(self) -> None:
+        """Make the domain of trust, start the controller, and keep the ports that it was given."""
+        self.machine.avictl("init", "--config", str(self.settings))
+        self.start_controller()
+        self._write_settings(self.ssh_port, self.https_port)
+
+    def start_controller(self) -> None:
+        """Start the controller, and wait until it answers."""
+        command = [sys.executable, TWISTD, "--nodaemon", "--pidfile=", "avi-controller", "--config", str(self.settings)]
+        self.machine.start("controller", *command)
+        status = self.machine.until("the controller answers", lambda: self.machine.asked("status"))
+        self.ssh_port, self.https_port = (int(status[door][0].rpartition(":")[2]) for door in ("ssh", "https"))
+
+    def expect(self, *ids: str, label: str = "site=test") -> None:
+        """Have the controller expect service engines, and lay out what each one boots from."""
+        bundle = self.folder / "image.tar.gz"
+        if not bundle.exists():
+            self.machine.avictl("image", "build", "--out", str(bundle))
+        for each in self.machine.asked("se", "create", *ids, "--driver", "none", "--label", label)["items"]:
+            order = Order(each["id"], each["generation"], bundle.read_bytes(), each["claim"])
+            place = self.place(each["id"])
+            place.mkdir()
+            self._boots[each["id"]] = list(LocalBoot("builtin")(order, place))
+
+    def start_engine(self, id: str) -> None:
+        """Start the process of a service engine that is expected, or was ended."""
+        self.machine.start(id, *self._boots[id])
+
+    def create(self, *ids: str) -> None:
+        """Service engines that have enrolled, and hold their tunnels."""
+        self.expect(*ids)
+        for id in ids:
+            self.start_engine(id)
+        for id in ids:
+            self.machine.until(f"{id} is connected", lambda id=id: self.connected(id))  # type: ignore[misc]
+
+    def connected(self, id: str) -> bool:
+        """Whether it has a tunnel, and answers through it."""
+        return self.engine(id).get("connected_since") is not None and "pong" in self.machine.avictl("run", id, "ping")
+
+    def engine(self, id: str) -> dict[str, Any]:
+        """What the controller says of a service engine."""
+        found: dict[str, Any] = self.machine.asked("se", "show", id)
+        return found
+
+    def place(self, id: str) -> Path:
+        """The folder of a service engine: its settings, its `state`, its `logs`."""
+        return self.folder / id
+
+    def receipt(self, id: str) -> Receipt:
+        """What a service engine was told when it enrolled: the keys of the controller among it."""
+        data = (self.place(id) / "state" / "receipt.json").read_bytes()
+        return decode(data, Receipt, limit_bytes=RECEIPT_LIMIT_BYTES, what="receipt")
+
+    def avictl(self, *arguments: str, stdin: int | None = subprocess.DEVNULL) -> subprocess.CompletedProcess[bytes]:
+        """`avictl` with these arguments, as it ended."""
+        return self.run(*AVICTL, *arguments, stdin=stdin)
+
+    def run(self, *command: str, stdin: int | None = subprocess.DEVNULL) -> subprocess.CompletedProcess[bytes]:
+        """A program that ends by itself, in the test's folder."""
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.machine.environment,
+            stdin=stdin,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+
+
+class NodeCase(SynchronousTestCase):
+    """Each test has a controller of its own; `engines` are connected when it begins."""
+
+    engines: tuple[str, ...] = ()
+
+    @override
+    def setUp(self) -> None:
+        self.node = Node()
+        self.addCleanup(self.node.machine.close)
+        self.node.init()
+        self.node.create(*self.engines)
