@@ -17,6 +17,7 @@ from avinet.aio import Tasks
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.pools import LivePool, Member
 from avinet.errors import Unavailable
+from avinet.wire.config import Server
 
 IDLE_S = 60.0
 ANSWER_S = 60.0
@@ -63,7 +64,8 @@ class Front(Protocol):
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT_BYTES)
         self._back: Back | None = None
         self._connecting = False
-        self._begun = 0.0
+        self._begun: float | None = None
+        self._bodiless = False
         self._timer: IDelayedCall | None = None
         self._lost = False
 
@@ -80,6 +82,11 @@ class Front(Protocol):
             self._timer.cancel()
         self._timer = self.site.clock.callLater(seconds, self._late) if seconds is not None else None
 
+    def moved(self) -> None:
+        """A part of the request or of the answer has passed: wait for the next as long as for the first."""
+        if self._back is not None and self._timer is not None:
+            self._timer.reset(ANSWER_S)
+
     def _late(self) -> None:
         if self._back is not None:
             self.answer(504, b"the server did not answer in time\n")
@@ -89,6 +96,7 @@ class Front(Protocol):
     @override
     def dataReceived(self, data: bytes) -> None:
         self._counter.bytes_in += len(data)
+        self.moved()
         self._http.receive_data(data)
         self._pump()
 
@@ -115,6 +123,10 @@ class Front(Protocol):
 
     def _request(self, request: h11.Request) -> None:
         self._begun = self.site.clock.seconds()
+        self._bodiless = request.method == b"HEAD"
+        if request.method == b"CONNECT":
+            self.answer(405, b"this is no forward proxy\n")
+            return
         self._wait(ANSWER_S)
         headers = dict(request.headers)
         pool = self.site.choose(headers.get(b"host", b"").decode("latin-1"), request.target.decode("latin-1"))
@@ -142,18 +154,24 @@ class Front(Protocol):
         self._connecting = False
         self._back = back
         back.serve(member)
-        back.send(self._forwarded(request))
+        back.send(self._forwarded(request, member.server))
         self.transport.resumeProducing()
         self._pump()
 
-    def _forwarded(self, request: h11.Request) -> h11.Request:
+    def _forwarded(self, request: h11.Request, server: Server) -> h11.Request:
         headers = end_to_end(list(request.headers))
+        if all(name != b"host" for name, _ in headers):  # HTTP/1.0 needs none
+            address = f"[{server.address}]" if ":" in server.address else server.address
+            headers.insert(0, (b"host", f"{address}:{server.port}".encode("ascii")))
         headers.append((b"x-forwarded-for", self._peer.encode("ascii")))
         headers.append((b"connection", b"close"))
         return h11.Request(method=request.method, target=request.target, headers=headers)
 
     def send(self, event: Any) -> None:
         """Pass on a part of the answer."""
+        self.moved()
+        if isinstance(event, h11.InformationalResponse) and self._http.their_http_version == b"1.0":
+            return
         data = self._http.send(event)
         if data:
             self._counter.bytes_out += len(data)
@@ -161,7 +179,7 @@ class Front(Protocol):
 
     def finished(self, status: int) -> None:
         """The answer is whole: count it, and take the next request, if there may be one."""
-        self._counter.ended(self.site.clock.seconds() - self._begun, status)
+        self._count(status)
         self._drop_back()
         self.transport.unregisterProducer()
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
@@ -178,12 +196,17 @@ class Front(Protocol):
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             head = [("content-length", str(len(body))), ("content-type", "text/plain"), ("connection", "close")]
             self.send(h11.Response(status_code=status, headers=head))
-            self.send(h11.Data(data=body))
+            self.send(h11.Data(data=b"" if self._bodiless else body))
             self.send(h11.EndOfMessage())
-            self._counter.ended(self.site.clock.seconds() - (self._begun or self.site.clock.seconds()), status)
+            self._count(status)
             self.transport.loseConnection()
         else:
             self.transport.abortConnection()
+
+    def _count(self, status: int) -> None:
+        now = self.site.clock.seconds()
+        self._counter.ended(now - (now if self._begun is None else self._begun), status)
+        self._begun = None
 
     def _drop_back(self) -> None:
         back, self._back = self._back, None
@@ -280,10 +303,16 @@ def _downstream(event: Any) -> Any:
 
 
 def end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers that are passed on: all but those for the one connection (RFC 9110, section 7.6.1)."""
+    """The headers that are passed on: all but those for the one connection (RFC 9110, section 7.6.1).
+
+    A length beside a transfer coding is not (RFC 9112, section 6.3): it was not what the message was read by.
+    """
+    coded = any(key == b"transfer-encoding" for key, _ in headers)
     named = {name.strip().lower() for key, value in headers if key == b"connection" for name in value.split(b",")} - {
         b"host",
         b"content-length",
         b"transfer-encoding",
     }
+    if coded:
+        named.add(b"content-length")
     return [(key, value) for key, value in headers if key not in _HOP and key not in named]
