@@ -48,9 +48,9 @@ BALANCE = {"round-robin": round_robin, "least-connections": least_connections}
 
 
 def route(service: VirtualService, host: str, path: str) -> str | None:
-    """The pool for a request; `host` is its Host header, `path` the path of its target. The first route wins."""
+    """The pool for a request; `host` is its Host header, `path` its target. The first route wins."""
     name = _host(host)
-    plain = path.partition("?")[0]
+    plain = _path(path)
     for each in service.routes:
         if _takes(each, name, plain):
             return each.pool
@@ -63,6 +63,15 @@ def _host(header: str) -> str:
     if name.startswith("["):
         return name.partition("]")[0].lstrip("[")
     return name.partition(":")[0]
+
+
+def _path(target: str) -> str:
+    """The path in a request's target, in origin form or in absolute form (RFC 9112, section 3.2)."""
+    plain = target.partition("?")[0]
+    if not plain.startswith("/") and "://" in plain:
+        _, slash, rest = plain.partition("://")[2].partition("/")
+        return slash + rest
+    return plain
 
 
 def _takes(each: Route, host: str, path: str) -> bool:

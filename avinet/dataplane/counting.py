@@ -24,6 +24,7 @@ class Counter:
     bytes_out: int = 0
     status: dict[str, int] = field(default_factory=dict)
     latency: dict[int, int] = field(default_factory=dict)
+    _said: int = 0
 
     def ended(self, seconds: float, status: int | None) -> None:
         """A request, or a connection of a TCP service (`status` None), ended after `seconds`."""
@@ -36,8 +37,10 @@ class Counter:
 
     def take(self) -> ServiceTraffic | None:
         """What happened since it was last taken; None when that is nothing."""
-        if not (self.connections or self.new_connections or self.requests or self.bytes_in or self.bytes_out):
+        counted = self.new_connections or self.requests or self.bytes_in or self.bytes_out
+        if not (self.connections or self._said or counted):
             return None
+        self._said = self.connections
         taken = ServiceTraffic(
             name=self.name,
             connections=self.connections,
