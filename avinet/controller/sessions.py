@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from avinet.enrolment.directory import Login
-from avinet.errors import AvinetError, Forbidden, NotFound, Unavailable
+from avinet.errors import AvinetError, Forbidden, Unavailable
 from avinet.rest.client import Client
 from avinet.ssh.identity import Identity
 from avinet.ssh.tunnel import Tunnel
@@ -146,10 +146,12 @@ class Sessions:
             self.log.info("{id} has lost its tunnel: {why}", id=session.id, why=why)
 
     def get(self, id: str) -> Session:
-        """The session of a service engine. Raises `NotFound` when it has none."""
+        """The session of a service engine. Raises `Unavailable` when it has none."""
         session = self._live.get(id)
         if session is None:
-            raise NotFound(f"service engine {id} is not connected", hint="see avictl se show for when it was last seen")
+            raise Unavailable(
+                f"service engine {id} is not connected", hint="see avictl se show for when it was last seen"
+            )
         return session
 
     def find(self, id: str) -> Session | None:
