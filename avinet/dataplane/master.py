@@ -152,22 +152,28 @@ class Master:
             for each in (found.master, *found.workers):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(each, signal.SIGKILL)
-        if self._child is not None:
-            self._child.poll()
+        self._end_child()
 
     async def end(self, drain_s: float) -> None:
         """A soft stop, and after `drain_s` a hard one."""
         for sign, patience_s in ((signal.SIGUSR1, drain_s), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
-            running = await self.find()
-            if running is None:
+            try:
+                running = await self._show_proc()  # its workers may have closed their sockets, and still serve
+            except Unavailable:
                 break
             with contextlib.suppress(ProcessLookupError):
                 os.kill(running.master, sign)
             deadline = self._reactor.seconds() + patience_s
             while self._reactor.seconds() < deadline and await self._alive():
                 await pause(self._reactor, 0.05)
-        if self._child is not None:
-            self._child.poll()
+        self._end_child()
+
+    def _end_child(self) -> None:
+        """Take away what was started here and does not answer any more, or does not answer yet."""
+        child, self._child = self._child, None
+        if child is not None and child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
 
     async def _alive(self) -> bool:
         try:

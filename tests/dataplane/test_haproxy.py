@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from avinet.aio import CANCELLED
 from avinet.dataplane.haproxy import HAProxy
 from avinet.dataplane.interface import Dataplane
 from avinet.dataplane.master import installed
@@ -85,6 +87,30 @@ class HAProxyTests(DataplaneContract, TestCase):
     @asynchronous
     async def test_it_comes_back_when_its_worker_is_killed(self) -> None:
         await self.killed(worker=True)
+
+    @asynchronous
+    async def test_its_end_leaves_no_process_however_long_a_connection_lasts(self) -> None:
+        a, port = self.server("a"), free_port()
+        await self.serve(Config(virtual_services=[self.service(port, mode="tcp")], pools=[pool("p", a)]), "a")
+        running = await self.plane._master.find()
+        assert running is not None
+        with socket.create_connection(("127.0.0.1", port)):
+            await self.plane.shut_down(0.2)
+            self.assertEqual(
+                [each for each in (running.master, *running.workers) if Path(f"/proc/{each}").exists()], []
+            )
+
+    @asynchronous
+    async def test_one_that_was_started_and_does_not_answer_yet_is_ended_too(self) -> None:
+        await self.plane.check(Config())
+        self.plane._master.write(render(Config()))
+        launching = ensureDeferred(self.plane._master.launch())
+        child = self.plane._master._child
+        launching.addErrback(lambda failure: failure.trap(*CANCELLED))
+        launching.cancel()
+        await launching
+        await self.plane.shut_down(0.0)
+        self.assertFalse(Path(f"/proc/{child.pid}").exists())
 
     @asynchronous
     async def test_what_haproxy_refuses_is_said_in_a_line(self) -> None:
