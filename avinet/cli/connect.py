@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import selectors
-import socket
 from pathlib import Path
 from urllib.parse import quote
 
@@ -12,10 +9,9 @@ import click
 
 from avinet.cli.main import Context, pass_context
 from avinet.cli.se import place
+from avinet.cli.splice import splice
 from avinet.errors import LocalError
 from avinet.wire.fleet import KeyAdmission, KeyAdmitted
-
-CHUNK = 256 * 1024
 
 
 def admit(context: Context, id: str, public_key: str) -> KeyAdmitted:
@@ -52,42 +48,3 @@ def connect(context: Context, id: str, service: str, identity: str | None) -> No
         admit(context, id, line)
     link = context.node.pipe(f"{place(id)}/services/{quote(service, safe=':')}")
     splice(link, 0, 1)
-
-
-def splice(link: socket.socket, source: int, sink: int) -> None:
-    """Carry bytes from `source` to `link` and from `link` to `sink` until both directions have ended."""
-    with selectors.DefaultSelector() as waiting:
-        reading = True
-        try:
-            waiting.register(source, selectors.EVENT_READ)
-        except PermissionError:  # a regular file is always ready
-            _send_file(link, source)
-            reading = False
-        waiting.register(link, selectors.EVENT_READ)
-        while True:
-            for key, _ in waiting.select():
-                if key.fileobj is link:
-                    data = link.recv(CHUNK)
-                    if not data:
-                        return
-                    _write(sink, data)
-                elif reading:
-                    data = os.read(source, CHUNK)
-                    if data:
-                        link.sendall(data)
-                    else:
-                        reading = False
-                        waiting.unregister(source)
-                        link.shutdown(socket.SHUT_WR)
-
-
-def _send_file(link: socket.socket, source: int) -> None:
-    while data := os.read(source, CHUNK):
-        link.sendall(data)
-    link.shutdown(socket.SHUT_WR)
-
-
-def _write(sink: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(sink, view) :]

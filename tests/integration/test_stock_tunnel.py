@@ -32,8 +32,8 @@ class Behind(BaseHTTPRequestHandler):
         """Nothing is written for each request."""
 
 
-class StockTunnelTests(NodeCase):
-    engines = ("se-1", "se-2")
+class TunnelCase(NodeCase):
+    """A stock client can hold the tunnel of `se-1`."""
 
     @override
     def setUp(self) -> None:
@@ -70,6 +70,10 @@ class StockTunnelTests(NodeCase):
         self.node.machine.until(
             "the stock client is connected", lambda: self.node.engine("se-1").get("connected_since") is not None
         )
+
+
+class StockTunnelTests(TunnelCase):
+    engines = ("se-1", "se-2")
 
     def get(self, port: int, path: str, *arguments: str) -> tuple[int, str]:
         done = self.node.run(
