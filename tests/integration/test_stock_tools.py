@@ -100,12 +100,15 @@ class StockToolsTests(NodeCase):
 
     def test_http_through_a_pipe_reads_the_status_and_changes_nothing(self) -> None:
         """A request that changes something is refused without a node's signature (H12)."""
-        request = self.node.folder / "request"
         for line, status in ((b"GET /v1/status", b"200"), (b"PUT /v1/configuration", b"401")):
-            request.write_bytes(line + b" HTTP/1.1\r\nHost: control\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-            with request.open("rb") as source:
-                answer = self.node.avictl("connect", "se-1", "control", stdin=source.fileno()).stdout
-            self.assertEqual(answer[:12], b"HTTP/1.1 " + status, answer)
+            source, asking = os.pipe()
+            os.write(asking, line + b" HTTP/1.1\r\nHost: control\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            try:
+                done = self.node.avictl("connect", "se-1", "control", stdin=source)
+            finally:
+                os.close(source)
+                os.close(asking)
+            self.assertEqual(done.stdout[:12], b"HTTP/1.1 " + status, done)
 
     def test_a_service_engine_that_is_gone_gets_one_line(self) -> None:
         self.node.machine.kill("se-1")
