@@ -5,12 +5,10 @@ Each has the folder of an instance: `se.toml`, image, user data, state. Keys, fi
 
 from __future__ import annotations
 
-import random
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
 
+from twisted.application.service import IService
 from twisted.internet import reactor
 from twisted.logger import (
     FilteringLogObserver,
@@ -20,35 +18,25 @@ from twisted.logger import (
     textFileLogObserver,
 )
 
-from avinet.errors import AvinetError
 from avinet.se.service import EngineService
 from avinet.se.settings import EngineSettings
-from avinet.settings import load
-from avinet.taps.process import more_files
+from avinet.taps.process import make
 
 
-def failed(error: AvinetError) -> None:
-    """A service engine cannot go on: the others do."""
-    print(f"bench.engines: {error}", file=sys.stderr, flush=True)
+def start(services: Sequence[IService]) -> None:
+    """Start them, and have them stopped before the process ends."""
+    for service in services:
+        reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
+        service.startService()
 
 
 def main(folders: Sequence[str]) -> None:
-    """Run the service engine of each folder until SIGTERM."""
-    warnings = FilteringLogObserver(textFileLogObserver(sys.stderr), [LogLevelFilterPredicate(LogLevel.warn)])
+    """Run the service engine of each folder until SIGTERM; one that cannot go on ends all of them, with status 1."""
+    quiet = LogLevelFilterPredicate(LogLevel.warn)
+    warnings = FilteringLogObserver(textFileLogObserver(sys.stderr), [quiet])
     globalLogBeginner.beginLoggingTo([warnings], redirectStandardIO=False)
-    more_files()
-    running: object = reactor
-    for folder in map(Path, folders):
-        service = EngineService(
-            running,
-            load(folder / "se.toml", EngineSettings),
-            folder,
-            wall=time.time,
-            random=random.random,
-            failed=failed,
-        )
-        reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-        reactor.callWhenRunning(service.startService)
+    services = [make("avi-se", f"{folder}/se.toml", EngineSettings, EngineService) for folder in folders]
+    reactor.callWhenRunning(start, services)
     reactor.run()
 
 
