@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import sys
 import tomllib
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import click
-import msgspec
 
-from avinet.cli.main import Context, pass_context
-from avinet.cli.shown import emit, moment, table
+from avinet.cli.context import Context, pass_context
+from avinet.cli.shown import emit, emit_json, moment, one_line, table
 from avinet.errors import Invalid, LocalError, TooLarge
 from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, DocumentVersion
 from avinet.wire.fleet import DocumentApplied, DocumentList
 from avinet.wire.message import convert
+
+FILE_LIMIT_BYTES = 4 * DOCUMENT_LIMIT_BYTES
 
 
 @click.group()
@@ -31,22 +30,24 @@ def read_documents(path: str) -> list[Any]:
     Raises `LocalError` or `Invalid`.
     """
     try:
-        data = sys.stdin.buffer.read(4 * DOCUMENT_LIMIT_BYTES + 1) if path == "-" else Path(path).read_bytes()
+        with open(0, "rb", closefd=False) if path == "-" else open(path, "rb") as file:
+            data = file.read(FILE_LIMIT_BYTES + 1)
     except OSError as error:
         raise LocalError(f"cannot read {path}: {error.strerror}") from error
-    if len(data) > 4 * DOCUMENT_LIMIT_BYTES:
-        raise TooLarge(f"{path} has more than {4 * DOCUMENT_LIMIT_BYTES} bytes")
+    if len(data) > FILE_LIMIT_BYTES:
+        raise TooLarge(f"{path} has more than {FILE_LIMIT_BYTES} bytes")
+    import yaml
+
     try:
         text = data.decode("utf-8")
         if path.endswith(".json"):
             return [json.loads(text)]
         if path.endswith(".toml"):
             return [tomllib.loads(text)]
-        import yaml
-
-        return [each for each in yaml.safe_load_all(text) if each is not None]
-    except Exception as error:  # each parser has an error of its own, and all say the line
-        raise Invalid(f"{path} cannot be parsed: {' '.join(str(error).split())}") from error
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return [each for each in yaml.load_all(text, loader) if each is not None]
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise Invalid(f"{path} cannot be parsed: {one_line(str(error))}") from error
 
 
 def place(name: str) -> str:
@@ -112,14 +113,8 @@ def _versions(context: Context, found: DocumentList) -> None:
 @pass_context
 def list_(context: Context) -> None:
     """All documents, in their current versions."""
-    items: list[DocumentVersion] = []
-    after = ""
-    while True:
-        page = context.node.ask("GET", f"/v1/configurations?limit=100&after={quote(after)}", DocumentList)
-        items += page.items
-        after = page.next
-        if not after:
-            break
+    pages = context.node.pages("/v1/configurations", DocumentList, limit="100")
+    items = [each for page in pages for each in page.items]
     _versions(context, DocumentList(items=items))
 
 
@@ -145,4 +140,4 @@ def delete(context: Context, name: str) -> None:
 @pass_context
 def schema(context: Context) -> None:
     """The JSON schema of a document."""
-    print(msgspec.json.format(context.node.request("GET", "/v1/schemas/configuration"), indent=2).decode())
+    emit_json(context.node.request("GET", "/v1/schemas/configuration"))

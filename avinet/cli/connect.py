@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import click
 
-from avinet.cli.main import Context, pass_context
+from avinet.cli.context import Context, pass_node
 from avinet.cli.se import place
 from avinet.cli.splice import splice
 from avinet.errors import LocalError
@@ -31,7 +31,7 @@ def engine_id(name: str) -> str:
 @click.option(
     "--identity", help="First have the SSH service admit the public key of this identity file, for 5 minutes."
 )
-@pass_context
+@pass_node
 def connect(context: Context, id: str, service: str, identity: str | None) -> None:
     """Carry bytes between standard input and output and SERVICE (ssh, control) of the service engine ID.
 

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import click
 
-from avinet.cli.main import Context, pass_context
+from avinet.cli.context import Context, pass_context
 from avinet.cli.shown import emit, moment, table
 from avinet.files import write_atomic
 from avinet.units import format_bytes

@@ -7,28 +7,36 @@ from pathlib import Path
 
 import click
 
+from avinet.cli.context import SETTINGS, Context, pass_node
 from avinet.cli.shown import fields
-from avinet.controller.settings import ControllerSettings
-from avinet.settings import load
-from avinet.trust import keys
-from avinet.trust.domain import found
-from avinet.trust.image import fingerprint
 
 
 @click.command()
 @click.option(
     "--config",
     "settings",
-    default="/etc/avinet/controller.toml",
-    show_default=True,
-    help="The controller's settings, which name its node and its state folder.",
+    type=click.Path(path_type=Path),
+    help=f"The node's settings, which name the node and its state folder (default {SETTINGS}).",
 )
-def init(settings: str) -> None:
-    """Make a new domain of trust: root CA, issuing CA, node keys, image key. Once: it overwrites nothing."""
-    path = Path(settings).absolute()
-    wanted = load(path, ControllerSettings)
-    folder = path.parent / wanted.state / "trust"
-    domain = found(folder, wanted.node, datetime.now(UTC))
+@click.option("--state", type=click.Path(path_type=Path), help="The state folder, in place of the one in the settings.")
+@click.option("--node", help="This node's id, in place of the one in the settings.")
+@pass_node
+def init(context: Context, settings: Path | None, state: Path | None, node: str | None) -> None:
+    """Make a new domain of trust: root CA, issuing CA, node keys, image key. Once: it overwrites nothing.
+
+    With --state no settings are read, unless they are named.
+    """
+    from avinet.controller.settings import ControllerSettings
+    from avinet.settings import load
+    from avinet.trust import keys
+    from avinet.trust.domain import found
+    from avinet.trust.image import fingerprint
+
+    named = settings or context.settings
+    path = (named or SETTINGS).absolute()
+    wanted = load(path, ControllerSettings) if named or state is None else ControllerSettings()
+    folder = (state.absolute() if state else path.parent / wanted.state) / "trust"
+    domain = found(folder, node or wanted.node, datetime.now(UTC))
     fields(
         [
             ("domain", domain.id),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +11,16 @@ import click
 from typing_extensions import override
 
 from avinet import __version__
-from avinet.cli.exits import TABLE, code_of
-from avinet.cli.node import Node
-from avinet.cli.shown import Output, escaped
-from avinet.errors import AvinetError, LocalError
+from avinet.cli.context import SOCKET, Context
+from avinet.cli.exits import FAULT, INTERRUPTED, TABLE, code_of
+from avinet.cli.shown import FORMATS, Output, escaped, one_line
+from avinet.errors import AvinetError
 
-SOCKET = "/run/avinet/controller.sock"
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every verb has: the node, and the form of the output."""
-
-    node: Node
-    output: Output
-
-
-pass_context = click.make_pass_decorator(Context)
 _VERBS = {
     "init": "avinet.cli.init:init",
     "status": "avinet.cli.status:status",
-    "doctor": "avinet.cli.status:doctor",
-    "events": "avinet.cli.status:events",
+    "doctor": "avinet.cli.doctor:doctor",
+    "events": "avinet.cli.events:events",
     "se": "avinet.cli.se:se",
     "image": "avinet.cli.image:image",
     "config": "avinet.cli.config:config",
@@ -64,45 +50,47 @@ class Verbs(click.Group):
         return found
 
 
-def _socket(given: str | None, config: str | None) -> str:
-    """Where the node listens: as it was given, as the controller's settings say, or the default."""
-    if given:
-        return given
-    if config:
-        try:
-            settings = tomllib.loads(Path(config).read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise LocalError(f"cannot read {config}: {error}") from error
-        return str(Path(config).absolute().parent / settings.get("socket", SOCKET))
-    return SOCKET
-
-
 @click.group(cls=Verbs, epilog=f"\b\n{TABLE}", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--socket", envvar="AVINET_SOCKET", help=f"The node's UNIX socket (default {SOCKET}).")
-@click.option("--config", "settings", help="The controller's settings, which name its socket.")
-@click.option("--output", "-o", type=click.Choice(["table", "json", "yaml"]), default="table", help="How to print.")
+@click.option(
+    "--config", "settings", type=click.Path(path_type=Path), help="The node's settings, which name its socket."
+)
+@click.option("--output", "-o", type=click.Choice(FORMATS), default="table", help="How to print.")
 @click.version_option(__version__, prog_name="avictl")
 @click.pass_context
-def avictl(ctx: click.Context, socket: str | None, settings: str | None, output: Output) -> None:
+def avictl(ctx: click.Context, socket: str | None, settings: Path | None, output: Output) -> None:
     """Manage the service engines of a domain of trust, on one of its nodes."""
-    ctx.obj = Context(Node(_socket(socket, settings)), output)
+    ctx.obj = Context(output, socket, settings)
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """The entry point: runs `avictl` and ends the process with a documented exit code."""
     try:
         ended = avictl.main(arguments, prog_name="avictl", standalone_mode=False)
+        sys.stdout.flush()
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as ended_early:
-        sys.exit(ended_early.exit_code)
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        _say("interrupted")
+        sys.exit(INTERRUPTED)
     except AvinetError as error:
-        print(f"avictl: {escaped(str(error))}", file=sys.stderr)
+        _say(str(error))
         sys.exit(code_of(error))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever reads has read enough
+        _forget_output()
         sys.exit(0)
+    except OSError as error:
+        _forget_output()
+        _say(f"{error.filename or 'the output'}: {error.strerror or error}")
+        sys.exit(FAULT)
     sys.exit(ended if isinstance(ended, int) else 0)
+
+
+def _say(text: str) -> None:
+    print(f"avictl: {one_line(escaped(text))}", file=sys.stderr)
+
+
+def _forget_output() -> None:
+    """Nothing more is written to standard output, by the interpreter's own flush at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

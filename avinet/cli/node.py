@@ -2,32 +2,65 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import socket
-from typing import Any, TypeVar
+import time
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol, TypeVar
+from urllib.parse import quote
 
 from typing_extensions import override
 
-from avinet.errors import PeerError, TimedOut, Unavailable
-from avinet.rest.problems import error_from
+from avinet.errors import AvinetError, PeerError, TimedOut, TooLarge, Unavailable
+from avinet.rest.problems import PROBLEM_LIMIT_BYTES, error_from
 from avinet.wire.message import decode, encode
-from avinet.wire.problem import CONTENT_TYPE
+
+MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
+PIPE_OPEN_S = 30.0
+_PIECE_BYTES = 256 * 1024
+
+
+class Page(Protocol):
+    """A list of which `next` asks for the rest."""
+
+    @property
+    def next(self) -> str: ...
+
 
 M = TypeVar("M")
-LIMIT_BYTES = 512 * 1024 * 1024
+P = TypeVar("P", bound=Page)
 
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, timeout_s: float) -> None:
         super().__init__("node", timeout=timeout_s)
+        self._link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._link.settimeout(timeout_s)
         self._path = path
-        self._timeout_s = timeout_s
 
     @override
     def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self._timeout_s)
-        self.sock.connect(self._path)
+        self._link.connect(self._path)
+        self.sock = self._link
+
+    def read(self, answer: http.client.HTTPResponse, limit_bytes: int, until: float) -> bytes:
+        """The body of `answer`, whole by the time `until` (monotonic). Raises `TooLarge` or `TimeoutError`."""
+        body = bytearray()
+        while True:
+            left_s = until - time.monotonic()
+            if left_s <= 0:
+                raise TimeoutError
+            self._link.settimeout(left_s)
+            piece = answer.read1(_PIECE_BYTES)
+            body += piece
+            if len(body) > limit_bytes:
+                raise TooLarge(f"the answer of the node has more than {limit_bytes} bytes")
+            if not piece:
+                break
+        if answer.length:
+            raise http.client.IncompleteRead(bytes(body), answer.length)
+        return bytes(body)
 
 
 class Node:
@@ -43,84 +76,101 @@ class Node:
         body: Any = None,
         *,
         timeout_s: float = 60.0,
+        limit_bytes: int = MESSAGE_LIMIT_BYTES,
         headers: dict[str, str] | None = None,
     ) -> bytes:
-        """The body of the answer. Raises the error that a problem stands for, or `Unavailable`."""
+        """The body of the answer, whole within `timeout_s`; a `body` that is no bytes is sent as JSON.
+
+        Raises the error that a problem stands for, `Unavailable` where no node answers, `TimedOut`, `TooLarge`, and
+        `PeerError` for what is no answer.
+        """
         sent = dict(headers or {})
         if body is not None and not isinstance(body, bytes):
             body = encode(body)
             sent["content-type"] = "application/json"
-        connection = self._connection(timeout_s)
-        try:
-            connection.request(method, target, body, sent)
+        until = time.monotonic() + timeout_s
+        with self._said(timeout_s), contextlib.closing(_UnixConnection(self.path, timeout_s)) as connection:
+            with contextlib.suppress(BrokenPipeError):  # a node that has refused says why
+                connection.request(method, target, body, sent)
             answer = connection.getresponse()
-            data = answer.read(LIMIT_BYTES)
-        except TimeoutError as error:
-            raise TimedOut(f"the node gave no answer within {timeout_s:g} s") from error
-        except OSError as error:
-            raise self._unreachable(error) from error
-        except http.client.HTTPException as error:
-            raise PeerError(f"what listens on {self.path} does not speak as a node does: {error!r}") from error
-        finally:
-            connection.close()
-        if answer.status >= 400:
-            found = {name.lower(): value for name, value in answer.getheaders()}
-            raise error_from(answer.status, found, data, "the node")
+            refused = answer.status >= 400
+            data = connection.read(answer, PROBLEM_LIMIT_BYTES if refused else limit_bytes, until)
+            if refused:
+                raise _refusal(answer, data)
         return data
 
     def ask(self, method: str, target: str, into: type[M], body: Any = None, *, timeout_s: float = 60.0) -> M:
         """The answer as a message of type `into`."""
         data = self.request(method, target, body, timeout_s=timeout_s)
-        return decode(data, into, limit_bytes=LIMIT_BYTES, what="answer of the node")
+        return decode(data, into, limit_bytes=MESSAGE_LIMIT_BYTES, what="answer of the node")
+
+    def pages(self, target: str, into: type[P], **query: str) -> Iterator[P]:
+        """All pages of a list."""
+        after = ""
+        while True:
+            page = self.ask("GET", with_query(target, **query, after=after), into)
+            yield page
+            if not page.next:
+                return
+            if page.next == after:
+                raise PeerError(f"the list at {target} does not end")
+            after = page.next
 
     def pipe(self, target: str) -> socket.socket:
-        """A byte pipe: the connection after `101 Switching Protocols`."""
+        """A byte pipe: the connection after `101 Switching Protocols`. Raises what `request` raises."""
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        link.settimeout(30)
         try:
-            link.connect(self.path)
-            request = f"GET {target} HTTP/1.1\r\nhost: node\r\nconnection: upgrade\r\nupgrade: avinet-pipe\r\n\r\n"
-            link.sendall(request.encode("ascii"))
-            head = _head(link)
-        except TimeoutError as error:
-            raise TimedOut("the node did not open the pipe within 30 s") from error
-        except OSError as error:
-            raise self._unreachable(error) from error
-        status = int(head.split(b" ", 2)[1]) if head.startswith(b"HTTP/1.1 ") else 0
-        if status != 101:
-            rest = b"" if not status else _rest(link)
+            with self._said(PIPE_OPEN_S):
+                link.settimeout(PIPE_OPEN_S)
+                link.connect(self.path)
+                request = f"GET {target} HTTP/1.1\r\nhost: node\r\nconnection: upgrade\r\nupgrade: avinet-pipe\r\n\r\n"
+                link.sendall(request.encode("ascii"))
+                answer = http.client.HTTPResponse(_Unbuffered(link), method="GET")  # type: ignore[arg-type]
+                answer.begin()
+                if answer.status != 101:
+                    raise _refusal(answer, b"".join(iter(lambda: answer.read(PROBLEM_LIMIT_BYTES), b"")))
+        except BaseException:
             link.close()
-            fields = {"content-type": CONTENT_TYPE} if CONTENT_TYPE.encode() in head else {}
-            raise error_from(status or 502, fields, rest, "the node")
+            raise
         link.settimeout(None)
         return link
 
-    def _connection(self, timeout_s: float) -> _UnixConnection:
-        return _UnixConnection(self.path, timeout_s)
+    @contextlib.contextmanager
+    def _said(self, timeout_s: float) -> Iterator[None]:
+        """Say of each thing that can go wrong on the way what it means."""
+        try:
+            yield
+        except TimeoutError as error:
+            raise TimedOut(f"the node at {self.path} gave no answer within {timeout_s:g} s") from error
+        except (http.client.HTTPException, ConnectionResetError) as error:
+            raise PeerError(f"what listens on {self.path} gave no whole answer: {error!r}") from error
+        except OSError as error:
+            raise self._unreachable(error) from error
 
-    def _unreachable(self, error: OSError) -> Unavailable:
+    def _unreachable(self, error: OSError) -> AvinetError:
         why = error.strerror or str(error)
-        return Unavailable(
-            f"no node answers on {self.path}: {why}",
-            hint="start twistd avi-controller, or name its socket with --socket or AVINET_SOCKET",
-        )
+        hint = "start it: twistd avi-controller; or name its socket with --socket or AVINET_SOCKET"
+        if isinstance(error, PermissionError):
+            hint = "run avictl as a user who may open it"
+        return Unavailable(f"no node answers on {self.path}: {why}", hint=hint)
 
 
-def _rest(link: socket.socket) -> bytes:
-    """What is left of an answer that is no pipe."""
-    link.shutdown(socket.SHUT_WR)
-    parts = []
-    while data := link.recv(65536):
-        parts.append(data)
-    return b"".join(parts)
+class _Unbuffered:
+    """A socket for an answer's head alone: what follows it is left to be read, it belongs to the pipe."""
+
+    def __init__(self, link: socket.socket) -> None:
+        self._link = link
+
+    def makefile(self, mode: Literal["rb"]) -> socket.SocketIO:
+        """The socket as a file that reads no byte ahead."""
+        return self._link.makefile(mode, buffering=0)
 
 
-def _head(link: socket.socket) -> bytes:
-    """The head of the answer, read byte for byte: what follows it belongs to the pipe."""
-    head = b""
-    while not head.endswith(b"\r\n\r\n") and len(head) < 16384:
-        byte = link.recv(1)
-        if not byte:
-            break
-        head += byte
-    return head
+def _refusal(answer: http.client.HTTPResponse, body: bytes) -> AvinetError:
+    return error_from(answer.status, {name.lower(): value for name, value in answer.getheaders()}, body, "the node")
+
+
+def with_query(target: str, **query: str) -> str:
+    """`target` with those of the parameters that are not empty."""
+    given = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items() if value)
+    return f"{target}?{given}" if given else target

@@ -7,8 +7,8 @@ from urllib.parse import quote
 
 import click
 
-from avinet.cli.main import Context, pass_context
-from avinet.cli.shown import ago, emit, fields, moment, table
+from avinet.cli.context import Context, pass_context, pass_node
+from avinet.cli.shown import ago, emit, fields, labels, moment, since, table
 from avinet.errors import Invalid
 from avinet.wire.fleet import Engine, EngineCreate, EngineList, EnginesCreated, LabelChange
 
@@ -53,11 +53,11 @@ def show_engines(engines: Sequence[Engine]) -> None:
             (
                 each.id,
                 each.state,
-                f"{ago(each.connected_since)[:-4]}" if each.connected_since else "-",
+                since(each.connected_since),
                 _configuration(each),
                 f"{each.servers_up} up, {each.servers_down} down" if each.servers_up or each.servers_down else "-",
                 ago(each.reported),
-                " ".join(f"{key}={value}" for key, value in each.labels.items()),
+                labels(each.labels),
             )
             for each in engines
         ],
@@ -69,14 +69,8 @@ def show_engines(engines: Sequence[Engine]) -> None:
 @pass_context
 def list_(context: Context, label: str | None) -> None:
     """All service engines."""
-    items: list[Engine] = []
-    after, chosen = "", f"&label={quote(label)}" if label else ""
-    while True:
-        page = context.node.ask("GET", f"/v1/service-engines?limit=500&after={after}{chosen}", EngineList)
-        items += page.items
-        after = page.next
-        if not after:
-            break
+    pages = context.node.pages("/v1/service-engines", EngineList, limit="500", label=label or "")
+    items = [each for page in pages for each in page.items]
     if context.output == "table":
         show_engines(items)
     else:
@@ -97,16 +91,14 @@ def show(context: Context, id: str) -> None:
         [
             ("id", engine.id),
             ("state", f"{engine.state}, generation {engine.generation}"),
-            ("labels", " ".join(f"{key}={value}" for key, value in engine.labels.items())),
+            ("labels", labels(engine.labels)),
             ("key", engine.fingerprint),
             ("image", engine.image),
             ("driver", engine.driver),
             ("enrolled", moment(engine.enrolled) if engine.enrolled else "not yet"),
             (
                 "tunnel",
-                f"up for {ago(engine.connected_since)[:-4]}, from {engine.address}"
-                if engine.connected_since
-                else "none",
+                f"up for {since(engine.connected_since)}, from {engine.address}" if engine.connected_since else "none",
             ),
             ("version", f"avinet {engine.version}, data plane {engine.dataplane}" if engine.version else ""),
             ("host", engine.hostname),
@@ -187,7 +179,9 @@ def create(
 
 @se.command()
 @click.argument("ids", nargs=-1, required=True)
-@click.option("--drain", default=5, show_default=True, help="Seconds for their connections to end.")
+@click.option(
+    "--drain", type=click.IntRange(0, 3600), default=5, show_default=True, help="Seconds for their connections to end."
+)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @pass_context
 def delete(context: Context, ids: tuple[str, ...], drain: int, yes: bool) -> None:
@@ -222,13 +216,13 @@ def label(context: Context, id: str, changes: tuple[str, ...]) -> None:
     wanted = labels_of([each for each in changes if not (each.endswith("-") and "=" not in each)])
     engine = context.node.ask("PATCH", place(id), Engine, LabelChange(set=wanted, remove=remove))
     if context.output == "table":
-        print(f"{engine.id}: {' '.join(f'{key}={value}' for key, value in engine.labels.items()) or 'no labels'}")
+        print(f"{engine.id}: {labels(engine.labels) or 'no labels'}")
     else:
         emit(engine, context.output)
 
 
 @se.command("authorized-keys")
-@pass_context
+@pass_node
 def authorized_keys(context: Context) -> None:
     """The keys of aviseuser, in OpenSSH's format."""
     print(context.node.request("GET", "/v1/authorized-keys").decode(), end="")

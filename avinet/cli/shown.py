@@ -1,42 +1,74 @@
-"""What `avictl` prints: tables for people, JSON and YAML for programs; no text from elsewhere reaches a tty raw."""
+"""What `avictl` prints: tables for people, JSON and YAML for programs.
+
+No text from elsewhere reaches a terminal raw: neither controls nor marks that turn the direction of writing.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TextIO
 
 import msgspec
 
 from avinet.units import format_seconds
 
 Output = Literal["table", "json", "yaml"]
+FORMATS = ("table", "json", "yaml")
+_WIDEST = 100_000
+
+
+def _visible(each: str) -> str:
+    code = ord(each)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def escaped(text: str) -> str:
-    """`text` with every control character made visible, so that none of it can drive the terminal."""
-    return "".join(each if each.isprintable() or each in "\n\t" else f"\\x{ord(each):02x}" for each in text)
+    """`text` with every character that could drive a terminal made visible; it keeps its lines and tabs."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else _visible(each) for each in text)
 
 
-def raw_unless_terminal(text: str) -> str:
-    """`text` as it is for a file or a pipe, escaped on a terminal."""
-    return escaped(text) if sys.stdout.isatty() else text
+def one_line(text: str) -> str:
+    """`text` without line breaks: what a peer says is one line of ours."""
+    return re.sub(r"\s*[\n\t]\s*", " ", text.strip())
+
+
+def write(text: str, stream: TextIO) -> None:
+    """Write text from elsewhere: as it is into a file or a pipe, escaped on a terminal."""
+    stream.write(escaped(text) if stream.isatty() else text)
 
 
 def emit(value: Any, output: Output) -> None:
     """Print a message as JSON or YAML."""
     plain = msgspec.to_builtins(value)
     if output == "json":
-        print(msgspec.json.format(msgspec.json.encode(plain), indent=2).decode())
-    else:
-        import yaml
+        emit_json(msgspec.json.encode(plain))
+        return
+    import yaml
 
-        print(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), end="")
+    print(yaml.safe_dump(plain, sort_keys=False, allow_unicode=not sys.stdout.isatty()), end="")
+
+
+def emit_json(data: bytes) -> None:
+    """Print JSON in lines. On a terminal what is not printable is escaped, as JSON escapes it."""
+    text = msgspec.json.format(data, indent=2).decode()
+    if sys.stdout.isatty():
+        # Such a character stands inside of a string; above 16 bits it is a pair of surrogates.
+        text = "".join(each if each.isprintable() or each == "\n" else _json_escape(each) for each in text)
+    print(text)
+
+
+def _json_escape(each: str) -> str:
+    pair = each.encode("utf-16-be")
+    return "".join(f"\\u{pair[at] << 8 | pair[at + 1]:04x}" for at in range(0, len(pair), 2))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print aligned columns; a terminal that is too narrow wraps them."""
+    """Print aligned columns; a terminal that is too narrow shortens cells, a file or a pipe has them whole."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -45,9 +77,12 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     for column in columns:
         shown.add_column(column, no_wrap=True, overflow="ellipsis")
     for row in rows:
-        shown.add_row(*(Text(escaped("" if cell is None else str(cell))) for cell in row))
-    width = None if sys.stdout.isatty() else 240
-    Console(width=width, highlight=False, soft_wrap=False).print(shown)
+        shown.add_row(*(Text("" if cell is None else one_line(escaped(str(cell)))) for cell in row))
+    console = Console(width=None if sys.stdout.isatty() else _WIDEST, highlight=False)
+    with console.capture() as drawn:
+        console.print(shown)
+    for line in drawn.get().splitlines():
+        print(line.rstrip())
 
 
 def fields(pairs: Sequence[tuple[str, object]]) -> None:
@@ -55,14 +90,27 @@ def fields(pairs: Sequence[tuple[str, object]]) -> None:
     known = [(name, value) for name, value in pairs if value not in (None, "")]
     width = max((len(name) for name, _ in known), default=0)
     for name, value in known:
-        print(f"{name:<{width}}  {escaped(str(value))}")
+        print(f"{name:<{width}}  {one_line(escaped(str(value)))}")
+
+
+def since(at: float | None) -> str:
+    """How long it has lasted, from a time (seconds since 1970) until now; a dash for what never was."""
+    return "-" if not at else format_seconds(max(0.0, time.time() - at))
 
 
 def ago(at: float | None) -> str:
-    """How long ago a time (seconds since 1970) was."""
-    return "-" if not at else format_seconds(max(0.0, time.time() - at)) + " ago"
+    """How long ago a time was; a dash for what never was."""
+    return "-" if not at else f"{since(at)} ago"
 
 
 def moment(at: float) -> str:
     """A time in UTC."""
-    return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(at))
+    except (ValueError, OverflowError, OSError):
+        return f"@{at:.0f}"
+
+
+def labels(of: Mapping[str, str]) -> str:
+    """Labels as an operator writes them."""
+    return " ".join(f"{key}={value}" for key, value in of.items())

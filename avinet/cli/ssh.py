@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from avinet.cli.connect import admit, engine_id
-from avinet.cli.main import Context, pass_context
+from avinet.cli.context import Context, pass_node
 from avinet.cli.se import place
 from avinet.errors import LocalError
 from avinet.trust import keys
@@ -28,7 +28,7 @@ def proxy(context: Context) -> str:
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("id")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-@pass_context
+@pass_node
 def ssh(context: Context, id: str, arguments: tuple[str, ...]) -> int:
     """Open an SSH session to the service engine ID, with a key that is good for 5 minutes.
 
@@ -65,7 +65,7 @@ def ssh(context: Context, id: str, arguments: tuple[str, ...]) -> int:
 
 @click.command("ssh-config")
 @click.option("--identity", default="~/.ssh/avinet_ed25519", show_default=True, help="The key to log in with.")
-@pass_context
+@pass_node
 def ssh_config(context: Context, identity: str) -> None:
     """Print what ~/.ssh/config needs for `ssh SE.avinet`, `scp` and `sftp`.
 
@@ -87,7 +87,7 @@ def ssh_config(context: Context, identity: str) -> None:
 
 @click.command("ssh-host-key")
 @click.argument("name")
-@pass_context
+@pass_node
 def ssh_host_key(context: Context, name: str) -> None:
     """Print the host key of a service engine as a known_hosts line, for ssh's KnownHostsCommand."""
     engine = context.node.ask("GET", place(engine_id(name)), Engine)

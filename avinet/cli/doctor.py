@@ -1,0 +1,82 @@
+"""`avictl doctor`: what may be wrong with the node and its fleet, in plain words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import click
+import msgspec
+
+from avinet.cli.context import Context, pass_context
+from avinet.cli.exits import FAULT, OK
+from avinet.cli.node import Node
+from avinet.cli.shown import emit, escaped, one_line
+from avinet.errors import AvinetError
+from avinet.units import format_seconds
+from avinet.wire.fleet import Status
+
+PATIENCE_S = 10.0
+SHORTEST_S = 86400.0
+"""A node certificate lives for days and is renewed after a third of its life: one day left means that renewal fails."""
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """What was looked at, whether it is as it should be, what was seen, and what to try where it is not."""
+
+    what: str
+    good: bool
+    seen: str
+    hint: str = ""
+
+
+@click.command()
+@pass_context
+def doctor(context: Context) -> int:
+    """Check what usually goes wrong, and say what to try. Ends with 1 when something is wrong."""
+    found = list(examine(context.node))
+    if context.output != "table":
+        emit(found, context.output)
+    else:
+        for each in found:
+            line = f"{each.what}: {each.seen}" + ("" if each.good or not each.hint else f"; {each.hint}")
+            print(f"{'ok ' if each.good else 'BAD'}  {one_line(escaped(line))}")
+    return OK if all(each.good for each in found) else FAULT
+
+
+def examine(node: Node) -> Iterator[Finding]:
+    """Each finding; the first that is not good may be the last, as nothing is known without the node."""
+    begun = time.monotonic()
+    try:
+        found = node.ask("GET", "/v1/status", Status, timeout_s=PATIENCE_S)
+    except AvinetError as error:
+        yield Finding("node", False, str(error))
+        return
+    yield Finding("node", True, f"{found.node} answers in {(time.monotonic() - begun) * 1000:.0f} ms")
+    left_s = max(0.0, found.node_certificate_expires - time.time())
+    yield Finding(
+        "certificate",
+        left_s > SHORTEST_S,
+        f"valid for {format_seconds(left_s)}",
+        "renewal fails: see the node's log, and whether its issuing CA has expired",
+    )
+    counts = found.engines
+    yield Finding(
+        "service engines",
+        counts.connected == counts.enrolled,
+        f"{counts.connected} of {counts.enrolled} that are enrolled have a tunnel",
+        "avictl se list shows which have none; see the log of such a service engine, and whether it reaches "
+        + ", ".join(found.ssh),
+    )
+    yield Finding(
+        "configuration",
+        not counts.refused,
+        f"{counts.in_sync} run what they should, {counts.refused} have refused it",
+        "avictl se show ID gives the reason; apply a document that mends it",
+    )
+    yield Finding(
+        "servers",
+        not found.servers_down,
+        f"{found.servers_up} up, {found.servers_down} down",
+        "avictl se show ID names them, and why",
+    )
