@@ -1,7 +1,8 @@
 """A cloud on this machine: an instance is a folder, and the processes that carry its mark in their environment.
 
-Processes of an instance outlive the controller, as machines do. Ending an instance ends every process that its own
-processes have started, the load balancer among them, as deleting a machine would.
+Processes of an instance outlive the controller, as machines do. Its first process does what a machine's service
+manager does: a service engine that ends otherwise than with 0 is started again after 1 s. Ending an instance ends every
+process that its own processes have started, the load balancer among them, as deleting a machine would.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from avinet.ids import parse_id
 MARK = "AVINET_INSTANCE"
 _RECORD = "instance.json"
 _POLL_S = 0.05
+_INIT = ("/bin/sh", "-c", 'until "$@"; do sleep 1; done', "init")
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "USER", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `instance.json` says; `mark` is unique to this instance of the id, `command` its first process."""
+    """What `instance.json` says; `mark` is unique to this instance of the id, `command` its service."""
 
     id: str
     generation: int
@@ -40,7 +42,7 @@ class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 Boot = Callable[[Order, Path], Sequence[str]]
-"""Prepares the folder of an instance for an order (image, user data); returns the command that is its first process."""
+"""Prepares the folder of an instance for an order (image, user data); returns the command that is its service."""
 
 
 class LocalCloud:
@@ -101,7 +103,7 @@ class LocalCloud:
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ} | {MARK: record.mark}
         with (place / "console.log").open("ab") as console:
             child = subprocess.Popen(
-                record.command,
+                (*_INIT, *record.command),
                 cwd=place,
                 env=environment,
                 stdin=subprocess.DEVNULL,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import ensureDeferred
 from twisted.trial.unittest import TestCase
 
 from avinet.cloud.driver import Instance, Order
 from avinet.cloud.local import LocalCloud
 from avinet.errors import Invalid, NotFound
+from tests.running import asynchronous, eventually
 
-# An instance whose first process starts another one, which leaves its session and ignores SIGTERM.
+# A service that starts another process, which leaves its session and ignores SIGTERM.
 PROGRAM = """
 import os, signal, sys, time
 if os.fork() == 0:
@@ -30,13 +33,6 @@ def boot(order: Order, folder: Path) -> Sequence[str]:
     return [sys.executable, "-c", PROGRAM]
 
 
-def run(test):
-    def wrapped(self: LocalCloudTests) -> Deferred[None]:
-        return ensureDeferred(test(self))
-
-    return wrapped
-
-
 class LocalCloudTests(TestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
@@ -50,7 +46,7 @@ class LocalCloudTests(TestCase):
     def order(self, generation: int = 1) -> Order:
         return Order("se-1", generation, b"", "secret")
 
-    @run
+    @asynchronous
     async def test_an_instance_runs_until_it_is_deleted(self) -> None:
         created = await self.cloud.create(self.order())
         self.assertEqual(created, Instance("se-1", 1, running=True))
@@ -59,14 +55,24 @@ class LocalCloudTests(TestCase):
         self.assertEqual(list(await self.cloud.instances()), [])
         self.assertFalse((self.folder / "se-1").exists())
 
-    @run
+    @asynchronous
+    async def test_a_service_that_was_killed_comes_back_as_on_a_machine(self) -> None:
+        await self.cloud.create(self.order())
+        place = self.folder / "se-1"
+        await eventually("both run", lambda: len(list(place.glob("running-*"))) == 2)
+        before = {int(path.name.partition("-")[2]) for path in place.glob("running-*")}
+        for process in before:
+            os.kill(process, signal.SIGKILL)
+        await eventually("both run again", lambda: len(list(place.glob("running-*"))) == 4)
+
+    @asynchronous
     async def test_creating_it_again_changes_nothing(self) -> None:
         await self.cloud.create(self.order())
         before = (self.folder / "se-1" / "instance.json").read_bytes()
         await self.another().create(self.order())
         self.assertEqual((self.folder / "se-1" / "instance.json").read_bytes(), before)
 
-    @run
+    @asynchronous
     async def test_a_new_generation_replaces_the_old_one(self) -> None:
         await self.cloud.create(self.order())
         before = (self.folder / "se-1" / "instance.json").read_bytes()
@@ -74,12 +80,12 @@ class LocalCloudTests(TestCase):
         self.assertNotEqual((self.folder / "se-1" / "instance.json").read_bytes(), before)
         self.assertEqual(list(await self.cloud.instances()), [Instance("se-1", 2, running=True)])
 
-    @run
+    @asynchronous
     async def test_the_folder_is_private(self) -> None:
         await self.cloud.create(self.order())
         self.assertEqual((self.folder / "se-1").stat().st_mode & 0o777, 0o700)
 
-    @run
+    @asynchronous
     async def test_what_is_not_there(self) -> None:
         await self.cloud.delete("se-9")
         await self.assertFailure(ensureDeferred(self.cloud.power_on("se-9")), NotFound)
