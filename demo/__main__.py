@@ -7,8 +7,8 @@ import signal
 import sys
 import time
 
-from demo.machine import Machine, StepFailed
-from demo.story import KEPT, STEPS, Step, Story, check_machine, hints
+from demo.machine import Machine
+from demo.story import KEPT, STEPS, Story, check_machine, hints, tell
 
 
 def main() -> int:
@@ -22,33 +22,22 @@ def main() -> int:
     try:
         story = Story(machine, options.dataplane)
         begun = time.monotonic()
-        for number, step in enumerate(STEPS, 1):
-            if number > KEPT and not options.once:
-                wait(story)
-            if not play(story, number, step):
-                return 1
-        print(f"\nall {len(STEPS)} steps were seen to work, in {time.monotonic() - begun:.1f} s")
-        return 0
+        failed = tell(story, STEPS[:KEPT], say=say)
+        if not failed and not options.once:
+            wait(story)
+        failed = failed or tell(story, STEPS[KEPT:], first=KEPT + 1, say=say)
+        if not failed:
+            say(f"\nall {len(STEPS)} steps were seen to work, in {time.monotonic() - begun:.1f} s")
+        return 1 if failed else 0
     except KeyboardInterrupt:
-        print("\nended")
+        say("\nended")
         return 130
     finally:
         machine.close()
 
 
-def play(story: Story, number: int, step: Step) -> bool:
-    print(f"{number:2}  {step.title:<36}", end="", flush=True)
-    begun = time.monotonic()
-    try:
-        seen = step.run(story)
-    except StepFailed as failure:
-        print(f"FAILED after {time.monotonic() - begun:.1f} s\n    {failure}")
-        for name in ("controller",):
-            if tail := story.machine.log_tail(name, 8):
-                print(f"    the end of {name}.log:\n      " + tail.replace("\n", "\n      "))
-        return False
-    print(f"{time.monotonic() - begun:6.2f} s  {seen}")
-    return True
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 def wait(story: Story) -> None:

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 AVICTL = [sys.executable, "-m", "avinet.cli"]
+POLL_S = 0.05
 TWISTD = str(Path(sys.executable).parent / "twistd")
 
 
@@ -28,7 +29,8 @@ class StepFailed(Exception):
 class Machine:
     """The demo's folder and processes; `close` ends and removes all of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float = 30.0) -> None:
+        self.patience_s = patience_s
         self.folder = Path(tempfile.mkdtemp(prefix="avinet-demo-"))
         self.socket = self.folder / "controller.sock"
         self.environment = {**os.environ, "AVINET_SOCKET": str(self.socket), "PYTHONPATH": str(ROOT)}
@@ -84,6 +86,19 @@ class Machine:
         """The JSON that `avictl` prints."""
         return json.loads(self.avictl("--output", "json", *arguments))
 
+    def until(self, what: str, seen: Callable[[], T | None]) -> T:
+        """What `seen` returns as soon as it is true. Raises `StepFailed`, which says what did not happen."""
+        deadline = time.monotonic() + self.patience_s
+        last = ""
+        while time.monotonic() < deadline:
+            try:
+                if found := seen():
+                    return found
+            except (StepFailed, OSError) as error:
+                last = f": {error}"
+            time.sleep(POLL_S)
+        raise StepFailed(f"not within {self.patience_s:g} s: {what}{last}")
+
     def close(self) -> None:
         """End every process that was started, and remove the folder."""
         for process in self._processes.values():
@@ -122,17 +137,3 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
-
-
-def until(what: str, seen: Callable[[], T | None], timeout_s: float = 30, every_s: float = 0.05) -> T:
-    """What `seen` returns as soon as it is true. Raises `StepFailed` after `timeout_s`, saying what did not happen."""
-    deadline = time.monotonic() + timeout_s
-    last = ""
-    while time.monotonic() < deadline:
-        try:
-            if found := seen():
-                return found
-        except (StepFailed, OSError) as error:
-            last = f": {error}"
-        time.sleep(every_s)
-    raise StepFailed(f"not within {timeout_s:g} s: {what}{last}")

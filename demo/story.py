@@ -8,16 +8,21 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from demo.machine import AVICTL, TWISTD, Machine, StepFailed, free_ports, until
+from demo.machine import AVICTL, TWISTD, Machine, StepFailed, free_ports
 
 ENGINES = ("se-1", "se-2")
 BACKENDS = ("blue", "green")
+
+
+class ControllerEnded(RuntimeError):
+    """There is no sense in waiting for it."""
 
 
 @dataclass(frozen=True)
@@ -122,10 +127,10 @@ def start_controller(story: Story) -> str:
 
     def answers() -> dict[str, Any] | None:
         if story.machine.ended("controller"):
-            raise SystemExit("the controller has ended:\n" + story.machine.log_tail("controller"))
+            raise ControllerEnded("the controller has ended")
         return story.machine.asked("status")
 
-    status = until("the controller answers", answers)
+    status = story.machine.until("the controller answers", answers)
     return f"node {status['node']} of domain {status['domain']}, SSH on {story.ssh_port}, HTTPS on {story.https_port}"
 
 
@@ -147,7 +152,7 @@ def start_backends(story: Story) -> str:
             connection.request("GET", "/")
             return connection.getresponse().read() != b""
 
-        until(f"the backend {name} answers", answers)
+        story.machine.until(f"the backend {name} answers", answers)
     return " and ".join(f"{name} on {port}" for name, port in story.backend_ports.items())
 
 
@@ -159,7 +164,7 @@ def create_engines(story: Story) -> str:
             engine = story.engine(name)
             return engine["state"] == "enrolled" and engine.get("connected_since") is not None
 
-        until(f"{name} has enrolled and holds its tunnel", up, 60)
+        story.machine.until(f"{name} has enrolled and holds its tunnel", up)
     found = story.engine(ENGINES[0])
     return f"{', '.join(ENGINES)} enrolled with keys of their own, tunnels up, data plane {found['dataplane']}"
 
@@ -196,7 +201,7 @@ def push_configuration(story: Story) -> str:
         path.write_text(json.dumps(document))
         story.machine.avictl("config", "apply", "-f", str(path))
     for name in ENGINES:
-        until(f"{name} runs what it should", partial(story.running_desired, name))
+        story.machine.until(f"{name} runs what it should", partial(story.running_desired, name))
     applied = story.engine(ENGINES[0])["config"]["applied"]
     return f"pushed and acknowledged: revision {applied['revision']}, SHA-256 {applied['sha256'][:12]}…"
 
@@ -204,7 +209,9 @@ def push_configuration(story: Story) -> str:
 def send_traffic(story: Story) -> str:
     seen: Counter[str] = Counter()
     for name in ENGINES:
-        until(f"both backends are up on {name}", partial(story.has_servers, name, "servers_up", len(BACKENDS)))
+        story.machine.until(
+            f"both backends are up on {name}", partial(story.has_servers, name, "servers_up", len(BACKENDS))
+        )
         here = Counter(story.get(name) for _ in range(50))
         if set(here) != set(BACKENDS):
             raise StepFailed(f"{name} sent its 50 requests to {dict(here)}")
@@ -220,13 +227,13 @@ def lose_backend(story: Story) -> str:
         states = {each["server"]: each for each in story.engine(ENGINES[0]).get("health", [])}
         return states[victim] if states.get(victim, {}).get("state") == "down" else None
 
-    found = until(f"{victim} is reported down", down)
+    found = story.machine.until(f"{victim} is reported down", down)
     for name in ENGINES:
-        until(f"{name} has it down", partial(story.has_servers, name, "servers_down", 1))
+        story.machine.until(f"{name} has it down", partial(story.has_servers, name, "servers_down", 1))
         if Counter(story.get(name) for _ in range(20)) != {other: 20}:
             raise StepFailed(f"{name} still sends requests to {victim}")
     story.start_backend(victim)
-    until(f"{victim} is up again", partial(story.has_servers, ENGINES[0], "servers_up", len(BACKENDS)))
+    story.machine.until(f"{victim} is up again", partial(story.has_servers, ENGINES[0], "servers_up", len(BACKENDS)))
     return f"{victim} seen down ({found.get('why') or 'no answer'}), {other} took all of it, {victim} seen up again"
 
 
@@ -257,7 +264,7 @@ def lose_controller(story: Story) -> str:
             engine = story.running_desired(name)
             return bool(engine and engine.get("connected_since") and engine["config"]["applied"] == before[name])
 
-        until(f"{name} is back", back, 60)
+        story.machine.until(f"{name} is back", back)
     return f"killed; {sum(headless.values())} requests served without it; both tunnels are back by themselves"
 
 
@@ -289,6 +296,33 @@ STEPS = (
 )
 KEPT = len(STEPS) - 1
 """The steps that the interactive demo runs before it waits; the last one tidies up."""
+
+
+def tell(
+    story: Story,
+    steps: Sequence[Step],
+    *,
+    first: int = 1,
+    before: Callable[[str], None] = lambda name: None,
+    say: Callable[[str], None] = print,
+) -> str:
+    """Take `steps` one after the other, from number `first`; the name of the one that failed, or nothing.
+
+    `before` is called with the name of each step before it is taken.
+    """
+    for number, step in enumerate(steps, first):
+        before(step.name)
+        begun = time.monotonic()
+        try:
+            seen = step.run(story)
+        except (StepFailed, ControllerEnded) as failure:
+            say(f"{number:2}  {step.title:<36}FAILED after {time.monotonic() - begun:.1f} s")
+            say(f"    {failure}")
+            if tail := story.machine.log_tail("controller", 8):
+                say("    the end of controller.log:\n      " + tail.replace("\n", "\n      "))
+            return step.name
+        say(f"{number:2}  {step.title:<36}{time.monotonic() - begun:6.2f} s  {seen}")
+    return ""
 
 
 def hints(story: Story) -> list[str]:
