@@ -40,15 +40,18 @@ class Relay(Protocol):
             self.transport.pauseProducing()
 
     def join(self, other: Relay) -> None:
-        """Carry bytes both ways from now on; when one side is lost already, the other is closed."""
+        """Carry bytes both ways from now on; what has ended already ends on the other side too."""
         self.other, other.other = other, self
-        for side, far in ((self, other), (other, self)):
+        for side in (self, other):
             if side._lost:
-                far.transport.abortConnection()
+                side._pass_on_loss()
                 return
         for side, far in ((self, other), (other, self)):
             side.transport.registerProducer(far.transport, True)
             side.transport.resumeProducing()
+        for side in (self, other):
+            if side._finished:
+                side.readConnectionLost()
 
     @override
     def dataReceived(self, data: bytes) -> None:
@@ -76,12 +79,17 @@ class Relay(Protocol):
         if self._lost:
             return
         self._lost = True
+        self._finished = self._finished or bool(reason.check(error.ConnectionDone))
         self._ended()
+        self._pass_on_loss()
+
+    def _pass_on_loss(self) -> None:
+        """Close the other side: after all that came from here when it was whole, else at once, so that it is seen."""
         other = self.other
         if other is None or other._lost:
             return
         other.transport.unregisterProducer()
-        if reason.check(error.ConnectionDone):
+        if self._finished:
             other.transport.loseConnection()
         else:
             other.transport.abortConnection()
