@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import DeferredLock, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
@@ -45,80 +45,77 @@ class HAProxy:
         self._health: list[ServerHealth] = []
         self._dropped = 0
         self._said_bad = 0
-        self._stopping = False
-        self._changing = False
+        self._change = DeferredLock()
 
     # Start, apply, end
 
     async def start(self, config: Config) -> None:
         """Attach to what runs, or start it; see `Dataplane`."""
-        self._listen()
-        running = await self._master.find()
-        if running is None:
-            claim_ports(config.virtual_services)
-            await self._master.check(render(config))
-            self._master.write(render(config))
-            await self._master.launch()
-            self._config = config
-        else:
-            self.log.info("attached to HAProxy {master}", master=running.master)
-            if self._master.written() != render(config):
-                self._config = Config()
-                await self.apply(config)
-            self._config = config
-        await self._look()
-        self._tasks.spawn(self._watch(), "watching HAProxy")
+        if self._port is None:
+            self._listen()
+            self._tasks.spawn(self._watch(), "watching HAProxy")
+        await self.apply(config)
 
     def _listen(self) -> None:
-        if self._port is None:
-            (self._master.folder / RECORDS_SOCKET).unlink(missing_ok=True)
-            self._port = self._reactor.listenUNIX(str(self._master.sockets / RECORDS_SOCKET), self._intake, mode=0o600)
+        (self._master.folder / RECORDS_SOCKET).unlink(missing_ok=True)
+        self._port = self._reactor.listenUNIX(str(self._master.sockets / RECORDS_SOCKET), self._intake, mode=0o600)
 
     async def check(self, config: Config) -> None:
         """`haproxy -c`; see `Dataplane`."""
         await self._master.check(render(config))
 
     async def apply(self, config: Config) -> None:
-        """Reload without losing a connection; see `Dataplane`."""
-        before = self._config
-        if before is None:
-            raise Invalid("HAProxy is not running")
-        known = {(each.address, each.port) for each in before.virtual_services}
-        claim_ports([each for each in config.virtual_services if (each.address, each.port) not in known])
-        await self._master.check(render(config))
-        self._changing = True
-        try:
-            self._master.write(render(config))
-            try:
-                await self._master.reload()
-            except Invalid:
-                self._master.write(render(before))
-                with contextlib.suppress(Invalid):
-                    await self._master.reload()
-                raise
+        """Reload without losing a connection, or start what does not run; see `Dataplane`."""
+        async with self._change:
+            running = await self._master.find()
+            if running is None:
+                await self._master.end_leftovers()
+                claim_ports(config.virtual_services)
+                await self._bring(config, self._master.launch)
+            elif not await self._master.runs(render(config)):
+                self._claim_new_ports(config)
+                await self._bring(config, self._master.reload)
+            elif self._master.written() != render(config):
+                await self._master.write(render(config))
             self._config = config
-        finally:
-            self._changing = False
-        await self._look()
+            await self._look()
+
+    def _claim_new_ports(self, config: Config) -> None:
+        """See `claim_ports`; what an HAProxy holds that was only just found is known to itself alone."""
+        if self._config is not None:
+            known = {(each.address, each.port) for each in self._config.virtual_services}
+            claim_ports([each for each in config.virtual_services if (each.address, each.port) not in known])
+
+    async def _bring(self, config: Config, change: Callable[[], Awaitable[None]]) -> None:
+        """Have HAProxy read `config` by `change`; when it does not take it, it has what it had."""
+        await self._master.check(render(config))
+        before = self._master.written()
+        await self._master.write(render(config))
+        try:
+            await change()
+        except AvinetError:
+            await self._master.write(before)
+            with contextlib.suppress(AvinetError):
+                await self._master.reload()
+            raise
 
     # What it says
 
     async def _watch(self) -> None:
         """Read the health of the servers, and start HAProxy again when it is gone."""
         wait_s = POLL_S
-        while not self._stopping:
+        while True:
             await pause(self._reactor, wait_s)
-            if self._changing or self._stopping:
-                continue
-            try:
-                await self._look()
-                wait_s = POLL_S
-            except Unavailable as error:
-                wait_s = min(2 * wait_s, RESTART_CAP_S)
-                await self._revive(error)
+            async with self._change:
+                try:
+                    await self._look()
+                    wait_s = POLL_S
+                except Unavailable as error:
+                    wait_s = min(2 * wait_s, RESTART_CAP_S)
+                    await self._revive(error)
 
     async def _revive(self, error: Unavailable) -> None:
-        if self._changing or self._stopping or await self._master.find() is not None:
+        if self._config is None or await self._master.find() is not None:
             return
         self.log.warn("HAProxy is gone ({why}): starting it again", why=error.what)
         try:
@@ -226,7 +223,6 @@ class HAProxy:
 
     async def detach(self) -> None:
         """HAProxy goes on; see `Dataplane`."""
-        self._stopping = True
         self._tasks.stop()
         port, self._port = self._port, None
         if port is not None:
@@ -236,10 +232,10 @@ class HAProxy:
 
     async def shut_down(self, drain_s: float) -> None:
         """A soft stop, and after `drain_s` a hard one; see `Dataplane`."""
-        self._stopping = True
         self._tasks.stop()
-        await self._master.end(drain_s)
-        self._config = None
+        async with self._change:
+            await self._master.end(drain_s)
+            self._config = None
         await self.detach()
 
 

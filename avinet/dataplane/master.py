@@ -8,22 +8,26 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from avinet.aio import pause
-from avinet.dataplane.render import MASTER_SOCKET, STATE_FILE, STATS_SOCKET
-from avinet.dataplane.runtime import Processes, ask, first_alert, processes
+from avinet.dataplane.render import MASTER_SOCKET, STATE_FILE, STATS_SOCKET, described
+from avinet.dataplane.runtime import Processes, ask, description, first_alert, processes
 from avinet.errors import Invalid, LocalError, Unavailable
 from avinet.files import private_folder, write_atomic
 from avinet.wire.config import VirtualService
 
+T = TypeVar("T")
 START_S = 10.0
 CHECK_S = 30.0
+END_S = 5.0
+POLL_S = 0.05
+FILE = "haproxy.cfg"
 
 
 class Master:
@@ -51,28 +55,31 @@ class Master:
     async def _show_proc(self) -> Processes:
         return processes(await ask(self._reactor, self.sockets / MASTER_SOCKET, "show proc"))
 
-    def write(self, text: str) -> None:
+    async def write(self, text: str) -> None:
         """Make `text` the configuration that is read at the next start or reload."""
-        write_atomic(self.folder / "haproxy.cfg", text.encode("ascii"))
+        await self._in_thread(lambda: write_atomic(self.folder / FILE, text.encode("ascii")))
 
     def written(self) -> str:
         """The configuration that was read last, or was to be."""
-        path = self.folder / "haproxy.cfg"
+        path = self.folder / FILE
         return path.read_text("ascii") if path.exists() else ""
 
     async def check(self, text: str) -> None:
         """`haproxy -c` on `text`. Raises `Invalid` with the first thing that it finds wrong."""
-        candidate = self.folder / "candidate.cfg"
-        write_atomic(candidate, text.encode("ascii"))
-        code, said = await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._checked, candidate)
+        code, said = await self._in_thread(lambda: self._checked(text))
         if code != 0:
             raise Invalid(f"HAProxy refuses the configuration: {first_alert(said)}")
 
-    def _checked(self, path: Path) -> tuple[int, list[str]]:
-        """In a thread: what `haproxy -c` says of the file at `path`."""
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call)
+
+    def _checked(self, text: str) -> tuple[int, list[str]]:
+        """In a thread: what `haproxy -c` says of `text`."""
+        candidate = self.folder / "candidate.cfg"
+        write_atomic(candidate, text.encode("ascii"))
         try:
             done = subprocess.run(
-                [self._program, "-c", "-C", str(self.folder), "-f", path.name],
+                [self._program, "-c", "-C", str(self.folder), "-f", candidate.name],
                 capture_output=True,
                 timeout=CHECK_S,
                 check=False,
@@ -95,7 +102,7 @@ class Master:
                     "-C",
                     str(self.folder),
                     "-f",
-                    "haproxy.cfg",
+                    FILE,
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -110,7 +117,7 @@ class Master:
             if running is not None and running.workers:
                 self.log.info("HAProxy runs, master {master}", master=running.master)
                 return
-            await pause(self._reactor, 0.05)
+            await pause(self._reactor, POLL_S)
         raise Unavailable(f"HAProxy did not start within {START_S:g} s")
 
     def _console(self) -> list[str]:
@@ -125,16 +132,22 @@ class Master:
             return None
         return found
 
+    async def runs(self, text: str) -> bool:
+        """Whether the workers have the configuration `text`: what is written may not have been read yet."""
+        return description(await self.stats("show info")) == described(text)
+
     async def reload(self) -> None:
-        """Have the master read its configuration anew. Raises `Invalid` when it could not: the old workers go on."""
+        """Have the master read its configuration anew. Raises `Invalid` when it could not, and then the old workers
+        go on; `Unavailable` when it gives no sign within 10 s.
+        """
         state = await self.stats("show servers state")
-        write_atomic(self.folder / STATE_FILE, state.encode("utf-8"))
+        await self._in_thread(lambda: write_atomic(self.folder / STATE_FILE, state.encode("utf-8")))
         before = await self._show_proc()
         with contextlib.suppress(Unavailable):  # the master closes the connection as it begins anew
             await ask(self._reactor, self.sockets / MASTER_SOCKET, "reload")
         deadline = self._reactor.seconds() + START_S
         while self._reactor.seconds() < deadline:
-            await pause(self._reactor, 0.05)
+            await pause(self._reactor, POLL_S)
             try:
                 now = await self._show_proc()
             except Unavailable:
@@ -143,20 +156,38 @@ class Master:
                 raise Invalid(f"HAProxy could not take the configuration: {first_alert(self._console())}")
             if now.reloads > before.reloads and now.workers and set(now.workers).isdisjoint(before.workers):
                 return
-        raise Invalid(f"HAProxy did not reload within {START_S:g} s")
+        raise Unavailable(f"HAProxy did not reload within {START_S:g} s")
 
     async def end_leftovers(self) -> None:
-        """A master without workers, or the reverse, is of no use to anyone."""
-        with contextlib.suppress(Unavailable):
-            found = await self._show_proc()
-            for each in (found.master, *found.workers):
+        """End at once whatever is left of HAProxy here: a master without workers, or the reverse, serves nobody.
+
+        Raises `Unavailable` when that does not end.
+        """
+        deadline = self._reactor.seconds() + END_S
+        while left := await self._in_thread(self._processes):
+            if self._reactor.seconds() > deadline:
+                raise Unavailable(f"HAProxy's processes {left} do not end")
+            for each in left:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(each, signal.SIGKILL)
-        self._end_child()
+            await pause(self._reactor, POLL_S)
+        if self._child is not None:
+            self._child.poll()  # takes its status, that it is no zombie
+
+    def _processes(self) -> list[int]:
+        """In a thread: the masters and workers that run on this folder, whether they answer or not."""
+        mine = f"\0-C\0{self.folder}\0-f\0{FILE}\0".encode()
+        found = []
+        for place in Path("/proc").iterdir():
+            if place.name.isdigit():
+                with contextlib.suppress(OSError):
+                    if mine in (place / "cmdline").read_bytes():
+                        found.append(int(place.name))
+        return found
 
     async def end(self, drain_s: float) -> None:
         """A soft stop, and after `drain_s` a hard one."""
-        for sign, patience_s in ((signal.SIGUSR1, drain_s), (signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+        for sign, patience_s in ((signal.SIGUSR1, drain_s), (signal.SIGTERM, END_S)):
             try:
                 running = await self._show_proc()  # its workers may have closed their sockets, and still serve
             except Unavailable:
@@ -165,15 +196,8 @@ class Master:
                 os.kill(running.master, sign)
             deadline = self._reactor.seconds() + patience_s
             while self._reactor.seconds() < deadline and await self._alive():
-                await pause(self._reactor, 0.05)
-        self._end_child()
-
-    def _end_child(self) -> None:
-        """Take away what was started here and does not answer any more, or does not answer yet."""
-        child, self._child = self._child, None
-        if child is not None and child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
+                await pause(self._reactor, POLL_S)
+        await self.end_leftovers()
 
     async def _alive(self) -> bool:
         try:

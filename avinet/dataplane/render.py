@@ -4,6 +4,7 @@ space, quote or newline. Proxies are named `f.SERVICE`, `http.POOL` and `tcp.POO
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 from avinet.wire.config import Config, Pool, Route, Server, VirtualService
@@ -12,6 +13,7 @@ STATS_SOCKET, MASTER_SOCKET, RECORDS_SOCKET = "stats.sock", "master.sock", "reco
 STATE_FILE = "server-state"
 LINE_BYTES = 65535
 _BALANCE = {"round-robin": "roundrobin", "least-connections": "leastconn"}
+_DESCRIPTION = "    description "
 _HEAD = f"""\
 global
     stats socket unix@{STATS_SOCKET} mode 600 level admin expose-fd listeners
@@ -39,9 +41,12 @@ defaults
 
 
 def render(config: Config) -> str:
-    """The text of `haproxy.cfg`; sockets and files in it are beneath HAProxy's working folder."""
+    """The text of `haproxy.cfg`; sockets and files in it are beneath HAProxy's working folder.
+
+    Its `description` is the digest of all the rest: `show info` says it of the workers that run.
+    """
     pools = {pool.name: pool for pool in config.pools}
-    lines = [_HEAD.rstrip("\n")]
+    lines = _HEAD.splitlines()
     used: set[tuple[str, str]] = set()
     for service in config.virtual_services:
         lines += _frontend(service)
@@ -50,7 +55,13 @@ def render(config: Config) -> str:
     used |= {("tcp", name) for name in pools.keys() - {name for _, name in used}}
     for mode, name in sorted(used):
         lines += _backend(mode, pools[name])
-    return "\n".join(lines) + "\n"
+    digest = hashlib.sha256("\n".join(lines).encode("ascii")).hexdigest()
+    return "\n".join([lines[0], _DESCRIPTION + digest, *lines[1:]]) + "\n"
+
+
+def described(text: str) -> str:
+    """The digest in the text of a configuration; empty where there is none."""
+    return next((line.removeprefix(_DESCRIPTION) for line in text.splitlines() if line.startswith(_DESCRIPTION)), "")
 
 
 def _pools_of(service: VirtualService) -> Iterator[str]:

@@ -22,6 +22,7 @@ from avinet.errors import Unavailable
 TIMEOUT_S = 5.0
 ANSWER_BYTES = 32 * 1024 * 1024
 _MASTER = re.compile(r"^(\d+)\s+master\s+(\d+)\s+\[failed: (\d+)\]", re.MULTILINE)
+_DESCRIPTION = re.compile(r"^description: *(\S+)", re.MULTILINE)
 _WORKER = re.compile(r"^(\d+)\s+worker\s+(\d+)\s", re.MULTILINE)
 
 
@@ -102,6 +103,12 @@ def processes(answer: str) -> Processes:
     current = answer.partition("# old workers")[0]
     workers = tuple(int(each[1]) for each in _WORKER.finditer(current))
     return Processes(int(master[1]), int(master[2]), int(master[3]), workers)
+
+
+def description(answer: str) -> str:
+    """The `description` of the configuration that runs, in an answer to `show info`."""
+    found = _DESCRIPTION.search(answer)
+    return found[1] if found else ""
 
 
 def stat_lines(answer: str) -> tuple[list[FrontendLine], list[ServerLine]]:

@@ -140,6 +140,18 @@ class DataplaneContract:
         self.assertEqual((await ask(port))[1].split()[2], b"127.0.0.1")
 
     @asynchronous
+    async def test_after_a_start_that_was_refused_another_configuration_runs(self) -> None:
+        a, port = self.server("a"), free_port()
+        taken = self.service(a.port)
+        error = await self.assertFailure(
+            ensureDeferred(self.plane.start(Config(virtual_services=[taken], pools=[pool("p", a)]))), Invalid
+        )
+        self.assertIn(str(a.port), str(error))
+        await self.plane.apply(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]))
+        await eventually("its server is up", lambda: self.up("a"))
+        self.assertEqual(await self.names(port, 1), ["a"])
+
+    @asynchronous
     async def test_tcp_with_half_close(self) -> None:
         listening = reactor.listenTCP(0, quiet(Factory.forProtocol(Digest)), interface="127.0.0.1")
         self.addCleanup(listening.stopListening)

@@ -29,10 +29,9 @@ from tests.running import asynchronous, eventually
 
 class HAProxyTests(DataplaneContract, TestCase):
     def make(self) -> Dataplane:
-        found = installed() or missing("HAProxy 2.6 or newer is not installed")
         # Longer than a socket's path may be: the sockets are reached all the same.
         self.folder = Path(self.mktemp()).absolute() / ("long" * 20)
-        return HAProxy(reactor, self.folder, *found)
+        return self.another()
 
     @asynchronous
     async def test_it_outlives_its_driver_and_is_found_again(self) -> None:
@@ -42,9 +41,7 @@ class HAProxyTests(DataplaneContract, TestCase):
         before = await self.plane._master.find()
         await self.plane.detach()
         self.assertEqual(await self.names(port, 1), ["a"])
-        found = installed()
-        assert found is not None
-        self.plane = HAProxy(reactor, self.folder, *found)
+        self.plane = self.another()
         await self.plane.start(config)
         after = await self.plane._master.find()
         self.assertEqual(after, before)
@@ -60,11 +57,53 @@ class HAProxyTests(DataplaneContract, TestCase):
         a, port, second = self.server("a"), free_port(), free_port()
         await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
         await self.plane.detach()
-        found = installed()
-        assert found is not None
-        self.plane = HAProxy(reactor, self.folder, *found)
+        self.plane = self.another()
         await self.plane.start(Config(virtual_services=[self.service(second)], pools=[pool("p", a)]))
         self.assertEqual(await self.names(second, 1), ["a"])
+
+    @asynchronous
+    async def test_what_was_written_and_never_read_is_not_taken_for_what_runs(self) -> None:
+        a, port, second = self.server("a"), free_port(), free_port()
+        await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
+        changed = Config(virtual_services=[self.service(second)], pools=[pool("p", a)])
+        await self.plane._master.write(render(changed))  # and here its driver was killed
+        await self.plane.detach()
+        self.plane = self.another()
+        await self.plane.start(changed)
+        self.assertEqual(await self.names(second, 1), ["a"])
+
+    @asynchronous
+    async def test_a_change_is_made_though_haproxy_is_gone(self) -> None:
+        a, port = self.server("a"), free_port()
+        await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
+        running = await self.plane._master.find()
+        assert running is not None
+        os.kill(running.workers[0], signal.SIGKILL)
+        os.kill(running.master, signal.SIGKILL)
+        port = free_port()
+        await self.plane.apply(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]))
+        await eventually("its server is up", lambda: self.up("a"))
+        self.assertEqual(await self.names(port, 1), ["a"])
+
+    @asynchronous
+    async def test_what_stands_still_when_its_driver_comes_is_started_again(self) -> None:
+        a, port = self.server("a"), free_port()
+        config = Config(virtual_services=[self.service(port)], pools=[pool("p", a)])
+        await self.serve(config, "a")
+        running = await self.plane._master.find()
+        assert running is not None
+        await self.plane.detach()
+        os.kill(running.master, signal.SIGSTOP)
+        self.plane = self.another()
+        await self.plane.start(config)
+        self.assertEqual(await self.names(port, 1), ["a"])
+        now = await self.plane._master.find()
+        assert now is not None
+        self.assertNotEqual(now.master, running.master)
+
+    def another(self) -> HAProxy:
+        """The driver of a service engine that has just started, on the same folder."""
+        return HAProxy(reactor, self.folder, *(installed() or missing("HAProxy 2.6 or newer is not installed")))
 
     async def killed(self, worker: bool) -> None:
         a, port = self.server("a"), free_port()
@@ -103,7 +142,7 @@ class HAProxyTests(DataplaneContract, TestCase):
     @asynchronous
     async def test_one_that_was_started_and_does_not_answer_yet_is_ended_too(self) -> None:
         await self.plane.check(Config())
-        self.plane._master.write(render(Config()))
+        await self.plane._master.write(render(Config()))
         launching = ensureDeferred(self.plane._master.launch())
         child = self.plane._master._child
         launching.addErrback(lambda failure: failure.trap(*CANCELLED))
@@ -156,7 +195,7 @@ class RenderTests(SynchronousTestCase):
 
 
 ALLOWED = {
-    "global", "stats", "server-state-file", "log", "hard-stop-after", "ring", "format", "maxlen", "size", "timeout",
+    "global", "description", "stats", "server-state-file", "log", "hard-stop-after", "ring", "format", "maxlen", "size", "timeout",
     "server", "defaults", "option", "retries", "load-server-state-from-file", "frontend", "mode", "bind",
     "log-format", "use_backend", "default_backend", "backend", "balance", "http-check", "http-reuse",
 }  # fmt: skip
