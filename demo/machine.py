@@ -55,6 +55,10 @@ class Machine:
         process.kill()
         process.wait()
 
+    def process(self, name: str) -> int:
+        """The id of the process `name`."""
+        return self._processes[name].pid
+
     def ended(self, name: str) -> bool:
         """Whether the process `name` has ended by itself."""
         return self._processes[name].poll() is not None
