@@ -40,5 +40,8 @@ class CloudDriver(Protocol):
     async def instances(self) -> Sequence[Instance]:
         """All instances that this driver has made."""
 
+    async def power_on(self, id: str) -> None:
+        """Start an instance that has ended. Raises `NotFound`."""
+
     async def delete(self, id: str) -> None:
         """End the instance and all that runs on it, and its disk; none of that id is no error."""

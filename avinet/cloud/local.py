@@ -64,8 +64,7 @@ class LocalCloud:
         if record is not None and record.generation == order.generation:
             await self.power_on(order.id)
             return Instance(order.id, order.generation, running=True)
-        if record is not None:
-            await self.delete(order.id)
+        await self.delete(order.id)
         private_folder(place)
         command = await deferToThread(self._boot, order, place)
         mark = f"{order.id}-{order.generation}-{os.urandom(8).hex()}"
@@ -78,7 +77,7 @@ class LocalCloud:
         """All instances in the folder; see `CloudDriver`."""
         places = sorted(self._folder.iterdir()) if self._folder.is_dir() else []
         records = [record for place in places if (record := _read(place)) is not None]
-        running = set(self._running().values())
+        running = set((await self._running()).values())
         return [Instance(each.id, each.generation, each.mark in running) for each in records]
 
     async def power_on(self, id: str) -> None:
@@ -87,7 +86,7 @@ class LocalCloud:
         record = _read(place)
         if record is None:
             raise NotFound(f"there is no instance {id} in {self._folder}")
-        if record.mark not in self._running().values():
+        if record.mark not in (await self._running()).values():
             self._start(record, place)
 
     async def delete(self, id: str) -> None:
@@ -113,21 +112,22 @@ class LocalCloud:
             )
         self._children.append((record.mark, child))
 
-    def _running(self) -> dict[int, str]:
+    async def _running(self) -> dict[int, str]:
         """The mark of every process of an instance, by process id.
 
         The environment of a process that has just begun is empty for a moment: those that this driver started itself
         are known without it.
         """
+        marks = await deferToThread(_marks)
         self._children = [(mark, child) for mark, child in self._children if child.poll() is None]
-        return _marks() | {child.pid: mark for mark, child in self._children}
+        return marks | {child.pid: mark for mark, child in self._children}
 
     async def _end(self, record: _Record) -> None:
         for sign in (signal.SIGTERM, signal.SIGKILL):
             deadline = self._clock.seconds() + self._end_s
             told: set[int] = set()
             while self._clock.seconds() < deadline:
-                running = {process for process, mark in self._running().items() if mark == record.mark}
+                running = {process for process, mark in (await self._running()).items() if mark == record.mark}
                 if not running:
                     return
                 for process in running - told:

@@ -7,20 +7,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from avinet import __version__
 from avinet.aio import Tasks
 from avinet.cloud.bundle import LocalBoot, domain_bundle
-from avinet.cloud.driver import CloudDriver, Order
 from avinet.cloud.local import LocalCloud
 from avinet.config.compile import Target
 from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
 from avinet.config.documents import Documents
 from avinet.config.states import States
+from avinet.controller.instances import Instances
 from avinet.controller.reverse import Reverse
 from avinet.controller.sessions import Session, Sessions
 from avinet.controller.settings import ControllerSettings
@@ -93,9 +92,14 @@ class Node:
         self.reverse = Reverse(self.sessions, domain.avictlruser_key, lambda: self.standing.fence, now)
         self.distributor = Distributor(reactor, self.reverse, self.desired, self.states, random)
         boot = LocalBoot(settings.cloud.engine)
-        self._clouds: dict[str, CloudDriver] = {
-            "local": LocalCloud(reactor, folder / settings.cloud.folder, boot),
-        }
+        self.instances = Instances(
+            reactor,
+            {"local": LocalCloud(reactor, folder / settings.cloud.folder, boot)},
+            self.directory,
+            self.engines,
+            self._bundle,
+            settings.enrolment.claim_s,
+        )
         self._started = now()
         self._image_keys: set[str] = set()
 
@@ -106,6 +110,7 @@ class Node:
         await self.directory.start()
         await self.desired.start()
         self._image_keys = {each.public_key for each in await self.engines.images()}
+        self.tasks.spawn(self.instances.keep(), "keeping the instances")
 
     async def stop(self) -> None:
         """Write what is unsaved, and end all work."""
@@ -154,18 +159,9 @@ class Node:
         ids = [parse_id(each) for each in order.ids] or self._free_ids(order.prefix, order.count)
         if order.ids and order.count not in (1, len(order.ids)):
             raise Invalid("count and ids say different numbers")
-        cloud = self._clouds.get(order.driver)
         for id in ids:
             await self.documents.check(Target(id, order.labels))
-        claimed = await self.engines.expect(
-            ids, actor, labels=order.labels, driver=order.driver, claim_s=self._settings.enrolment.claim_s
-        )
-        if cloud is None:
-            return claimed
-        _, bundle = await self.build_image(order.image, actor)
-        for each in claimed:
-            await cloud.create(Order(each.id, each.generation, bundle, each.claim))
-        return [msgspec.structs.replace(each, claim="") for each in claimed]
+        return await self.instances.create(ids, actor, labels=order.labels, driver=order.driver, image=order.image)
 
     def _free_ids(self, prefix: str, count: int) -> list[str]:
         found: list[str] = []
@@ -178,15 +174,15 @@ class Node:
 
     async def delete(self, record: EngineRecord, actor: str, drain_s: float) -> None:
         """Drain a service engine that is connected, end its instance, and forget it."""
-        if self.sessions.find(record.id) is not None:
-            try:
-                await self.reverse.depart(record.id, drain_s)
-            except AvinetError as error:
-                self.log.warn("{id} was not drained: {why}", id=record.id, why=str(error))
-        cloud = self._clouds.get(record.driver)
-        if cloud is not None:
-            await cloud.delete(record.id)
-        await self.engines.forget(record.id, actor)
+
+        async def drain() -> None:
+            if self.sessions.find(record.id) is not None:
+                try:
+                    await self.reverse.depart(record.id, drain_s)
+                except AvinetError as error:
+                    self.log.warn("{id} was not drained: {why}", id=record.id, why=str(error))
+
+        await self.instances.delete(record, actor, drain)
         self.sessions.cut(record.id, "the service engine was deleted")
 
     async def build_image(self, id: str | None, actor: str) -> tuple[str, bytes]:
@@ -218,6 +214,9 @@ class Node:
             ),
         )
         return image.id, bundle
+
+    async def _bundle(self, id: str | None, actor: str) -> bytes:
+        return (await self.build_image(id, actor))[1]
 
     async def _new_image(self, id: str, actor: str) -> ImageRecord:
         domain = self.standing.domain

@@ -63,6 +63,21 @@ class Engines:
             )
         return Claimed(id=id, generation=1, expires=record.claim_expires, claim=claim)
 
+    async def claim_anew(self, id: str, claim_s: float) -> Claimed:
+        """Give a service engine that is still expected another claim; the one before opens nothing any more.
+
+        Raises `Conflict` when it is expected no longer.
+        """
+        claim, expires = secrets.token_urlsafe(24), self._now() + claim_s
+
+        def change(old: EngineRecord) -> EngineRecord:
+            if old.state != "expected":
+                raise Conflict(f"service engine {id} is {old.state}, not expected")
+            return msgspec.structs.replace(old, claim_sha256=claim_digest(claim), claim_expires=expires)
+
+        record = await self._change(id, "claim", self._node, change)
+        return Claimed(id=id, generation=record.generation, expires=expires, claim=claim)
+
     async def label(self, id: str, actor: str, set: Mapping[str, str], remove: Sequence[str]) -> EngineRecord:
         """Change the labels of a service engine."""
 

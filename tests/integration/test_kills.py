@@ -110,7 +110,9 @@ class KillTests(SynchronousTestCase):
             self.assertEqual(self.machine.asked("se", "list")["items"], [])
             self.assertEqual([each for id in ENGINES for each in processes_of(id)], [])
         except Exception as error:
-            raise AssertionError(f"AVINET_SEED={SEED} AVINET_KILLS={KILLS}, killed {killed}: {error}") from error
+            logs = [self.machine.folder / "controller.log", *self.machine.folder.glob("instances/*/console.log")]
+            said = "".join(f"\n{path}:\n{path.read_text(errors='replace')[-4000:]}" for path in logs)
+            raise AssertionError(f"AVINET_SEED={SEED} AVINET_KILLS={KILLS}, killed {killed}: {error}{said}") from error
 
     def victims(self) -> dict[str, int]:
         """What may be killed now, by name."""
@@ -175,12 +177,14 @@ class KillTests(SynchronousTestCase):
             self.configure()
             return False
         for id in ENGINES:
-            engine = self.story.running_desired(id)
-            if engine is None or engine.get("connected_since") is None or engine["state"] != "enrolled":
-                return False
+            engine = self.story.engine(id)
+            if engine.get("config", {}).get("applied") != engine.get("desired") or engine["state"] != "enrolled":
+                raise StepFailed(f"{id} does not run what it should: {engine}")
+            if engine.get("connected_since") is None:
+                raise StepFailed(f"{id} has no tunnel")
             wanted = self.machine.asked("config", "get", id)["document"]["pools"][0]["servers"][0]["name"]
-            if self.story.get(id) != wanted:
-                return False
+            if (found := self.story.get(id)) != wanted:
+                raise StepFailed(f"{id} sends its requests to {found}, not to {wanted}")
         return True
 
     def nothing_was_enrolled_twice(self) -> None:
