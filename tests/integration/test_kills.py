@@ -61,21 +61,32 @@ class Storm(threading.Thread):
         self.join(10)
 
 
-def processes_of(id: str) -> Iterator[tuple[str, int]]:
-    """The service engine of the instance `id`, the master and the workers of its HAProxy."""
-    wanted = f"{MARK}={id}-".encode()
+def processes_of(instance: Path) -> Iterator[tuple[str, int]]:
+    """The service engine of an instance, the master and the workers of its HAProxy: names and process ids."""
+    record = instance / "instance.json"
+    if not record.exists():
+        return
+    mark = f"{MARK}={json.loads(record.read_bytes())['mark']}".encode()
     for place in Path("/proc").iterdir():
         if place.name.isdigit():
             try:
                 command = (place / "cmdline").read_bytes().split(b"\0")
-                if not any(each.startswith(wanted) for each in (place / "environ").read_bytes().split(b"\0")):
+                if mark not in (place / "environ").read_bytes().split(b"\0"):
                     continue
             except OSError:
                 continue
             if b"avi-se" in command and b"/bin/sh" not in command:
-                yield id, int(place.name)
+                yield instance.name, int(place.name)
             elif b"-W" in command:
-                yield f"HAProxy of {id}, {place.name}", int(place.name)
+                yield f"HAProxy of {instance.name}, {place.name}", int(place.name)
+
+
+def serves(process: int) -> bool:
+    """Whether it runs still; a zombie does not."""
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
+    except OSError:
+        return False
 
 
 class KillTests(SynchronousTestCase):
@@ -105,10 +116,11 @@ class KillTests(SynchronousTestCase):
                     killed += storm.killed
                 self.machine.until("all is well", self.all_is_well)
             self.nothing_was_enrolled_twice()
+            running = self.running()
             for id in ENGINES:
-                self.tried("se", "delete", id, "--yes", "--drain", "0")
+                self.machine.avictl("se", "delete", id, "--yes", "--drain", "0")
             self.assertEqual(self.machine.asked("se", "list")["items"], [])
-            self.assertEqual([each for id in ENGINES for each in processes_of(id)], [])
+            self.assertEqual([name for name, process in running.items() if serves(process)], [])
         except Exception as error:
             logs = [self.machine.folder / "controller.log", *self.machine.folder.glob("instances/*/console.log")]
             said = "".join(f"\n{path}:\n{path.read_text(errors='replace')[-4000:]}" for path in logs)
@@ -116,8 +128,11 @@ class KillTests(SynchronousTestCase):
 
     def victims(self) -> dict[str, int]:
         """What may be killed now, by name."""
-        found = {name: process for id in ENGINES for name, process in processes_of(id)}
-        return found | {"controller": self.machine.process("controller")}
+        return self.running() | {"controller": self.machine.process("controller")}
+
+    def running(self) -> dict[str, int]:
+        """What runs on the instances."""
+        return {name: each for id in ENGINES for name, each in processes_of(self.machine.folder / "instances" / id)}
 
     def tried(self, *arguments: str) -> str | None:
         """What `avictl` prints; None when it was refused, or could not reach the node. A service manager is at work."""
