@@ -103,6 +103,7 @@ def show(context: Context, id: str) -> None:
             ("version", f"avinet {engine.version}, data plane {engine.dataplane}" if engine.version else ""),
             ("host", engine.hostname),
             ("configuration", _configuration(engine)),
+            ("problem", engine.problem),
             ("refused", state.reason if state.refused else ""),
             ("reported", ago(engine.reported)),
             ("uncounted", f"{engine.lost_records} requests" if engine.lost_records else ""),

@@ -57,7 +57,8 @@ class EnginesCreated(Message, frozen=True, kw_only=True):
 class Engine(Message, frozen=True, kw_only=True):
     """A service engine: what the domain remembers of it, and what its session and its reports say.
 
-    `desired` is what it should run, `config` what it said it runs. `connected_since` is None without a tunnel.
+    `desired` is what it should run, `config` what it said it runs; `problem` says why the documents that apply to it
+    make no newer configuration. `connected_since` is None without a tunnel.
     """
 
     id: Id
@@ -77,6 +78,7 @@ class Engine(Message, frozen=True, kw_only=True):
     hostname: str = ""
     reported: UnixTime | None = None
     desired: ConfigVersion | None = None
+    problem: str = ""
     config: ConfigState = ConfigState()
     servers_up: Count = 0
     servers_down: Count = 0
