@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,9 +12,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from demo.machine import AVICTL, TWISTD, Machine, StepFailed, free_ports
+from demo.machine import TWISTD, Machine, StepFailed, free_ports
 
 ENGINES = ("se-1", "se-2")
 BACKENDS = ("blue", "green")
@@ -327,10 +327,11 @@ def tell(
 
 def hints(story: Story) -> list[str]:
     """What to try while the demo waits."""
-    avictl = " ".join([f"AVINET_SOCKET={story.machine.socket}", *(os.path.relpath(AVICTL[0]), *AVICTL[1:])])
     lines = ["status", "se list", f"se show {ENGINES[0]}", f"run {ENGINES[0]} dataplane", f"ssh {ENGINES[0]} -- status"]
-    return [f"{avictl} {line}" for line in lines] + [
-        f"curl http://127.0.0.1:{port}/   # through {engine}" for engine, port in story.service_ports.items()
+    return [
+        f"export AVINET_SOCKET={story.machine.socket} PATH={Path(sys.executable).parent}:$PATH",
+        *(f"avictl {line}" for line in lines),
+        *(f"curl http://127.0.0.1:{port}/   # through {engine}" for engine, port in story.service_ports.items()),
     ]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import tomllib
 from typing import Any
-from urllib.parse import quote
 
 import click
 
 from avinet.cli.context import Context, pass_context
 from avinet.cli.shown import emit, emit_json, moment, one_line, table
 from avinet.errors import Invalid, LocalError, TooLarge
+from avinet.ids import parse_id
 from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, DocumentVersion
 from avinet.wire.fleet import DocumentApplied, DocumentList
 from avinet.wire.message import convert
@@ -51,8 +51,8 @@ def read_documents(path: str) -> list[Any]:
 
 
 def place(name: str) -> str:
-    """The path of a document."""
-    return f"/v1/configurations/{quote(name, safe='')}"
+    """The path of a document. Raises `Invalid`."""
+    return f"/v1/configurations/{parse_id(name, 'name')}"
 
 
 @config.command()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import quote
 
 import click
 
 from avinet.cli.context import Context, pass_context
 from avinet.cli.shown import emit, moment, table
 from avinet.files import write_atomic
+from avinet.ids import parse_id
 from avinet.units import format_bytes
 from avinet.wire.fleet import Image, ImageBuild, ImageList
 
@@ -50,7 +50,7 @@ def list_(context: Context) -> None:
 @pass_context
 def retire(context: Context, id: str) -> None:
     """Let an image key enrol nothing any more; service engines that have enrolled stay."""
-    found = context.node.ask("POST", f"/v1/images/{quote(id, safe='')}/retirement", Image)
+    found = context.node.ask("POST", f"/v1/images/{parse_id(id)}/retirement", Image)
     if context.output == "table":
         print(f"retired: {found.id}")
     else:

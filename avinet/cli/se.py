@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from urllib.parse import quote
 
 import click
 
 from avinet.cli.context import Context, pass_context, pass_node
 from avinet.cli.shown import ago, emit, fields, labels, moment, since, table
 from avinet.errors import Invalid
+from avinet.ids import parse_id
 from avinet.wire.fleet import Engine, EngineCreate, EngineList, EnginesCreated, LabelChange
 
 
@@ -25,8 +25,8 @@ def labels_of(pairs: Sequence[str]) -> dict[str, str]:
 
 
 def place(id: str) -> str:
-    """The path of a service engine."""
-    return f"/v1/service-engines/{quote(id, safe='')}"
+    """The path of a service engine. Raises `Invalid`."""
+    return f"/v1/service-engines/{parse_id(id)}"
 
 
 @click.group()
