@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -236,7 +237,7 @@ class ControllerService(Service):
         """The operators' UNIX socket: who may open it is a matter of its folder's and its own permissions."""
         path = self._folder / self._settings.socket
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+        _free_socket(path)
         door = Door(self._reactor, Table(operator_routes(node)), tasks=node.tasks, identify=peer_name)
         before = os.umask(0o117)
         try:
@@ -269,3 +270,20 @@ class ControllerService(Service):
         self._tasks.stop()
         await self._store.close()
         self._lock.release()
+
+
+def _free_socket(path: Path) -> None:
+    """Remove the socket that a process left behind. Raises `LocalError` when somebody listens on it still."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as trial:
+        try:
+            trial.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            pass  # its backlog is full: it listens
+        except OSError as error:
+            raise LocalError(f"cannot listen on {path}: {error.strerror}") from error
+    raise LocalError(
+        f"cannot listen on {path}: another process does", hint="stop that one, or set another path as `socket`"
+    )
