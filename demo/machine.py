@@ -55,6 +55,17 @@ class Machine:
         process.kill()
         process.wait()
 
+    def end(self, name: str) -> int:
+        """Ask the process `name` to end, and return its status. Raises `StepFailed` when it goes on."""
+        process = self._processes.pop(name)
+        process.send_signal(signal.SIGTERM)
+        try:
+            return process.wait(self.patience_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise StepFailed(f"{name} did not end within {self.patience_s:g} s of SIGTERM") from None
+
     def process(self, name: str) -> int:
         """The id of the process `name`."""
         return self._processes[name].pid

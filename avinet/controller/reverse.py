@@ -8,7 +8,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from avinet.controller.sessions import Session, Sessions
-from avinet.errors import PeerError, Unauthenticated
+from avinet.errors import LocalError, PeerError, Unauthenticated
 from avinet.rest.client import Answer
 from avinet.trust import keys, signatures
 from avinet.trust.signatures import ENGINE_HEADER, FENCE_HEADER, SignedRequest
@@ -65,6 +65,8 @@ class Reverse:
                 f"service engine {engine_id} does not take this node's signature",
                 hint="its trust document or its clock may be wrong; see its log",
             ) from error
+        except LocalError as error:
+            raise PeerError(f"service engine {engine_id}: {error}") from error
 
     def _signer(self, session: Session) -> Callable[[str, str, dict[str, str], bytes], None]:
         def sign(method: str, path: str, headers: dict[str, str], body: bytes) -> None:

@@ -102,7 +102,13 @@ class Enrolment:
         try:
             challenge = (await self._asked(client, "GET", "/v1/enrol/challenge")).decoded(Challenge)
             body, headers, path = self._signed(booted, node, address, challenge)
-            answer = await self._asked(client, "POST", path, body, headers=headers, limit_bytes=RECEIPT_LIMIT_BYTES)
+            try:
+                answer = await self._asked(client, "POST", path, body, headers=headers, limit_bytes=RECEIPT_LIMIT_BYTES)
+            except Unauthenticated as error:  # one answer for all that may be wrong: only the node's log tells more
+                raise Unauthenticated(
+                    f"{error.what}: the claim or the image key is not the one that it expects",
+                    hint="see the node's log; a new claim comes with avictl se delete and se create",
+                ) from error
             at = self._identity.time(self._now(), challenge.server_time)
             receipt = self._verified(answer.status, dict(answer.headers), answer.body, node, roots, at, challenge)
         finally:

@@ -65,6 +65,10 @@ class Node:
         """Start the process of a service engine that is expected, or was ended."""
         self.machine.start(id, *self._boots[id])
 
+    def boot(self, id: str) -> list[str]:
+        """The command that starts a service engine."""
+        return self._boots[id]
+
     def create(self, *ids: str) -> None:
         """Service engines that have enrolled, and hold their tunnels."""
         self.expect(*ids)
@@ -118,4 +122,5 @@ class NodeCase(SynchronousTestCase):
         self.node = Node()
         self.addCleanup(self.node.machine.close)
         self.node.init()
-        self.node.create(*self.engines)
+        if self.engines:
+            self.node.create(*self.engines)
