@@ -188,7 +188,7 @@ class EnrolmentTests(TestCase):
     async def test_a_wrong_claim_proves_nothing(self) -> None:
         await self.office.expect("se-1")
         said = await self.refused(self.boot("a", "se-1", "w" * 32), Unauthenticated)
-        self.assertNotIn("claim", said)
+        self.assertIn("answered 401 Unauthorized: the claim or the image key", said)
 
     @asynchronous
     async def test_the_claim_of_another_id_proves_nothing(self) -> None:
