@@ -41,7 +41,11 @@ class Journal:
                 raise Conflict(f"job {job} was started before, and its outcome is unknown")
             return known
         self._results[job] = None
-        await self._durable(lambda: self._append(job))
+        try:
+            await self._durable(lambda: self._append(job))
+        except BaseException:  # it was not started, and may be asked for again
+            del self._results[job]
+            raise
         result = await run()
         self._results[job] = result
         while len(self._results) > KEPT:
@@ -56,7 +60,7 @@ class Journal:
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with open(descriptor, "ab") as file:
-                file.write(f"{job}\n".encode("ascii"))
+                file.write(f"\n{job}\n".encode("ascii"))  # after what a full disk may have cut off
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -15,6 +15,8 @@ REPORT_LIMIT_BYTES = 1024 * 1024
 BUCKET_GROWTH = 1.02
 """Buckets grow by 2 %, so that a percentile read from them is within 1 % of the exact one."""
 _LOG_GROWTH = math.log(BUCKET_GROWTH)
+BUCKETS = 2000
+Bucket = Annotated[int, Meta(ge=0, lt=BUCKETS)]
 
 
 class Histogram(Message, frozen=True, kw_only=True):
@@ -23,7 +25,7 @@ class Histogram(Message, frozen=True, kw_only=True):
     `buckets` maps the index to its count, sparse, as pairs in ascending order; 1 µs and less are bucket 0.
     """
 
-    buckets: Annotated[list[tuple[Count, Count]], Meta(max_length=2000)] = []
+    buckets: Annotated[list[tuple[Bucket, Count]], Meta(max_length=BUCKETS)] = []
 
     @property
     def count(self) -> int:
@@ -45,7 +47,7 @@ class Histogram(Message, frozen=True, kw_only=True):
 def bucket_of(seconds: float) -> int:
     """The index of the bucket that a latency of `seconds` falls in."""
     microseconds = seconds * 1e6
-    return max(0, math.ceil(math.log(microseconds) / _LOG_GROWTH)) if microseconds > 1 else 0
+    return min(math.ceil(math.log(microseconds) / _LOG_GROWTH), BUCKETS - 1) if microseconds > 1 else 0
 
 
 def _middle_s(index: int) -> float:

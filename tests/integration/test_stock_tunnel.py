@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import signal
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -177,3 +179,17 @@ class StockTunnelTests(TunnelCase):
         self.assertIn(b"retry-after=", done.stderr)
         self.assertEqual(self.node.engine("se-1")["connected_since"], since)
         self.assertIn("pong from se-1", self.node.machine.avictl("run", "se-1", "ping"))
+
+    def test_a_tunnel_that_says_nothing_any_more_makes_way_for_the_next(self) -> None:
+        """After a power cut the old tunnel is half-dead: it is probed, and the new one takes over without an alarm (S32)."""
+        self.hold()
+        silent = self.node.machine.process("ssh")
+        os.kill(silent, signal.SIGSTOP)
+        try:
+            self.node.start_engine("se-1")
+            self.node.machine.until("se-1 has taken over", lambda: self.node.connected("se-1"))
+        finally:
+            os.kill(silent, signal.SIGCONT)
+        self.node.machine.until("the old one has been ended", lambda: self.node.machine.ended("ssh"))
+        self.assertTrue(self.node.connected("se-1"))
+        self.assertEqual([each for each in self.node.machine.asked("events")["items"] if each.get("alarm")], [])

@@ -1,0 +1,196 @@
+"""Reports: nothing is counted twice or lost while the tunnel comes and goes; changes of health go out at once."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
+
+from avinet.aio import Tasks
+from avinet.dataplane.interface import Dataplane
+from avinet.errors import Invalid, Unavailable
+from avinet.telemetry.fleet import WINDOW_S, Fleet
+from avinet.telemetry.reports import COALESCE_S, Reporter
+from avinet.wire.config import ConfigState
+from avinet.wire.message import decode, encode
+from avinet.wire.report import (
+    BUCKETS,
+    REPORT_LIMIT_BYTES,
+    Histogram,
+    Report,
+    ServerHealth,
+    ServiceTraffic,
+    bucket_of,
+    histogram,
+    merge,
+)
+
+INTERVAL_S = 10.0
+
+
+def traffic(requests: int, seconds: float = 0.01) -> ServiceTraffic:
+    return ServiceTraffic(
+        name="web",
+        connections=1,
+        new_connections=requests,
+        requests=requests,
+        status={"2xx": requests},
+        bytes_in=10 * requests,
+        bytes_out=100 * requests,
+        latency=histogram({bucket_of(seconds): requests}),
+    )
+
+
+class Plane(Dataplane):
+    """A data plane of which the test says what it has seen."""
+
+    name = "scripted"
+
+    def __init__(self) -> None:
+        self.seen: list[ServiceTraffic] = []
+        self.state = "up"
+        self.lost = 0
+
+    async def traffic(self) -> list[ServiceTraffic]:
+        seen, self.seen = self.seen, []
+        return seen
+
+    def lost_records(self) -> int:
+        lost, self.lost = self.lost, 0
+        return lost
+
+    def health(self) -> list[ServerHealth]:
+        return [ServerHealth(pool="p", server="a", state=self.state, since=1.0)]
+
+
+class ReporterTests(SynchronousTestCase):
+    @override
+    def setUp(self) -> None:
+        self.clock, self.plane, self.sent = Clock(), Plane(), list[Report]()
+        self.fail = False
+        self.reporter = Reporter(
+            self.clock,
+            self.plane,
+            ConfigState,
+            boot="b",
+            interval_s=INTERVAL_S,
+            wall=lambda: 1_000_000 + self.clock.seconds(),
+            tasks=Tasks(),
+        )
+        self.addCleanup(self.reporter.stop)
+
+    async def send(self, report: Report) -> None:
+        if self.fail:
+            raise Unavailable("the tunnel is gone")
+        self.sent.append(report)
+
+    def up(self) -> None:
+        self.reporter.attach(self.send)
+        self.clock.advance(COALESCE_S)
+
+    def test_all_of_the_state_first_then_what_has_changed(self) -> None:
+        self.up()
+        self.clock.advance(INTERVAL_S)
+        first, second = self.sent
+        self.assertEqual((len(first.health or ()), first.config), (1, ConfigState()))
+        self.assertEqual((second.health, second.config, second.traffic), (None, None, []))
+        self.assertEqual((first.seq, second.seq, second.interval_s), (0, 1, INTERVAL_S))
+
+    def test_a_change_of_health_goes_out_at_once_with_those_that_come_with_it(self) -> None:
+        self.up()
+        self.clock.advance(1)
+        for state in ("down", "up", "down"):
+            self.plane.state = state
+            self.plane.changed()
+        self.assertEqual(len(self.sent), 1)
+        self.clock.advance(COALESCE_S)
+        self.assertEqual([each.state for each in self.sent[-1].health or ()], ["down"])
+        self.assertEqual(len(self.sent), 2)
+
+    def test_counts_are_late_and_never_lost_nor_counted_twice(self) -> None:
+        self.up()
+        total = 0
+        for step in range(1, 12):
+            self.fail = step % 3 != 0
+            self.plane.seen, self.plane.lost = [traffic(step, step / 1000)], 1
+            total += step
+            self.clock.advance(INTERVAL_S)
+        self.fail = False
+        self.clock.advance(INTERVAL_S)
+        said = [each for report in self.sent for each in report.traffic]
+        self.assertEqual(sum(each.requests for each in said), total)
+        self.assertEqual(sum(each.status["2xx"] for each in said), total)
+        self.assertEqual(merge(each.latency for each in said).count, total)
+        self.assertEqual(sum(report.lost_records for report in self.sent), 11)
+
+    def test_a_new_tunnel_hears_all_of_the_state_again(self) -> None:
+        self.up()
+        self.reporter.attach(None)
+        self.clock.advance(3 * INTERVAL_S)
+        self.assertEqual(len(self.sent), 1)
+        self.up()
+        self.assertEqual(len(self.sent[-1].health or ()), 1)
+
+    def test_a_node_that_is_slow_to_answer_gets_one_at_a_time(self) -> None:
+        answers: list[Deferred[None]] = []
+
+        async def slow(report: Report) -> None:
+            self.sent.append(report)
+            answers.append(Deferred())
+            await answers[-1]
+
+        self.reporter.attach(slow)
+        self.clock.advance(COALESCE_S)
+        self.clock.pump([INTERVAL_S] * 5)
+        self.assertEqual(len(self.sent), 1)
+        answers[0].callback(None)
+        self.clock.advance(INTERVAL_S)
+        self.assertEqual(len(self.sent), 2)
+        answers[1].callback(None)
+
+
+class FleetTests(SynchronousTestCase):
+    def report(self, **rest: object) -> Report:
+        return Report(seq=0, boot="b", time=0.0, interval_s=10.0, **rest)
+
+    def test_what_a_report_leaves_out_has_not_changed(self) -> None:
+        fleet = Fleet()
+        health = [ServerHealth(pool="p", server="a", state="down", since=0.0)]
+        fleet.take("se-1", self.report(health=health, traffic=[traffic(3)]), 0.0)
+        fleet.take("se-1", self.report(traffic=[traffic(4)]), 10.0)
+        self.assertEqual((fleet.get("se-1").count("down"), fleet.servers()), (1, (0, 1)))
+        self.assertEqual([each.requests for each in fleet.get("se-1").traffic(10.0)], [7])
+        self.assertEqual([each.requests for each in fleet.get("se-1").traffic(WINDOW_S + 5)], [4])
+        fleet.forget("se-1")
+        self.assertEqual((fleet.get("se-1").traffic(10.0), fleet.servers()), ([], (0, 0)))
+
+    def test_a_flood_of_reports_is_bounded(self) -> None:
+        fleet = Fleet()
+        for _ in range(10_000):
+            fleet.take("se-1", self.report(traffic=[traffic(1)]), 0.0)
+        self.assertLess(len(fleet.get("se-1").recent), 100)
+
+
+class HistogramTests(SynchronousTestCase):
+    def test_percentiles_are_within_one_percent_also_when_merged(self) -> None:
+        values = [0.0001 * 1.01**number for number in range(1000)]
+        counts: dict[int, int] = {}
+        for value in values:
+            counts[bucket_of(value)] = counts.get(bucket_of(value), 0) + 1
+        halves = [histogram({index: count for index, count in counts.items() if index % 2 == half}) for half in (0, 1)]
+        for each in (histogram(counts), merge(halves)):
+            for fraction in (0.01, 0.5, 0.9, 0.99, 1.0):
+                exact = values[int(fraction * (len(values) - 1))]
+                self.assertLess(abs(each.percentile_s(fraction) / exact - 1.0), 0.0101)
+        self.assertEqual(Histogram().percentile_s(0.5), 0.0)
+
+    def test_a_bucket_that_cannot_be_is_refused_and_none_is_ever_made(self) -> None:
+        self.assertEqual([bucket_of(each) for each in (0.0, -1.0, 1e-6, 1e300)], [0, 0, 0, BUCKETS - 1])
+        self.assertGreater(histogram({BUCKETS - 1: 1}).percentile_s(0.5), 1e9)
+        whole = encode(Report(seq=0, boot="b", time=0.0, interval_s=1.0, traffic=[traffic(1)]))
+        decode(whole, Report, limit_bytes=REPORT_LIMIT_BYTES)
+        for bad in (b"[[2000,1]]", b"[[-1,1]]", b"[[1,-1]]", b"[[1.5,1]]", b"[[1]]", b"[1]"):
+            start = whole.index(b'"buckets":') + len(b'"buckets":')
+            text = whole[:start] + bad + whole[whole.index(b"]]", start) + 2 :]
+            self.assertRaises(Invalid, decode, text, Report, limit_bytes=REPORT_LIMIT_BYTES)
