@@ -138,6 +138,7 @@ async def _collect(response: IResponse, limit_bytes: int, where: str) -> bytes:
         refused = _Body(0, where)
         refused.whole.addErrback(lambda _: None)
         response.deliverBody(refused)
+        refused.abort()
         raise TooLarge(f"the answer of {where} has {response.length} bytes, more than {limit_bytes}")
     body = _Body(limit_bytes, where)
     response.deliverBody(body)
@@ -170,12 +171,13 @@ class _Body(Protocol):
     """Collects a body, and closes the connection when it is longer than it may be."""
 
     def __init__(self, limit_bytes: int, where: str) -> None:
-        self.whole: Deferred[bytes] = Deferred(lambda _: self._abort())
+        self.whole: Deferred[bytes] = Deferred(lambda _: self.abort())
         self._chunks: list[bytes] = []
         self._left = limit_bytes
         self._where = where
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
+        """Close the connection: the rest of the body is not wanted."""
         if self.transport is not None:
             self.transport.stopProducing()  # type: ignore[attr-defined]
 
@@ -186,7 +188,7 @@ class _Body(Protocol):
             self._chunks.append(data)
         else:
             self._chunks.clear()
-            self._abort()
+            self.abort()
 
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
