@@ -141,6 +141,7 @@ class Distributor:
         self._states = states
         self._random = random
         self._live: dict[str, _Delivery] = {}
+        self._problems: dict[str, str] = {}
         self._slots = DeferredSemaphore(PUSHES)
         self._tasks = Tasks()
 
@@ -152,9 +153,14 @@ class Distributor:
 
     def closed(self, id: str) -> None:
         """The tunnel is gone."""
+        self._problems.pop(id, None)
         delivery = self._live.pop(id, None)
         if delivery is not None:
             delivery.end()
+
+    def problem(self, id: str) -> str:
+        """Why the last push has neither been applied nor refused; empty when there is nothing to say."""
+        return self._problems.get(id, "")
 
     def said(self, id: str, state: ConfigState, boot: str) -> None:
         """The service engine told its state in a hello or a report: an acknowledgement that was lost is made good."""
@@ -175,6 +181,8 @@ class Distributor:
 
     def _begin(self, id: str, delivery: _Delivery) -> Deferred[None]:
         def failed(failure: Failure) -> None:
+            if self._live.get(id) is delivery:
+                self._problems[id] = str(failure.value)
             delivery.failed(failure.value.retry_after_s if isinstance(failure.value, Unavailable) else 0.0)
 
         sending = as_deferred(self._send(id, delivery))
@@ -189,6 +197,8 @@ class Distributor:
                 await self._push(id, push)
         finally:
             self._slots.release()
+        if self._live.get(id) is delivery:
+            self._problems.pop(id, None)
         delivery.answered()
         if push is not None:
             self.reconsider(id)

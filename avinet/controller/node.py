@@ -252,7 +252,7 @@ class Node:
             hostname=hello.hostname if hello else record.hostname,
             reported=latest.reported or None,
             desired=self.desired.version(record.id),
-            problem=self.desired.problem(record.id),
+            problem=self.desired.problem(record.id) or self.distributor.problem(record.id),
             config=self.states.get(record.id),
             servers_up=latest.count("up"),
             servers_down=latest.count("down"),

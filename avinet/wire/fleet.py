@@ -57,8 +57,8 @@ class EnginesCreated(Message, frozen=True, kw_only=True):
 class Engine(Message, frozen=True, kw_only=True):
     """A service engine: what the domain remembers of it, and what its session and its reports say.
 
-    `desired` is what it should run, `config` what it said it runs; `problem` says why the documents that apply to it
-    make no newer configuration. `connected_since` is None without a tunnel.
+    `desired` is what it should run, `config` what it said it runs; `problem` says why it could not be made or
+    brought to it. `connected_since` is None without a tunnel.
     """
 
     id: Id

@@ -124,10 +124,13 @@ class OperatorTests(BadInputCase):
         self.refused(UNREACHABLE, "service engine se-1: cannot write", "run", "se-1", "ping")
         (port,) = free_ports(1)
         self.node.machine.avictl("config", "apply", "-f", self.document(port))
-        self.logged("controller", "cannot write")
+        self.node.machine.until(
+            "an operator sees why", lambda: "cannot write" in self.node.engine("se-1").get("problem", "")
+        )
         self.assertFalse(self.in_sync())
         full_disk(engine, False)
         self.node.machine.until("it is tried again", self.in_sync)
+        self.assertNotIn("problem", self.node.engine("se-1"))
 
     def test_sigterm_in_the_middle_of_things_ends_with_0(self) -> None:
         machine = self.node.machine

@@ -1,0 +1,119 @@
+"""The life of service engines: labels that bring and take configuration, a life without a controller, revocation."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from typing_extensions import override
+
+from avinet.cli.exits import UNREACHABLE
+from demo.machine import free_ports
+from tests.integration.node import NodeCase
+
+
+class Backend(BaseHTTPRequestHandler):
+    """Any web server."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("content-length", "4")
+        self.end_headers()
+        self.wfile.write(b"here")
+
+    @override
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is written for each request."""
+
+
+class Server(ThreadingHTTPServer):
+    """A service engine that was killed resets its connections; there is nothing to say about that."""
+
+    @override
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """See the class."""
+
+
+class LifeTests(NodeCase):
+    engines = ("se-1", "se-2")
+
+    @override
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = Server(("127.0.0.1", 0), Backend)
+        self.addCleanup(self.server.server_close)
+        self.addCleanup(self.server.shutdown)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        (self.port,) = free_ports(1)
+
+    def apply(self, applies_to: dict[str, Any]) -> None:
+        """A virtual service on `port`, for those that it applies to."""
+        document = {
+            "name": "web",
+            "applies_to": applies_to,
+            "virtual_services": [{"name": "web", "address": "127.0.0.1", "port": self.port, "pool": "p"}],
+            "pools": [
+                {"name": "p", "servers": [{"name": "s", "address": "127.0.0.1", "port": self.server.server_port}]}
+            ],
+        }
+        path = self.node.folder / "web.json"
+        path.write_text(json.dumps(document))
+        self.node.machine.avictl("config", "apply", "-f", str(path))
+
+    def serves(self) -> bool:
+        """Whether a request to the virtual service is answered by the server."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", "/")
+            return connection.getresponse().read() == b"here"
+        except ConnectionRefusedError:
+            return False
+        finally:
+            connection.close()
+
+    def in_sync(self, id: str) -> bool:
+        engine = self.node.engine(id)
+        return bool(engine.get("connected_since") and engine["config"].get("applied") == engine["desired"])
+
+    def test_labels_bring_a_configuration_and_take_it_away(self) -> None:
+        self.apply({"kind": "labels", "labels": {"tier": "gold"}})
+        self.assertFalse(self.serves())
+        self.node.machine.avictl("se", "label", "se-2", "tier=gold")
+        self.node.machine.until("it serves", self.serves)
+        self.node.machine.avictl("se", "label", "se-2", "tier-")
+        self.node.machine.until("it serves no more", lambda: not self.serves())
+        self.node.machine.until("that was acknowledged", lambda: self.in_sync("se-2"))
+
+    def test_without_a_controller_it_runs_on_across_its_own_restart_too(self) -> None:
+        self.apply({"kind": "service-engine", "id": "se-1"})
+        self.node.machine.until("it serves", lambda: self.serves() and self.in_sync("se-1"))
+        applied = self.node.engine("se-1")["config"]["applied"]
+        self.node.machine.kill("controller")
+        self.assertTrue(self.serves())
+        self.node.machine.kill("se-1")
+        self.node.start_engine("se-1")
+        self.node.machine.until("it serves again", self.serves)
+        self.node.start_controller()
+        self.node.machine.until("it is back", lambda: self.in_sync("se-1"))
+        self.assertEqual(self.node.engine("se-1")["config"]["applied"], applied)
+        self.assertTrue(self.serves())
+
+    def test_what_is_revoked_is_out_at_once_and_stays_out(self) -> None:
+        self.node.machine.avictl("se", "revoke", "se-1")
+        self.assertNotIn("connected_since", self.node.engine("se-1"), "its tunnel was cut before the answer")
+        said = lambda: "no tunnel to node-1 yet" in self.node.machine.log_tail("se-1", 50)  # noqa: E731
+        self.node.machine.until("its key is refused", said)
+        self.node.machine.kill("se-1")
+        self.node.start_engine("se-1")
+        self.node.machine.until("it is refused after a restart", said)
+        done = self.node.avictl("run", "se-1", "ping")
+        self.assertEqual((done.returncode, done.stderr.count(b"\n")), (UNREACHABLE, 1), done)
+        engine = self.node.engine("se-1")
+        self.assertEqual((engine["state"], engine.get("connected_since")), ("revoked", None))
+        self.assertTrue(self.node.connected("se-2"))
+        self.assertNotIn(engine["fingerprint"], self.node.machine.avictl("se", "authorized-keys"))
+        kinds = [(each["kind"], each["id"]) for each in self.node.machine.asked("events")["items"] if each.get("id")]
+        self.assertIn(("revoke", "se-1"), kinds)
