@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from avinet.cli.context import Context, pass_context
-from avinet.cli.shown import emit, emit_json, moment, one_line, table
+from avinet.cli.shown import emit, moment, one_line, table
 from avinet.errors import Invalid, LocalError, TooLarge
 from avinet.ids import parse_id
 from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, DocumentVersion
@@ -140,4 +140,4 @@ def delete(context: Context, name: str) -> None:
 @pass_context
 def schema(context: Context) -> None:
     """The JSON schema of a document."""
-    emit_json(context.node.request("GET", "/v1/schemas/configuration"))
+    emit(context.node.ask("GET", "/v1/schemas/configuration", dict), "yaml" if context.output == "yaml" else "json")

@@ -24,18 +24,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Context:
-    """`socket` and `settings` as they were given; None where they were not."""
+    """`socket`, `settings` and `timeout_s` (of each answer) as they were given; None where they were not."""
 
     output: Output
     socket: str | None = None
     settings: Path | None = None
+    timeout_s: float | None = None
 
     @functools.cached_property
     def node(self) -> Node:
         """The node. Raises `LocalError` when the settings that name its socket cannot be read."""
         from avinet.cli.node import Node  # an HTTP client is not needed to print a page of help
 
-        return Node(self.socket or (self._socket_in(self.settings) if self.settings else SOCKET))
+        path = self.socket or (self._socket_in(self.settings) if self.settings else SOCKET)
+        return Node(path, self.timeout_s)
 
     def _socket_in(self, path: Path) -> str:
         import tomllib

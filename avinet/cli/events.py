@@ -6,7 +6,7 @@ import click
 
 from avinet.cli.context import Context, pass_context
 from avinet.cli.node import with_query
-from avinet.cli.shown import emit, moment, table
+from avinet.cli.shown import emit, escaped, moment, one_line, table
 from avinet.wire.fleet import EventList
 
 
@@ -35,4 +35,4 @@ def events(context: Context, limit: int, after: str) -> None:
         ],
     )
     if found.next:
-        print(f"more: avictl events --after {found.next}")
+        print(f"more: avictl events --after {one_line(escaped(found.next))}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from avinet.cli.context import Context, pass_context
-from avinet.cli.shown import emit, moment, table
+from avinet.cli.shown import emit, escaped, moment, table
 from avinet.files import write_atomic
 from avinet.ids import parse_id
 from avinet.units import format_bytes
@@ -28,7 +28,7 @@ def build(context: Context, out: str, id_: str | None) -> None:
     bundle = context.node.request("POST", "/v1/images", ImageBuild(id=id_), timeout_s=120)
     write_atomic(Path(out).absolute(), bundle)
     if context.output == "table":
-        print(f"{out}: {format_bytes(len(bundle))}, readable by you alone")
+        print(f"{escaped(out)}: {format_bytes(len(bundle))}, readable by you alone")
 
 
 @image.command("list")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from avinet.cli.context import SETTINGS, Context, pass_node
-from avinet.cli.shown import fields
+from avinet.cli.shown import escaped, fields
 
 
 @click.command()
@@ -47,5 +47,6 @@ def init(context: Context, settings: Path | None, state: Path | None, node: str 
             ("keys in", str(folder)),
         ]
     )
-    print(f"\nKeep {folder / 'root.key'} offline once the domain runs: it is needed to sign issuing CAs only.")
-    print(f"Start the node: twistd -n avi-controller --config {path}")
+    root = escaped(str(folder / "root.key"))
+    print(f"\nKeep {root} offline once the domain runs: it is needed to sign issuing CAs only.")
+    print(f"Start the node: twistd -n avi-controller --config {escaped(str(path))}")

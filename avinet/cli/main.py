@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from avinet import __version__
 from avinet.cli.context import SOCKET, Context
-from avinet.cli.exits import FAULT, INTERRUPTED, TABLE, code_of
+from avinet.cli.exits import FAULT, INTERRUPTED, TABLE, USAGE, code_of
 from avinet.cli.shown import FORMATS, Output, escaped, one_line
 from avinet.errors import AvinetError
 
@@ -49,6 +49,13 @@ class Verbs(click.Group):
         found: click.Command = getattr(__import__(module, fromlist=[name]), name)
         return found
 
+    @override
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:  # click would end with 1: whoever reads has read enough
+            raise click.exceptions.Exit(0) from None
+
 
 @click.group(cls=Verbs, epilog=f"\b\n{TABLE}", context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--socket", envvar="AVINET_SOCKET", help=f"The node's UNIX socket (default {SOCKET}).")
@@ -56,28 +63,46 @@ class Verbs(click.Group):
     "--config", "settings", type=click.Path(path_type=Path), help="The node's settings, which name its socket."
 )
 @click.option("--output", "-o", type=click.Choice(FORMATS), default="table", help="How to print.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, 3600, min_open=True),
+    help="Seconds to wait for each answer of the node (default: as the verb needs).",
+)
 @click.version_option(__version__, prog_name="avictl")
 @click.pass_context
-def avictl(ctx: click.Context, socket: str | None, settings: Path | None, output: Output) -> None:
+def avictl(
+    ctx: click.Context, socket: str | None, settings: Path | None, output: Output, timeout: float | None
+) -> None:
     """Manage the service engines of a domain of trust, on one of its nodes."""
-    ctx.obj = Context(output, socket, settings)
+    ctx.obj = Context(output, socket, settings, timeout)
 
 
 def main(arguments: list[str] | None = None) -> Any:
     """The entry point: runs `avictl` and ends the process with a documented exit code."""
+    _prepare_streams()
     try:
         ended = avictl.main(arguments, prog_name="avictl", standalone_mode=False)
         sys.stdout.flush()
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(error.exit_code)
+        sys.exit(USAGE)
+    except click.UsageError as error:
+        known = error.ctx.command_path if error.ctx else "avictl"
+        _say(f"{error.format_message().rstrip('.?')}; see {known} --help")
+        sys.exit(USAGE)
+    except click.ClickException as error:
+        _say(error.format_message())
+        sys.exit(FAULT)
+    except UnicodeEncodeError:  # what is printed never raises it
+        _say("the command line holds text that is not UTF-8")
+        sys.exit(USAGE)
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted")
         sys.exit(INTERRUPTED)
     except AvinetError as error:
         _say(str(error))
         sys.exit(code_of(error))
-    except BrokenPipeError:  # whoever reads has read enough
+    except BrokenPipeError:  # what was still to be written found no reader
         _forget_output()
         sys.exit(0)
     except OSError as error:
@@ -85,6 +110,16 @@ def main(arguments: list[str] | None = None) -> Any:
         _say(f"{error.filename or 'the output'}: {error.strerror or error}")
         sys.exit(FAULT)
     sys.exit(ended if isinstance(ended, int) else 0)
+
+
+def _prepare_streams() -> None:
+    """Make sure that there is an output and one for errors, which write what their encoding has not, as an escape."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # it was closed before we began
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (for good)
+        else:
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _say(text: str) -> None:

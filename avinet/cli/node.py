@@ -12,12 +12,13 @@ from urllib.parse import quote
 
 from typing_extensions import override
 
-from avinet.errors import AvinetError, PeerError, TimedOut, TooLarge, Unavailable
+from avinet.errors import AvinetError, Invalid, PeerError, TimedOut, Unavailable
 from avinet.rest.problems import PROBLEM_LIMIT_BYTES, error_from
 from avinet.wire.message import decode, encode
 
 MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 PIPE_OPEN_S = 30.0
+PAGES = 10_000
 _PIECE_BYTES = 256 * 1024
 
 
@@ -45,7 +46,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = self._link
 
     def read(self, answer: http.client.HTTPResponse, limit_bytes: int, until: float) -> bytes:
-        """The body of `answer`, whole by the time `until` (monotonic). Raises `TooLarge` or `TimeoutError`."""
+        """The body of `answer`, whole by the time `until` (monotonic). Raises `PeerError` or `TimeoutError`."""
         body = bytearray()
         while True:
             left_s = until - time.monotonic()
@@ -55,7 +56,7 @@ class _UnixConnection(http.client.HTTPConnection):
             piece = answer.read1(_PIECE_BYTES)
             body += piece
             if len(body) > limit_bytes:
-                raise TooLarge(f"the answer of the node has more than {limit_bytes} bytes")
+                raise PeerError(f"the answer of the node has more than {limit_bytes} bytes")
             if not piece:
                 break
         if answer.length:
@@ -64,10 +65,11 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Node:
-    """The node behind the UNIX socket at `path`."""
+    """The node behind the UNIX socket at `path`; `timeout_s`, where given, is the deadline of every answer."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout_s: float | None = None) -> None:
         self.path = path
+        self._timeout_s = timeout_s
 
     def request(
         self,
@@ -81,9 +83,10 @@ class Node:
     ) -> bytes:
         """The body of the answer, whole within `timeout_s`; a `body` that is no bytes is sent as JSON.
 
-        Raises the error that a problem stands for, `Unavailable` where no node answers, `TimedOut`, `TooLarge`, and
-        `PeerError` for what is no answer.
+        Raises the error that a problem stands for, `Unavailable` where no node answers, `TimedOut`, and `PeerError`
+        for what is no answer, or one of more than `limit_bytes`.
         """
+        timeout_s = self._timeout_s or timeout_s
         sent = dict(headers or {})
         if body is not None and not isinstance(body, bytes):
             body = encode(body)
@@ -100,28 +103,33 @@ class Node:
         return data
 
     def ask(self, method: str, target: str, into: type[M], body: Any = None, *, timeout_s: float = 60.0) -> M:
-        """The answer as a message of type `into`."""
+        """The answer as a message of type `into`. Raises what `request` raises."""
         data = self.request(method, target, body, timeout_s=timeout_s)
-        return decode(data, into, limit_bytes=MESSAGE_LIMIT_BYTES, what="answer of the node")
+        try:
+            return decode(data, into, limit_bytes=MESSAGE_LIMIT_BYTES, what="answer of the node")
+        except Invalid as error:
+            raise PeerError(error.what, hint="is avictl of the same version as the node?") from error
 
     def pages(self, target: str, into: type[P], **query: str) -> Iterator[P]:
-        """All pages of a list."""
+        """All pages of a list. Raises what `ask` raises, and `PeerError` for a list without end."""
         after = ""
-        while True:
+        for _ in range(PAGES):
             page = self.ask("GET", with_query(target, **query, after=after), into)
             yield page
             if not page.next:
                 return
             if page.next == after:
-                raise PeerError(f"the list at {target} does not end")
+                break
             after = page.next
+        raise PeerError(f"the list at {target} does not end")
 
     def pipe(self, target: str) -> socket.socket:
         """A byte pipe: the connection after `101 Switching Protocols`. Raises what `request` raises."""
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        timeout_s = self._timeout_s or PIPE_OPEN_S
         try:
-            with self._said(PIPE_OPEN_S):
-                link.settimeout(PIPE_OPEN_S)
+            with self._said(timeout_s):
+                link.settimeout(timeout_s)
                 link.connect(self.path)
                 request = f"GET {target} HTTP/1.1\r\nhost: node\r\nconnection: upgrade\r\nupgrade: avinet-pipe\r\n\r\n"
                 link.sendall(request.encode("ascii"))

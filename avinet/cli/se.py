@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import click
 
 from avinet.cli.context import Context, pass_context, pass_node
-from avinet.cli.shown import ago, emit, fields, labels, moment, since, table
+from avinet.cli.shown import ago, emit, fields, labels, moment, since, table, write
 from avinet.errors import Invalid
 from avinet.ids import parse_id
 from avinet.wire.fleet import Engine, EngineCreate, EngineList, EnginesCreated, LabelChange
@@ -187,10 +188,13 @@ def create(
 @pass_context
 def delete(context: Context, ids: tuple[str, ...], drain: int, yes: bool) -> None:
     """Drain service engines, end their instances, and forget them."""
+    places = {id: place(id) for id in ids}
     if not yes:
-        click.confirm(f"Delete {', '.join(ids)}?", abort=True)
-    for id in ids:
-        context.node.request("DELETE", f"{place(id)}?drain_s={drain}", timeout_s=drain + 60)
+        if not sys.stdin or not sys.stdin.isatty():
+            raise click.UsageError("there is nobody to ask whether to delete: say --yes")
+        click.confirm(f"Delete {', '.join(places)}?", abort=True, err=True)
+    for id, target in places.items():
+        context.node.request("DELETE", f"{target}?drain_s={drain}", timeout_s=drain + 60)
         if context.output == "table":
             print(f"deleted: {id}")
 
@@ -226,4 +230,4 @@ def label(context: Context, id: str, changes: tuple[str, ...]) -> None:
 @pass_node
 def authorized_keys(context: Context) -> None:
     """The keys of aviseuser, in OpenSSH's format."""
-    print(context.node.request("GET", "/v1/authorized-keys").decode(), end="")
+    write(context.node.request("GET", "/v1/authorized-keys").decode("utf-8", "backslashreplace"), sys.stdout)

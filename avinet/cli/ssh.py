@@ -14,6 +14,7 @@ import click
 from avinet.cli.connect import admit, engine_id
 from avinet.cli.context import Context, pass_node
 from avinet.cli.se import place
+from avinet.cli.shown import escaped, one_line
 from avinet.errors import LocalError
 from avinet.trust import keys
 from avinet.wire.fleet import Engine
@@ -92,4 +93,4 @@ def ssh_host_key(context: Context, name: str) -> None:
     """Print the host key of a service engine as a known_hosts line, for ssh's KnownHostsCommand."""
     engine = context.node.ask("GET", place(engine_id(name)), Engine)
     if engine.host_key:
-        print(f"{name} {engine.host_key}")
+        print(one_line(escaped(f"{name} {engine.host_key}")))

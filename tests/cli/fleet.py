@@ -1,0 +1,76 @@
+"""A fleet as a node tells it."""
+
+from __future__ import annotations
+
+from avinet.wire.command import CommandResult
+from avinet.wire.config import (
+    Config,
+    ConfigState,
+    ConfigVersion,
+    Document,
+    DocumentVersion,
+    Pool,
+    Server,
+    VirtualService,
+)
+from avinet.wire.fleet import (
+    Claimed,
+    DocumentApplied,
+    DocumentList,
+    Engine,
+    EngineCounts,
+    EngineList,
+    EnginesCreated,
+    Event,
+    EventList,
+    Image,
+    ImageList,
+    Status,
+)
+from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
+
+TIME = 1_800_000_000.0
+FINGERPRINT = "SHA256:" + "a" * 43
+VERSION = ConfigVersion(revision=7, sha256="0" * 64)
+STATUS = Status(
+    node="node-1",
+    domain="d1",
+    version="0.1.0",
+    started=TIME,
+    ssh=["0.0.0.0:22"],
+    https=["0.0.0.0:8443"],
+    trust_epoch=1,
+    node_certificate_expires=4_000_000_000.0,
+    revision=9,
+    engines=EngineCounts(enrolled=1, connected=1, in_sync=1),
+    servers_up=1,
+)
+ENGINE = Engine(
+    id="se-1",
+    state="enrolled",
+    generation=1,
+    labels={"site": "paris"},
+    fingerprint=FINGERPRINT,
+    host_key="ssh-ed25519 " + "A" * 68,
+    desired=VERSION,
+    config=ConfigState(applied=VERSION),
+    health=[ServerHealth(pool="web", server="blue", state="down", since=TIME, why="L4CON Connection refused")],
+    traffic=[ServiceTraffic(name="shop", requests=5, status={"2xx": 5}, latency=Histogram(buckets=[(300, 5)]))],
+)
+DOCUMENT = Document(
+    name="web",
+    virtual_services=[VirtualService(name="shop", port=8080, pool="web")],
+    pools=[Pool(name="web", servers=[Server(name="blue", address="127.0.0.1", port=8001)])],
+)
+CONFIG = Config(virtual_services=DOCUMENT.virtual_services, pools=DOCUMENT.pools)
+DOCUMENT_VERSION = DocumentVersion(name="web", version=3, author="ann", time=TIME, document=DOCUMENT)
+ENGINES = EngineList(items=[ENGINE])
+DOCUMENTS = DocumentList(items=[DOCUMENT_VERSION])
+IMAGE = Image(id="image-1", state="active", fingerprint=FINGERPRINT, not_after=TIME)
+IMAGES = ImageList(items=[IMAGE])
+EVENTS = EventList(
+    items=[Event(seq=1, time=TIME, node="node-1", kind="enrolment", id="se-1", outcome="enrolled", source="10.0.0.9")]
+)
+CREATED = EnginesCreated(items=[Claimed(id="se-1", generation=1, expires=TIME, claim="c" * 22)])
+APPLIED = DocumentApplied(name="web", version=3, changed=True, service_engines=2)
+RESULT = CommandResult(job="j" * 24, exit_status=0, output="pong from se-1\n")

@@ -1,0 +1,168 @@
+"""Each verb asks the node for what it says, and prints the answer as a table, as JSON and as YAML."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import msgspec
+import yaml
+from typing_extensions import override
+
+from avinet.cli.main import avictl
+from avinet.wire.message import encode
+from tests.cli import fleet
+from tests.cli.scripted import Asked, ScriptedCase, said
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What is typed, what the node is asked, what it says, and what of it is printed for people."""
+
+    typed: str
+    asks: str
+    says: Any
+    shows: str
+
+
+LISTINGS = (
+    Verb("status", "GET /v1/status", fleet.STATUS, "node-1 of domain d1"),
+    Verb("se list", "GET /v1/service-engines?limit=500", fleet.ENGINES, "se-1  enrolled"),
+    Verb("se list --label site=paris", "GET /v1/service-engines?limit=500&label=site%3Dparis", fleet.ENGINES, "paris"),
+    Verb("se show se-1", "GET /v1/service-engines/se-1", fleet.ENGINE, "L4CON Connection refused"),
+    Verb("image list", "GET /v1/images", fleet.IMAGES, "image-1"),
+    Verb("config list", "GET /v1/configurations?limit=100", fleet.DOCUMENTS, "web"),
+    Verb("config get web", "GET /v1/configurations/web", fleet.DOCUMENT_VERSION, "name: web\n"),
+    Verb("config history web", "GET /v1/configurations/web/versions?limit=100", fleet.DOCUMENTS, "ann"),
+    Verb("events", "GET /v1/events?limit=50", fleet.EVENTS, "enrolment"),
+    Verb("events --limit 7 --after x/y", "GET /v1/events?limit=7&after=x%2Fy", fleet.EVENTS, "10.0.0.9"),
+)
+CHANGES = (
+    Verb("se create --count 1", "POST /v1/service-engines", fleet.CREATED, "created: se-1\n"),
+    Verb("se create se-1 --driver none", "POST /v1/service-engines", fleet.CREATED, "c" * 22),
+    Verb("se revoke se-1", "POST /v1/service-engines/se-1/revocation", fleet.ENGINE, "revoked: se-1"),
+    Verb("se label se-1 site=paris old-", "PATCH /v1/service-engines/se-1", fleet.ENGINE, "se-1: site=paris\n"),
+    Verb("image retire image-1", "POST /v1/images/image-1/retirement", fleet.IMAGE, "retired: image-1\n"),
+    Verb("config apply -f FILE", "PUT /v1/configurations/web", fleet.APPLIED, "web: version 3; 2 service engines"),
+    Verb("run se-1 ping", "POST /v1/service-engines/se-1/commands", fleet.RESULT, "pong from se-1\n"),
+)
+PLAIN = (
+    Verb("se delete --yes se-1 --drain 3", "DELETE /v1/service-engines/se-1?drain_s=3", b"", "deleted: se-1\n"),
+    Verb("config delete web", "DELETE /v1/configurations/web", b"", "deleted: web\n"),
+    Verb("config schema", "GET /v1/schemas/configuration", b'{"type":"object"}', '"type": "object"'),
+    Verb("image build --out OUT", "POST /v1/images", b"bundle", "6 B, readable by you alone\n"),
+    Verb("se authorized-keys", "GET /v1/authorized-keys", b"ssh-ed25519 AAAA\n", "ssh-ed25519 AAAA\n"),
+    Verb("ssh-host-key se-1.avinet", "GET /v1/service-engines/se-1", fleet.ENGINE, "se-1.avinet ssh-ed25519 AAAA"),
+)
+ELSEWHERE = {"init", "ssh", "connect", "ssh-config", "completion", "doctor"}
+"""Verbs that ask the node for nothing, or for more than one thing: they have tests of their own."""
+
+
+def verbs(group: click.Command, above: str = "") -> set[str]:
+    """The names of all verbs, as `se list`."""
+    if not isinstance(group, click.Group):
+        return {above}
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {each for name, one in found.items() if one for each in verbs(one, f"{above} {name}".strip())}
+
+
+class VerbTests(ScriptedCase):
+    @override
+    def setUp(self) -> None:
+        super().setUp()
+        self.file = self.folder / "web.json"
+        self.file.write_bytes(encode(fleet.DOCUMENT))
+
+    def typed(self, verb: Verb) -> list[str]:
+        places = {"FILE": str(self.file), "OUT": str(self.folder / "out")}
+        return [places.get(word, word) for word in verb.typed.split()]
+
+    def test_every_verb_is_tested(self) -> None:
+        tested = {verb.typed for verb in LISTINGS + CHANGES + PLAIN}
+        missing = {
+            name for name in verbs(avictl) - ELSEWHERE if not any(f"{each} ".startswith(f"{name} ") for each in tested)
+        }
+        self.assertEqual(missing, set())
+
+    def test_it_asks_the_node_and_shows_its_answer_to_people(self) -> None:
+        for verb in LISTINGS + CHANGES + PLAIN:
+            self.asked.clear()
+            self.answers(said(verb.says))
+            if verb.typed == "status":
+                self.answers(lambda asked: said(fleet.STATUS if asked.target == "/v1/status" else fleet.ENGINES))
+            ended = self.avictl(*self.typed(verb))
+            self.assertEqual((ended.code, ended.err), (0, ""), (verb, ended))
+            self.assertIn(verb.shows, ended.out, verb)
+            self.assertEqual(f"{self.asked[0].method} {self.asked[0].target}", verb.asks)
+
+    def test_json_and_yaml_are_the_whole_answer_wherever_the_option_stands(self) -> None:
+        for verb in LISTINGS + CHANGES:
+            self.answers(said(verb.says))
+            for form in ("json", "yaml"):
+                before = self.avictl("--output", form, *self.typed(verb))
+                self.assertEqual(self.avictl(*self.typed(verb), "-o", form), before, verb)
+                self.assertEqual((before.code, before.err), (0, ""), verb)
+                plain = json.loads(before.out) if form == "json" else yaml.safe_load(before.out)
+                self.assertEqual(msgspec.convert(plain, type(verb.says)), verb.says, verb)
+
+    def test_what_changes_something_says_what(self) -> None:
+        bodies = {
+            "se create --count 2 --label a=b": {"count": 2, "labels": {"a": "b"}},
+            "se create x y": {"count": 2, "ids": ["x", "y"]},
+            "se label se-1 a=b c-": {"set": {"a": "b"}, "remove": ["c"]},
+            "run se-1 config --all -x": {"command": "config", "arguments": ["--all", "-x"], "timeout_s": 10.0},
+        }
+        for typed, body in bodies.items():
+            self.avictl(*typed.split())
+            self.assertEqual(json.loads(self.asked[-1].body), body)
+
+    def test_a_command_that_fails_there_ends_with_7(self) -> None:
+        self.answers(said(msgspec.structs.replace(fleet.RESULT, exit_status=1, output="", error="no\n")))
+        ended = self.avictl("run", "se-1", "ping")
+        self.assertEqual((ended.code, ended.out, ended.err), (7, "", "no\n"))
+
+    def test_all_pages_are_read(self) -> None:
+        ids = [f"se-{number:05}" for number in range(1200)]
+
+        def page(asked: Asked) -> bytes:
+            after = asked.target.partition("after=")[2]
+            rest = [id for id in ids if id > after][:500]
+            items = [msgspec.structs.replace(fleet.ENGINE, id=id) for id in rest]
+            return said(
+                msgspec.structs.replace(fleet.ENGINES, items=items, next=rest[-1] if rest[-1:] < ids[-1:] else "")
+            )
+
+        self.answers(page)
+        found = json.loads(self.avictl("-o", "json", "se", "list").out)
+        self.assertEqual([each["id"] for each in found["items"]], ids)
+        self.assertEqual(len(self.asked), 3)
+        lines = self.avictl("se", "list").out.splitlines()
+        self.assertEqual([line.split()[0] for line in lines[1:]], ids)
+
+    def test_a_bundle_is_for_the_operator_alone(self) -> None:
+        self.answers(said(b"bundle"))
+        self.avictl("image", "build", "--out", str(self.folder / "out"))
+        self.assertEqual((self.folder / "out").read_bytes(), b"bundle")
+        self.assertEqual((self.folder / "out").stat().st_mode & 0o777, 0o600)
+
+    def test_no_document_is_applied_when_one_of_them_is_wrong(self) -> None:
+        bad = self.folder / "bad.yaml"
+        for text in ("name: NO\n", "name: web\nport: 1\n", "a: [", "name: web\n---\nname: ../etc\n", "\x00", ""):
+            bad.write_text(text)
+            self.refused(4, "config", "apply", "-f", str(bad), *(["-f", str(self.file)] if text else []))
+        self.assertEqual(self.asked, [])
+
+    def test_the_doctor_says_what_is_wrong_and_ends_with_1(self) -> None:
+        self.answers(said(fleet.STATUS))
+        self.assertEqual(self.avictl("doctor").code, 0)
+        counts = msgspec.structs.replace(fleet.STATUS.engines, enrolled=2, refused=1)
+        self.answers(said(msgspec.structs.replace(fleet.STATUS, engines=counts, servers_down=1)))
+        ended = self.avictl("doctor")
+        self.assertEqual((ended.code, ended.out.count("BAD  ")), (1, 3), ended)
+        found = json.loads(self.avictl("doctor", "-o", "json").out)
+        self.assertEqual(
+            [each["what"] for each in found if not each["good"]], ["service engines", "configuration", "servers"]
+        )
