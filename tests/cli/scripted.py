@@ -137,7 +137,9 @@ class ScriptedCase(SynchronousTestCase):
         with open(near, "r+b", buffering=0) as terminal:
             process = subprocess.Popen(
                 [sys.executable, "-m", "avinet.cli", "--socket", self.path, *arguments],
-                preexec_fn=lambda: os.login_tty(far),  # Ctrl-C reaches it as it would an operator's
+                stdin=far,
+                stdout=far,
+                stderr=far,
                 env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"},
             )
             os.close(far)

@@ -219,7 +219,7 @@ class CommandLineTests(ScriptedCase):
         self.assertEqual(self.asked, [])
 
     def test_on_a_terminal_it_asks_before_it_deletes(self) -> None:
-        for typed, code, asked in ((b"n\n", 130, 0), (b"\x03", 130, 0), (b"y\n", 0, 1)):
+        for typed, code, asked in ((b"n\n", 130, 0), (b"\x04", 130, 0), (b"y\n", 0, 1)):
             self.asked.clear()
             ended, shown = self.on_terminal("se", "delete", "se-1", typed=typed, when=b"[y/N]")
             self.assertEqual((ended, len(self.asked)), (code, asked), shown)
