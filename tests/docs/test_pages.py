@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,8 +21,10 @@ from avinet.controller.settings import ControllerSettings
 from avinet.rest.problems import _STATUS
 from avinet.se.settings import EngineSettings
 from avinet.settings import Settings
+from avinet.trust.domain import found
 from avinet.wire import command, config, enrolment, fleet, problem, report, session, trust
 from avinet.wire.message import Message, convert
+from demo.story import STEPS
 from tests.docs.reading import PAGES, ROOT, blocks, commands, inline, read, tables
 
 OPERATIONS = "docs/operations.rst"
@@ -126,8 +130,16 @@ class ExampleTests(SynchronousTestCase):
                     msgspec.convert(tomllib.loads(text), kind)
         self.assertTrue({"yaml", "json"} <= set(seen), seen)
 
+    def test_what_the_demo_is_said_to_print_are_its_steps(self) -> None:
+        shown = [line for _, text in blocks("README.rst") for line in text.splitlines()]
+        said = [line[4:40].strip() for line in shown if re.match(r" ?\d+  ", line)]
+        self.assertEqual(said, [step.title for step in STEPS])
+        self.assertEqual(
+            len([line for line in shown if line.startswith(f"all {len(STEPS)} steps were seen to work")]), 1
+        )
+
     def test_the_example_of_a_document_says_nothing_twice_and_names_its_pools(self) -> None:
-        for language, text in blocks(OPERATIONS):
+        for language, text in [*blocks(OPERATIONS), *blocks("README.rst")]:
             if language == "yaml":
                 document = convert(yaml.safe_load(text), config.Document, OPERATIONS)
                 pools = {each.name for each in document.pools}
@@ -165,6 +177,17 @@ class TableTests(SynchronousTestCase):
         self.assertEqual(said, printed)
         known = {value for name, value in vars(exits).items() if name.isupper() and isinstance(value, int)}
         self.assertEqual(set(said), known)
+
+    def test_every_file_of_a_domain_is_said_to_be_what_it_is_and_is_private(self) -> None:
+        folder = Path(self.mktemp()) / "trust"
+        domain = found(folder, "node-1", datetime.now(UTC))
+        (rows,) = [rows[1:] for rows in tables(OPERATIONS) if rows[0][0] == "below state of a node"]
+        said = {row[0].replace("ID", domain.first_image.id) for row in rows} - {"store.sqlite", "lock"}
+        files = [path for path in folder.rglob("*") if path.is_file()]
+        self.assertEqual({path.relative_to(folder.parent).as_posix() for path in files}, said)
+        self.assertEqual({path.stat().st_mode & 0o777 for path in files}, {0o600})
+        folders = [folder, *(path for path in folder.rglob("*") if path.is_dir())]
+        self.assertEqual({path.stat().st_mode & 0o777 for path in folders}, {0o700})
 
     def test_the_protocol_has_every_status_that_an_error_becomes(self) -> None:
         (rows,) = [rows[1:] for rows in tables("docs/protocol.rst") if rows[0] == ["status", "means"]]
