@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -19,6 +20,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 AVICTL = [sys.executable, "-m", "avinet.cli"]
 POLL_S = 0.05
+PORTS = (20_000, 32_000)
+"""Below those that Linux gives to connections (net.ipv4.ip_local_port_range)."""
 TWISTD = str(Path(sys.executable).parent / "twistd")
 
 
@@ -143,12 +146,15 @@ def end_instances(folder: Path) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that nothing listened on a moment ago."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
+    """Ports of 127.0.0.1 that nothing listened on a moment ago, and that no connection is given as its own."""
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(*PORTS)
+        with socket.socket() as trial:
+            try:
+                trial.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in found:
+            found.append(port)
+    return found

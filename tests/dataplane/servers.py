@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import socket
 from io import BytesIO
 from typing import Any
 
@@ -21,6 +20,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from avinet.aio import pause
+from demo.machine import free_ports
 
 
 class Answers(Resource):
@@ -123,9 +123,8 @@ async def send_tcp(port: int, data: bytes) -> bytes:
 
 
 def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return int(trial.getsockname()[1])
+    """A port of 127.0.0.1 that nothing listened on a moment ago; it stays free while its server is stopped."""
+    return free_ports(1)[0]
 
 
 async def ask(
