@@ -1,7 +1,7 @@
 """The image bundle: what a service engine boots from, in one file, every part of it under one signature.
 
-A gzipped tar, the same bytes for the same contents and time: `manifest.json` names each file with its SHA-256;
-`manifest.sig` is the issuing CA's signature over it, `issuer.pem` its certificate.
+A gzipped tar, the same bytes for the same contents and time but for its signature: `manifest.json` names each file with
+its SHA-256; `manifest.sig` is the issuing CA's signature over it, `issuer.pem` its certificate.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import hashlib
 import io
 import re
 import tarfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -84,7 +85,7 @@ def open_image(packed: bytes, root_fingerprint: str | None = None) -> Image:
     """The image in a bundle, verified: signature, hashes, nothing missing, nothing more.
 
     The bundle brings its own root CA: `root_fingerprint` (SHA-256, hexadecimal) says which one it must be, where that
-    is known from elsewhere. Raises `Invalid`.
+    is known from elsewhere. Raises `Invalid`, or `Unauthenticated` when the signature is not by an issuing CA.
     """
     parts = _unpack(packed)
     try:
@@ -101,7 +102,11 @@ def open_image(packed: bytes, root_fingerprint: str | None = None) -> Image:
 def _checked(
     parts: Mapping[str, bytes], manifest: Manifest, signature: str, issuer: bytes, roots: Sequence[x509.Certificate]
 ) -> dict[str, bytes]:
-    verify_document(parts[MANIFEST], signature, issuer, roots, datetime.fromtimestamp(manifest.built, UTC))
+    try:
+        built = datetime.fromtimestamp(manifest.built, UTC)
+    except (ValueError, OverflowError, OSError) as error:
+        raise Invalid("the image says of no time that it was built then") from error
+    verify_document(parts[MANIFEST], signature, issuer, roots, built)
     files = {path: data for path, data in parts.items() if path not in (MANIFEST, SIGNATURE, ISSUER)}
     if files.keys() != manifest.files.keys():
         raise Invalid(f"the image is not whole: {min(files.keys() ^ manifest.files.keys())} is missing or too much")
@@ -137,18 +142,28 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 def _unpack(packed: bytes) -> dict[str, bytes]:
     parts: dict[str, bytes] = {}
-    left = LIMIT_BYTES
     try:
-        with tarfile.open(fileobj=io.BytesIO(packed), mode="r:gz") as archive:
+        with tarfile.open(fileobj=io.BytesIO(_inflated(packed)), mode="r:") as archive:
             for member in archive:
                 if not member.isreg() or not _PATH.match(member.name) or member.name in parts or len(parts) >= FILES:
                     raise Invalid(f"the image holds {member.name[:80]!r}, which does not belong in one")
-                left -= member.size
-                if left < 0:
-                    raise Invalid(f"the image unpacks to more than {LIMIT_BYTES} bytes")
                 file = archive.extractfile(member)
                 assert file is not None
                 parts[member.name] = file.read()
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise Invalid(f"that is no image of avinet: {error}") from error
     return parts
+
+
+def _inflated(packed: bytes) -> bytes:
+    """The tar in a bundle. Its headers can be as large as its files, so that the limit is for all of it."""
+    inflating = zlib.decompressobj(wbits=31)
+    try:
+        tar = inflating.decompress(packed, LIMIT_BYTES)
+    except zlib.error as error:
+        raise Invalid(f"that is no image of avinet: {error}") from error
+    if inflating.unconsumed_tail:
+        raise Invalid(f"the image unpacks to more than {LIMIT_BYTES} bytes")
+    if not inflating.eof or inflating.unused_data:
+        raise Invalid("that is no image of avinet: it is cut off, or more comes after it")
+    return tar
