@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.endpoints import wrapClientTLS
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -17,6 +17,7 @@ from avinet import __version__
 from avinet.aio import pause
 from avinet.backoff import Backoff
 from avinet.enrolment.identity import Booted, Identity
+from avinet.enrolment.look import dialled, flaw
 from avinet.errors import (
     AvinetError,
     Conflict,
@@ -29,7 +30,7 @@ from avinet.errors import (
 )
 from avinet.rest.client import Client
 from avinet.trust import keys, signatures
-from avinet.trust.authority import parse_chain_header, verify_node
+from avinet.trust.authority import Distrusted, parse_chain_header, verify_node
 from avinet.trust.signatures import SignedRequest, SignedResponse
 from avinet.trust.tls import ClientTLS, refusal
 from avinet.wire.enrolment import CHAIN_HEADER, RECEIPT_LIMIT_BYTES, Challenge, EnrolmentRequest, Receipt
@@ -42,10 +43,8 @@ FINAL = (Conflict, Forbidden, Gone, Invalid, Unauthenticated)
 
 def tls_client(reactor: Any, node: Node, address: str, roots: Any, at: datetime, *, bind: str | None = None) -> Client:
     """A client for the 8443 door of `node`, dialled at `address` (host:port), verified by its name."""
-    host, _, port = address.rpartition(":")
-    endpoint = wrapClientTLS(
-        ClientTLS(node.name, roots, at), HostnameEndpoint(reactor, host.strip("[]"), int(port), timeout=10)
-    )
+    endpoint = wrapClientTLS(ClientTLS(node.name, roots, at), dialled(reactor, address))
+    port = address.rpartition(":")[2]
     return Client(reactor, endpoint, authority=f"{node.name}:{port}", where=f"node {node.id} at {address}")
 
 
@@ -100,7 +99,11 @@ class Enrolment:
         roots, at = self._identity.roots(), self._identity.time(self._now())
         client = tls_client(self._reactor, node, address, roots, at)
         try:
-            challenge = (await self._asked(client, "GET", "/v1/enrol/challenge")).decoded(Challenge)
+            try:
+                challenge = (await self._asked(client, "GET", "/v1/enrol/challenge")).decoded(Challenge)
+            except Distrusted as error:
+                seen = await flaw(self._reactor, node, address, roots, at)
+                raise Distrusted(f"{client.where} is not trusted: {seen}") if seen else error from None
             body, headers, path = self._signed(booted, node, address, challenge)
             try:
                 answer = await self._asked(client, "POST", path, body, headers=headers, limit_bytes=RECEIPT_LIMIT_BYTES)
@@ -126,7 +129,7 @@ class Enrolment:
             reason = refusal(Failure(error.__cause__)) if error.__cause__ is not None else None
             if reason is None:
                 raise
-            raise PeerError(f"{error.what.partition(' did not')[0]} is not trusted: {reason}") from error
+            raise Distrusted(f"{client.where} is not trusted: {reason}") from error
 
     def _signed(
         self, booted: Booted, node: Node, address: str, challenge: Challenge

@@ -62,7 +62,7 @@ class Client:
     ) -> None:
         self._clock = clock
         self._authority = authority
-        self._where = where
+        self.where = where
         self._pool = HTTPConnectionPool(clock, persistent=True)
         self._pool.maxPersistentPerHost = CONNECTIONS
         self._pool.cachedConnectionTimeout = idle_s
@@ -94,7 +94,7 @@ class Client:
         if sign is not None:
             sign(method, path, said, body)
         return await within(
-            self._clock, timeout_s, self._exchange(method, path, said, body, limit_bytes), f"{self._where} ({path})"
+            self._clock, timeout_s, self._exchange(method, path, said, body, limit_bytes), f"{self.where} ({path})"
         )
 
     async def _exchange(self, method: str, path: str, headers: dict[str, str], body: bytes, limit_bytes: int) -> Answer:
@@ -103,19 +103,19 @@ class Client:
         uri = f"http://{self._authority}{path}".encode("ascii")
         try:
             response = await self._agent.request(method.encode("ascii"), uri, raw, producer)
-            data = await _collect(response, limit_bytes, self._where)
+            data = await _collect(response, limit_bytes, self.where)
         except (AvinetError, *CANCELLED):
             raise
         except (ConnectError, ConnectionLost) as error:
-            raise Unavailable(f"{self._where} cannot be reached: {error}") from error
+            raise Unavailable(f"{self.where} cannot be reached: {error}") from error
         except Exception as error:  # the edge: what a hostile answer makes of twisted.web's parser
-            raise _broken(error, self._where) from error
+            raise _broken(error, self.where) from error
         found = {
             name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
             for name, values in response.headers.getAllRawHeaders()
         }
         if response.code >= 400:
-            raise error_from(response.code, found, data, self._where)
+            raise error_from(response.code, found, data, self.where)
         return Answer(response.code, found, data)
 
     async def close(self) -> None:

@@ -32,6 +32,7 @@ from avinet.trust.authority import (
     renewal_due,
 )
 
+NONCE_KEY_BYTES = 32
 FORMAT = 1
 IMAGE_LIFE = timedelta(days=365)
 _LIMIT_BYTES = 64 * 1024
@@ -123,7 +124,7 @@ def found(folder: Path, node: str, now: datetime, random: Callable[[int], bytes]
         _save(aside / "node.pem", new_node(issuing, node, domain, now))
         keys.save_private(aside / "ssh_host_ed25519_key", keys.generate())
         keys.save_private(aside / "avictlruser_ed25519_key", keys.generate())
-        write_atomic(aside / "nonce.key", random(32))
+        write_atomic(aside / "nonce.key", random(NONCE_KEY_BYTES))
         image = "image-" + now.strftime("%Y%m%d")
         keys.save_private(aside / "images" / f"{image}.key", keys.generate())
         record = _Record(
@@ -167,7 +168,7 @@ def load(folder: Path) -> Domain:
         server=_load(folder / "node.pem"),
         ssh_host_key=keys.load_private(folder / "ssh_host_ed25519_key"),
         avictlruser_key=keys.load_private(folder / "avictlruser_ed25519_key"),
-        nonce_key=read_limited(folder / "nonce.key", 32),
+        nonce_key=_nonce_key(folder / "nonce.key"),
         first_image=ImageKey(
             record.first_image,
             keys.load_private(folder / "images" / f"{parse_id(record.first_image)}.key"),
@@ -184,3 +185,12 @@ def _save(path: Path, credential: Credential) -> None:
 def _load(path: Path) -> Credential:
     data = read_limited(path, _LIMIT_BYTES)
     return Credential.from_pem(data, data, str(path))
+
+
+def _nonce_key(path: Path) -> bytes:
+    key = read_limited(path, NONCE_KEY_BYTES)
+    if len(key) != NONCE_KEY_BYTES:
+        raise LocalError(
+            f"{path} is damaged: it has {len(key)} bytes, not {NONCE_KEY_BYTES}", hint="restore it from a backup"
+        )
+    return key

@@ -73,6 +73,21 @@ class ClientTLS:
         return connection
 
 
+@implementer(IOpenSSLClientConnectionCreator)
+class UnverifiedTLS:
+    """Makes the client's end of TLS connections that only look at a certificate: nothing is to be sent on them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name.encode("ascii")
+        self._context = ssl.CertificateOptions(raiseMinimumTo=TLSVersion.TLSv1_3).getContext()
+
+    def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """See `IOpenSSLClientConnectionCreator`."""
+        connection = SSL.Connection(self._context, None)
+        connection.set_tlsext_host_name(self._name)
+        return connection
+
+
 def refusal(failure: Failure) -> str | None:
     """Why a TLS handshake failed, in a few plain words; None when the failure is of another kind."""
     error = failure.value

@@ -112,6 +112,7 @@ class OperatorTests(BadInputCase):
         return state if state.get("refused") == engine["desired"] else None
 
     def test_full_disks(self) -> None:
+        """(E11)"""
         controller, engine = self.node.machine.process("controller"), self.node.machine.process("se-1")
         before = self.node.machine.asked("se", "list")["items"]
         full_disk(controller, True)

@@ -102,6 +102,7 @@ class LifeTests(NodeCase):
         self.assertTrue(self.serves())
 
     def test_what_is_revoked_is_out_at_once_and_stays_out(self) -> None:
+        """(E8)"""
         self.node.machine.avictl("se", "revoke", "se-1")
         self.assertNotIn("connected_since", self.node.engine("se-1"), "its tunnel was cut before the answer")
         said = lambda: "no tunnel to node-1 yet" in self.node.machine.log_tail("se-1", 50)  # noqa: E731

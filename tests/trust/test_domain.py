@@ -44,6 +44,12 @@ class DomainTests(SynchronousTestCase):
             keys.public_line(loaded.image_key(made.first_image.id)), keys.public_line(made.first_image.key)
         )
 
+    def test_a_damaged_key_of_challenges_is_not_taken(self) -> None:
+        found(self.folder, "node-1", NOW)
+        for damaged in (b"", b"short", b"long" * 9):
+            (self.folder / "nonce.key").write_bytes(damaged)
+            self.assertRaises(LocalError, load, self.folder)
+
     def test_a_second_one_is_refused_and_changes_nothing(self) -> None:
         found(self.folder, "node-1", NOW)
         before = tree(self.state)
