@@ -44,10 +44,14 @@ ROWS = {
     "H9": "configuration values that would become directives",
     "H12": "requests to the control service by whoever has no node's key",
     "H13": "answers of one service engine taken for another's",
+    "E1": "one request over and over",
+    "E3": "a reply that is lost",
     "E4": "claims that are wrong, used, expired, or of another service engine",
     "E5": "signatures with a part missing, changed, doubled or swapped",
     "E6": "a proof of possession by another key; one key for two ids",
+    "E8": "a key that was revoked while its tunnel is open",
     "E9": "certificates of another CA, expired, or for another name",
+    "E11": "a full disk",
 }
 HERE = Path(__file__).parent
 _ROW = re.compile(r"([SHE])(\d+)(?:[-–][SHE]?(\d+))?")

@@ -147,6 +147,7 @@ class EnrolmentTests(TestCase):
 
     @asynchronous
     async def test_a_lost_reply_is_asked_for_again(self) -> None:
+        """(E3)"""
         identity = self.boot("a", "se-1", await self.office.expect("se-1"))
         first = await self.lose_the_reply(identity)
         revision = await self.revision()

@@ -58,6 +58,16 @@ class Invariants(RuleBasedStateMachine):
             self.claims[id].append(claim)
 
     @rule(id=st.sampled_from(IDS))
+    def claim_anew(self, id: str) -> None:
+        before = self.record(id)
+        claimed = self.done(self.office.engines.claim_anew(id, 3600))
+        if isinstance(claimed, AvinetError):
+            assert before is None or before.state != "expected"
+            assert self.record(id) == before
+        else:
+            self.claims[id].append(claimed.claim)
+
+    @rule(id=st.sampled_from(IDS))
     def revoke(self, id: str) -> None:
         self.done(self.office.engines.revoke(id, "operator"))
 
@@ -65,7 +75,7 @@ class Invariants(RuleBasedStateMachine):
     def forget(self, id: str) -> None:
         self.done(self.office.engines.forget(id, "operator"))
 
-    @rule(seconds=st.sampled_from((1, 1800, 4000)))
+    @rule(seconds=st.sampled_from((1, 1800, 4000, -600)))
     def pass_time(self, seconds: int) -> None:
         self.office.time += seconds
 

@@ -99,6 +99,7 @@ class RegistrarTests(SynchronousTestCase):
         return self.se.request(message, body)
 
     def test_a_well_signed_request_is_enrolled_and_its_replay_changes_nothing(self) -> None:
+        """(E1)"""
         asked = self.se.signed(self.office.time)
         first, receipt = self.enrol(asked)
         revision = self.store.revision
