@@ -32,6 +32,7 @@ StateDirectoryMode=0700
 LogsDirectory=avinet
 LimitNOFILE=1048576
 Restart=always
+RestartPreventExitStatus=78
 RestartSec=1
 KillMode=process
 

@@ -1,8 +1,9 @@
 """A cloud on this machine: an instance is a folder, and the processes that carry its mark in their environment.
 
 Processes of an instance outlive the controller, as machines do. Its first process does what a machine's service
-manager does: a service engine that ends otherwise than with 0 is started again after 1 s. Ending an instance ends every
-process that its own processes have started, the load balancer among them, as deleting a machine would.
+manager does: a service engine that ends otherwise than with 0, or with 78 for what no new start can change, is started
+again after 1 s. Ending an instance ends every process that its own processes have started, the load balancer among
+them, as deleting a machine would.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from avinet.ids import parse_id
 MARK = "AVINET_INSTANCE"
 _RECORD = "instance.json"
 _POLL_S = 0.05
-_INIT = ("/bin/sh", "-c", 'until "$@"; do sleep 1; done', "init")
+_INIT = ("/bin/sh", "-c", 'until "$@"; do [ $? != 78 ] || exit 78; sleep 1; done', "init")
 _INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "HOME", "USER", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV")
 
 

@@ -16,10 +16,13 @@ from twisted.application.service import IService
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
+from avinet.enrolment.client import FINAL
 from avinet.errors import AvinetError
 from avinet.settings import Settings, load
 
 S = TypeVar("S", bound=Settings)
+HOPELESS = 78
+"""EX_CONFIG of sysexits.h; the systemd units and the local driver know it."""
 log = Logger()
 
 
@@ -63,11 +66,15 @@ def more_files() -> None:
 
 
 def ending(reactor: Any, name: str) -> Callable[[AvinetError], None]:
-    """A function that logs why the process cannot go on, ends it in order, and has it exit with status 1."""
+    """A function that logs why the process cannot go on, ends it in order, and has it exit with a status that says it.
+
+    `HOPELESS` is for what no new start can change: a service manager does not try again.
+    """
 
     def end(error: AvinetError) -> None:
         log.critical("{name} ends: {why}", name=name, why=str(error))
-        reactor.addSystemEventTrigger("after", "shutdown", os._exit, 1)
+        status = HOPELESS if isinstance(error, FINAL) else 1
+        reactor.addSystemEventTrigger("after", "shutdown", os._exit, status)
         reactor.stop()
 
     return end

@@ -15,6 +15,7 @@ from twisted.trial.unittest import TestCase
 from avinet.cloud.driver import Instance, Order
 from avinet.cloud.local import LocalCloud
 from avinet.errors import Invalid, NotFound
+from avinet.taps.process import HOPELESS
 from tests.running import asynchronous, eventually
 
 # A service that starts another process, which leaves its session and ignores SIGTERM.
@@ -64,6 +65,20 @@ class LocalCloudTests(TestCase):
         for process in before:
             os.kill(process, signal.SIGKILL)
         await eventually("both run again", lambda: len(list(place.glob("running-*"))) == 4)
+
+    @asynchronous
+    async def test_a_service_that_says_it_is_hopeless_stays_ended(self) -> None:
+        def boot(order: Order, folder: Path) -> Sequence[str]:
+            return [sys.executable, "-c", f"import os; open(f'ran-{{os.getpid()}}', 'w').close(); os._exit({HOPELESS})"]
+
+        self.cloud = LocalCloud(reactor, self.folder, boot, end_s=0.5)
+        await self.cloud.create(self.order())
+
+        async def ended() -> bool:
+            return not any(each.running for each in await self.cloud.instances())
+
+        await eventually("the instance has ended", ended)
+        self.assertEqual(len(list((self.folder / "se-1").glob("ran-*"))), 1)
 
     @asynchronous
     async def test_creating_it_again_changes_nothing(self) -> None:

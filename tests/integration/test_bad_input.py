@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from avinet.cli.exits import FAULT, NOT_FOUND, OK, REFUSED, UNREACHABLE
+from avinet.taps.process import HOPELESS
 from demo.machine import TWISTD, free_ports
 from tests.integration.node import NodeCase
 
@@ -38,10 +39,10 @@ class BadInputCase(NodeCase):
         self.assertIn(said, line)
         self.assertTrue(line.startswith("avictl: "), line)
 
-    def ends(self, said: str, *command: str) -> None:
-        """A service ends at once with 1; the last thing that it says is a line in which `said` is found."""
+    def ends(self, said: str, *command: str, code: int = 1) -> None:
+        """A service ends at once with `code`; the last thing that it says is a line in which `said` is found."""
         done = self.node.run(*command)
-        self.assertEqual(done.returncode, 1, done)
+        self.assertEqual(done.returncode, code, done)
         self.assertIn(said, (done.stdout + done.stderr).decode())
         self.assertNotIn(b"Traceback", done.stdout + done.stderr)
 
@@ -163,7 +164,7 @@ class EnrolmentTests(BadInputCase):
         self.node.expect("se-1", "se-2", "se-3")
         data = self.node.place("se-1") / "user-data.json"
         data.write_text(json.dumps({**json.loads(data.read_text()), "claim": "x" * 32}))
-        self.ends("the claim or the image key is not the one that it expects", *self.node.boot("se-1"))
+        self.ends("the claim or the image key is not the one that it expects", *self.node.boot("se-1"), code=HOPELESS)
         self.logged("controller", "the claim for se-1 is not the one that was issued")
 
         other = self.node.folder / "other"
@@ -177,7 +178,7 @@ class EnrolmentTests(BadInputCase):
         self.logged("se-2", "is not trusted: its certificate is not signed by the root CA")
 
         self.node.machine.avictl("image", "retire", self.node.machine.asked("image", "list")["items"][0]["id"])
-        self.ends("is retired or has expired", *self.node.boot("se-3"))
+        self.ends("is retired or has expired", *self.node.boot("se-3"), code=HOPELESS)
         self.refused(REFUSED, "no image is active", "se", "create", "se-4")
         self.refused(REFUSED, "no image is active", "image", "build", "--out", str(self.node.folder / "i"))
         self.assertFalse((self.node.folder / "i").exists())
