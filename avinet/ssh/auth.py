@@ -26,6 +26,7 @@ from avinet.aio import as_deferred
 from avinet.errors import AvinetError, PeerError, Unavailable
 from avinet.ssh import phases
 from avinet.ssh.identity import Identity, Refusal
+from avinet.ssh.shown import printable
 from avinet.ssh.strings import (
     ED25519,
     Reader,
@@ -36,7 +37,7 @@ from avinet.ssh.strings import (
     read_ed25519_signature,
     string,
 )
-from avinet.ssh.transport import ConnectionFactory, Transport, printable
+from avinet.ssh.transport import ConnectionFactory, Transport
 
 CONNECTION = b"ssh-connection"
 USERAUTH = b"ssh-userauth"

@@ -1,7 +1,7 @@
-"""How one direction of a connection seals and opens packets (RFC 4253 §6): a class for each way, a table at the foot.
+"""How one direction of a connection seals and opens packets (RFC 4253 §6): a class for each construction, one table.
 
-A packet is sealed as one piece. It is opened in two steps, because its length may be encrypted: `length` reads it from
-the first `head_bytes`, then `open` takes the whole of it.
+A packet is sealed in one step, out of the pieces of its payload into memory of the caller. It is opened in two, because
+its length may be encrypted: `length` reads it from the first `head_bytes`, then `open` takes the whole of it.
 """
 
 from __future__ import annotations
@@ -9,18 +9,28 @@ from __future__ import annotations
 import hmac
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.poly1305 import Poly1305
 from typing_extensions import override
 
 from avinet.errors import PeerError
+from avinet.ssh.scratch import SCRATCH_BYTES
 
 Buffer = bytes | bytearray | memoryview
 _HEAD = struct.Struct(">IB")
 _UINT32 = struct.Struct(">I")
+_UINT64 = struct.Struct(">Q")
+_COUNTERS = 1 << 64
+_CHANGED = "a packet was changed on its way: its code is wrong"
+
+_frame = memoryview(bytearray(SCRATCH_BYTES))
+"""Where a packet is put together before it is encrypted; used up before control returns."""
 
 
 class Padding:
@@ -46,19 +56,30 @@ class Padding:
 _padding = Padding()
 
 
-def frame(payload: bytes, block_bytes: int) -> bytes:
-    """`payload` with its length, its padding's length and at least four bytes of padding, in whole blocks."""
-    padding = block_bytes - (5 + len(payload)) % block_bytes
+def frame(pieces: Sequence[Buffer], size: int, block_bytes: int, blocks_at: int, into: memoryview) -> int:
+    """Put a packet of `pieces`, `size` bytes in all, together: its length, its padding's length, and the padding.
+
+    What comes from `blocks_at` on is whole blocks, with at least four bytes of padding. Returns the number of bytes.
+    """
+    padding = block_bytes - (5 - blocks_at + size) % block_bytes
     if padding < 4:
         padding += block_bytes
-    return _HEAD.pack(1 + len(payload) + padding, padding) + payload + _padding.take(padding)
+    _HEAD.pack_into(into, 0, 1 + size + padding, padding)
+    at = 5
+    for piece in pieces:
+        end = at + len(piece)
+        into[at:end] = piece
+        at = end
+    end = at + padding
+    into[at:end] = _padding.take(padding)
+    return end
 
 
 class Sealing(Protocol):
     """The outgoing half of a construction."""
 
-    def seal(self, sequence: int, payload: bytes) -> bytes:
-        """The packet for `payload`, as it goes over the wire."""
+    def seal(self, sequence: int, pieces: Sequence[Buffer], size: int, into: memoryview) -> int:
+        """Write the packet for `pieces`, `size` bytes in all, to the start of `into`; returns its length."""
 
 
 class Opening(Protocol):
@@ -70,109 +91,258 @@ class Opening(Protocol):
     """Where the blocks begin: 0 when the length is in the first one, 4 when it stands before them."""
     tail_bytes: int
 
-    def length(self, head: Buffer) -> int:
+    def length(self, sequence: int, head: memoryview) -> int:
         """The packet's own length field, from its first `head_bytes`; called once a packet."""
 
-    def open(self, sequence: int, packet: Buffer) -> bytes:
-        """The padding's length, the payload and the padding. Raises `PeerError` when the packet was tampered with."""
+    def open(self, sequence: int, packet: memoryview, into: memoryview) -> None:
+        """Write the padding's length, the payload and the padding to the start of `into`.
+
+        Raises `PeerError` when the packet was tampered with.
+        """
+
+
+class _ClearLength(Opening):
+    """What the constructions with an unencrypted length share."""
+
+    head_bytes = 4
+    blocks_at = 4
+
+    @override
+    def length(self, sequence: int, head: memoryview) -> int:
+        length: int = _UINT32.unpack_from(head)[0]
+        return length
 
 
 class PlainSealing(Sealing):
     """No keys yet."""
 
     @override
-    def seal(self, sequence: int, payload: bytes) -> bytes:
-        return frame(payload, 8)
+    def seal(self, sequence: int, pieces: Sequence[Buffer], size: int, into: memoryview) -> int:
+        return frame(pieces, size, 8, 0, into)
 
 
-class PlainOpening(Opening):
+class PlainOpening(_ClearLength):
     """No keys yet."""
 
-    head_bytes = 4
     block_bytes = 8
     blocks_at = 0
     tail_bytes = 0
 
     @override
-    def length(self, head: Buffer) -> int:
-        length: int = _UINT32.unpack_from(head)[0]
-        return length
+    def open(self, sequence: int, packet: memoryview, into: memoryview) -> None:
+        into[: len(packet) - 4] = packet[4:]
+
+
+class _GcmNonces:
+    """The nonces of one direction (RFC 5647 §7.1): four bytes that stay, and a counter of packets."""
+
+    def __init__(self, iv: bytes) -> None:
+        self._nonce = bytearray(iv)
+        self._counter: int = _UINT64.unpack_from(iv, 4)[0]
+
+    def next(self) -> bytearray:
+        """The nonce of the next packet, to be used at once."""
+        _UINT64.pack_into(self._nonce, 4, self._counter)
+        self._counter = (self._counter + 1) % _COUNTERS
+        return self._nonce
+
+
+class GcmSealing(Sealing):
+    """AES-GCM as OpenSSH has it: the length is not encrypted, and authenticated with the rest (RFC 5647 §7.3)."""
+
+    def __init__(self, key: bytes, iv: bytes) -> None:
+        self._encrypt = AESGCM(key).encrypt_into
+        self._nonces = _GcmNonces(iv)
 
     @override
-    def open(self, sequence: int, packet: Buffer) -> bytes:
-        return bytes(packet[4:])
+    def seal(self, sequence: int, pieces: Sequence[Buffer], size: int, into: memoryview) -> int:
+        end = frame(pieces, size, 16, 4, _frame)
+        into[:4] = _frame[:4]
+        self._encrypt(self._nonces.next(), _frame[4:end], into[:4], into[4 : end + 16])
+        return end + 16
 
 
-class CtrHmacSealing(Sealing):
-    """AES in counter mode, and a code over the plain text (RFC 4344 §4, RFC 6668)."""
+class GcmOpening(_ClearLength):
+    """The other side of `GcmSealing`."""
 
-    def __init__(self, key: bytes, iv: bytes, mac_key: bytes, digest: str) -> None:
-        self._encrypt = Cipher(algorithms.AES(key), modes.CTR(iv)).encryptor().update
-        self._mac_key = mac_key
-        self._digest = digest
-
-    @override
-    def seal(self, sequence: int, payload: bytes) -> bytes:
-        packet = frame(payload, 16)
-        code = hmac.digest(self._mac_key, _UINT32.pack(sequence) + packet, self._digest)
-        return self._encrypt(packet) + code
-
-
-class CtrHmacOpening(Opening):
-    """The other side of `CtrHmacSealing`; the length is in the first block."""
-
-    head_bytes = 16
     block_bytes = 16
-    blocks_at = 0
+    tail_bytes = 16
 
-    def __init__(self, key: bytes, iv: bytes, mac_key: bytes, digest: str, tail_bytes: int) -> None:
-        self._decrypt = Cipher(algorithms.AES(key), modes.CTR(iv)).decryptor().update
-        self._mac_key = mac_key
-        self._digest = digest
-        self._first = b""
-        self.tail_bytes = tail_bytes
+    def __init__(self, key: bytes, iv: bytes) -> None:
+        self._decrypt = AESGCM(key).decrypt_into
+        self._nonces = _GcmNonces(iv)
 
     @override
-    def length(self, head: Buffer) -> int:
-        self._first = self._decrypt(bytes(head))
-        length: int = _UINT32.unpack_from(self._first)[0]
+    def open(self, sequence: int, packet: memoryview, into: memoryview) -> None:
+        try:
+            self._decrypt(self._nonces.next(), packet[4:], packet[:4], into[: len(packet) - 20])
+        except InvalidTag:
+            raise PeerError(_CHANGED) from None
+
+
+class _ChaChaKeys:
+    """The key material of chacha20-poly1305@openssh.com: a key for payloads and codes, and one for lengths."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key[:32]
+        self._length_key = key[32:]
+
+    def length(self, sequence: int, four: Buffer) -> bytes:
+        """Four bytes of a length, encrypted or decrypted."""
+        return self._stream(self._length_key, sequence, 0)(four)
+
+    def code_key(self, sequence: int) -> bytes:
+        """The key of the code of one packet."""
+        return self._stream(self._key, sequence, 0)(bytes(32))
+
+    def crypt(self, sequence: int, data: memoryview, into: memoryview) -> None:
+        """The payload of a packet, encrypted or decrypted."""
+        cipher = Cipher(algorithms.ChaCha20(self._key, self._nonce(sequence, 1)), None)
+        cipher.encryptor().update_into(data, into)
+
+    def _stream(self, key: bytes, sequence: int, block: int) -> Callable[[Buffer], bytes]:
+        return Cipher(algorithms.ChaCha20(key, self._nonce(sequence, block)), None).encryptor().update
+
+    @staticmethod
+    def _nonce(sequence: int, block: int) -> bytes:
+        return block.to_bytes(8, "little") + sequence.to_bytes(8, "big")
+
+
+class ChaChaSealing(Sealing):
+    """chacha20-poly1305@openssh.com, as OpenSSH's PROTOCOL.chacha20poly1305 has it: also for hardware without AES."""
+
+    def __init__(self, key: bytes, iv: bytes) -> None:
+        self._keys = _ChaChaKeys(key)
+
+    @override
+    def seal(self, sequence: int, pieces: Sequence[Buffer], size: int, into: memoryview) -> int:
+        end = frame(pieces, size, 8, 4, _frame)
+        into[:4] = self._keys.length(sequence, _frame[:4])
+        self._keys.crypt(sequence, _frame[4:end], into[4:end])
+        into[end : end + 16] = Poly1305.generate_tag(self._keys.code_key(sequence), into[:end])
+        return end + 16
+
+
+class ChaChaOpening(Opening):
+    """The other side of `ChaChaSealing`."""
+
+    head_bytes = 4
+    blocks_at = 4
+    block_bytes = 8
+    tail_bytes = 16
+
+    def __init__(self, key: bytes, iv: bytes) -> None:
+        self._keys = _ChaChaKeys(key)
+
+    @override
+    def length(self, sequence: int, head: memoryview) -> int:
+        length: int = _UINT32.unpack(self._keys.length(sequence, head))[0]
         return length
 
     @override
-    def open(self, sequence: int, packet: Buffer) -> bytes:
-        end = len(packet) - self.tail_bytes
-        plain = self._first + self._decrypt(packet[16:end])
-        code = hmac.digest(self._mac_key, _UINT32.pack(sequence) + plain, self._digest)
-        if not hmac.compare_digest(code, packet[end:]):
-            raise PeerError("a packet was changed on its way: its code is wrong")
-        return plain[4:]
+    def open(self, sequence: int, packet: memoryview, into: memoryview) -> None:
+        end = len(packet) - 16
+        try:
+            Poly1305.verify_tag(self._keys.code_key(sequence), packet[:end], bytes(packet[end:]))
+        except InvalidSignature:
+            raise PeerError(_CHANGED) from None
+        self._keys.crypt(sequence, packet[4:end], into[: end - 4])
 
 
 @dataclass(frozen=True)
-class CipherSizes:
-    """What a cipher takes of the derived key material."""
-
-    key_bytes: int
-    iv_bytes: int
-
-
-@dataclass(frozen=True)
-class MacSizes:
+class Mac:
     """A code of `code_bytes`, whose key is as long, by the hash function `digest`."""
 
     code_bytes: int
     digest: str
 
+    def code(self, key: bytes, sequence: int, packet: memoryview) -> bytes:
+        """The code of what goes over the wire, in its place in the sequence."""
+        return hmac.digest(key, _UINT32.pack(sequence) + packet, self.digest)
+
+
+class CtrSealing(Sealing):
+    """AES in counter mode (RFC 4344 §4), and a code over what was encrypted: encrypt-then-MAC as OpenSSH has it."""
+
+    def __init__(self, key: bytes, iv: bytes, mac: Mac, mac_key: bytes) -> None:
+        self._encrypt = Cipher(algorithms.AES(key), modes.CTR(iv)).encryptor().update_into
+        self._mac = mac
+        self._mac_key = mac_key
+
+    @override
+    def seal(self, sequence: int, pieces: Sequence[Buffer], size: int, into: memoryview) -> int:
+        end = frame(pieces, size, 16, 4, _frame)
+        into[:4] = _frame[:4]
+        self._encrypt(_frame[4:end], into[4:])
+        code = self._mac.code(self._mac_key, sequence, into[:end])
+        into[end : end + len(code)] = code
+        return end + len(code)
+
+
+class CtrOpening(_ClearLength):
+    """The other side of `CtrSealing`."""
+
+    block_bytes = 16
+
+    def __init__(self, key: bytes, iv: bytes, mac: Mac, mac_key: bytes) -> None:
+        self._decrypt = Cipher(algorithms.AES(key), modes.CTR(iv)).decryptor().update_into
+        self._mac = mac
+        self._mac_key = mac_key
+        self.tail_bytes = mac.code_bytes
+
+    @override
+    def open(self, sequence: int, packet: memoryview, into: memoryview) -> None:
+        end = len(packet) - self.tail_bytes
+        if not hmac.compare_digest(self._mac.code(self._mac_key, sequence, packet[:end]), packet[end:]):
+            raise PeerError(_CHANGED)
+        self._decrypt(packet[4:end], into)
+
+
+@dataclass(frozen=True)
+class Aead:
+    """A cipher that authenticates too, and how much it takes of the derived key material."""
+
+    key_bytes: int
+    iv_bytes: int
+    sealing: Callable[[bytes, bytes], Sealing]
+    opening: Callable[[bytes, bytes], Opening]
+
+
+@dataclass(frozen=True)
+class Ctr:
+    """A cipher that needs one of the `MACS`."""
+
+    key_bytes: int
+    iv_bytes: int = 16
+
+
+CIPHERS: dict[bytes, Aead | Ctr] = {
+    b"aes128-gcm@openssh.com": Aead(16, 12, GcmSealing, GcmOpening),
+    b"aes256-gcm@openssh.com": Aead(32, 12, GcmSealing, GcmOpening),
+    b"chacha20-poly1305@openssh.com": Aead(64, 0, ChaChaSealing, ChaChaOpening),
+    b"aes256-ctr": Ctr(32),
+    b"aes128-ctr": Ctr(16),
+}
+MACS = {
+    b"hmac-sha2-256-etm@openssh.com": Mac(code_bytes=32, digest="sha256"),
+    b"hmac-sha2-512-etm@openssh.com": Mac(code_bytes=64, digest="sha512"),
+}
+
+
+def authenticates(cipher: bytes) -> bool:
+    """Whether `cipher` needs no MAC."""
+    return isinstance(CIPHERS.get(cipher), Aead)
+
 
 class Keys:
-    """The keys of both directions after one exchange, as Conch's key set-up fills them in."""
+    """The keys of both directions after one exchange, as Conch's key set-up fills them in; a MAC may be empty."""
 
     sealing: Sealing
     opening: Opening
 
     def __init__(self, out_cipher: bytes, in_cipher: bytes, out_mac: bytes, in_mac: bytes) -> None:
-        self._out = CIPHERS[out_cipher], MACS[out_mac]
-        self._in = CIPHERS[in_cipher], MACS[in_mac]
+        self._out = CIPHERS[out_cipher], MACS.get(out_mac)
+        self._in = CIPHERS[in_cipher], MACS.get(in_mac)
 
     def setKeys(  # noqa: N802 (what Conch calls)
         self,
@@ -185,20 +355,16 @@ class Keys:
     ) -> None:
         """Take the derived key material, of which each construction uses as much as it needs."""
         cipher, mac = self._out
-        self.sealing = CtrHmacSealing(
-            outKey[: cipher.key_bytes], outIV[: cipher.iv_bytes], outInteg[: mac.code_bytes], mac.digest
-        )
+        key, iv = outKey[: cipher.key_bytes], outIV[: cipher.iv_bytes]
+        if isinstance(cipher, Aead):
+            self.sealing = cipher.sealing(key, iv)
+        else:
+            assert mac is not None
+            self.sealing = CtrSealing(key, iv, mac, outInteg[: mac.code_bytes])
         cipher, mac = self._in
-        self.opening = CtrHmacOpening(
-            inKey[: cipher.key_bytes], inIV[: cipher.iv_bytes], inInteg[: mac.code_bytes], mac.digest, mac.code_bytes
-        )
-
-
-CIPHERS = {
-    b"aes256-ctr": CipherSizes(key_bytes=32, iv_bytes=16),
-    b"aes128-ctr": CipherSizes(key_bytes=16, iv_bytes=16),
-}
-MACS = {
-    b"hmac-sha2-512": MacSizes(code_bytes=64, digest="sha512"),
-    b"hmac-sha2-256": MacSizes(code_bytes=32, digest="sha256"),
-}
+        key, iv = inKey[: cipher.key_bytes], inIV[: cipher.iv_bytes]
+        if isinstance(cipher, Aead):
+            self.opening = cipher.opening(key, iv)
+        else:
+            assert mac is not None
+            self.opening = CtrOpening(key, iv, mac, inInteg[: mac.code_bytes])

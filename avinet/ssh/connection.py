@@ -53,8 +53,9 @@ from avinet.ssh.opening import (
     RequestRefused,
     Terms,
 )
+from avinet.ssh.shown import printable
 from avinet.ssh.strings import Reader, string, uint32
-from avinet.ssh.transport import Transport, printable
+from avinet.ssh.transport import Transport
 
 _DATA = struct.Struct(">II")
 _NAME_BYTES = 64

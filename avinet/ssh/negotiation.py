@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from avinet.errors import PeerError
+from avinet.ssh.ciphers import authenticates
 from avinet.ssh.policy import HOST_KEY, INDICATIONS, STRICT_CLIENT, STRICT_SERVER, Policy
 from avinet.ssh.strings import Reader, name_list, uint32
 
@@ -71,7 +72,7 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Algorithms:
-    """What was agreed, for both directions."""
+    """What was agreed, for both directions; a MAC is empty where the cipher needs none."""
 
     key_exchange: bytes
     host_key: bytes
@@ -86,13 +87,15 @@ def agree(client: Proposal, server: Proposal) -> Algorithms:
     exchanges = tuple(name for name in client.key_exchanges if name not in INDICATIONS)
     _first(client.compressions_to_server, server.compressions_to_server, "compression")
     _first(client.compressions_to_client, server.compressions_to_client, "compression")
+    to_server = _first(client.ciphers_to_server, server.ciphers_to_server, "cipher")
+    to_client = _first(client.ciphers_to_client, server.ciphers_to_client, "cipher")
     return Algorithms(
         _first(exchanges, server.key_exchanges, "key exchange"),
         _first(client.host_keys, server.host_keys, "kind of host key"),
-        _first(client.ciphers_to_server, server.ciphers_to_server, "cipher"),
-        _first(client.ciphers_to_client, server.ciphers_to_client, "cipher"),
-        _first(client.macs_to_server, server.macs_to_server, "MAC"),
-        _first(client.macs_to_client, server.macs_to_client, "MAC"),
+        to_server,
+        to_client,
+        b"" if authenticates(to_server) else _first(client.macs_to_server, server.macs_to_server, "MAC"),
+        b"" if authenticates(to_client) else _first(client.macs_to_client, server.macs_to_client, "MAC"),
     )
 
 

@@ -2,112 +2,207 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from avinet.errors import PeerError
-from avinet.ssh.ciphers import Opening, PlainOpening, PlainSealing, Sealing
+from avinet.ssh import scratch
+from avinet.ssh.ciphers import Buffer, Opening, PlainOpening, PlainSealing, Sealing
+
+OVERHEAD_BYTES = 128
+"""More than any construction adds to a payload."""
+MOST_PAYLOAD_BYTES = scratch.SCRATCH_BYTES - OVERHEAD_BYTES
 
 _SEQUENCES = 1 << 32
 _LEAST_BYTES = 16
+"""RFC 4253 §6; with a length that stands before the blocks OpenSSH sends a single one."""
 _LINE_BYTES = 255
 _GREETING_BYTES = 4096
+_NOTHING = memoryview(b"")
 
 
 class Inbound:
-    """Received bytes, taken out first as lines, then as packets."""
+    """Received bytes, taken out first as lines, then as packets.
+
+    What is fed is looked at where it lies, and so is only good until `settle` keeps what has not been taken.
+    """
 
     def __init__(self, packet_bytes: int) -> None:
         self.packet_bytes = packet_bytes
         self.sequence = 0
         self.taken_bytes = 0
-        self._buffer = bytearray()
+        self.taken_packets = 0
+        self._kept = bytearray()
+        self._fresh = _NOTHING
         self._opening: Opening = PlainOpening()
         self._wanted = 0
         self._greeting_left = _GREETING_BYTES
+        self._plain: memoryview | None = None
 
     def __len__(self) -> int:
-        return len(self._buffer)
+        return len(self._kept) + len(self._fresh)
 
-    def feed(self, data: bytes) -> None:
-        """Add what has arrived."""
-        self._buffer += data
+    def feed(self, data: Buffer) -> None:
+        """Look at what has arrived."""
+        if self._fresh:
+            self._keep(len(self._fresh))
+        self._fresh = memoryview(data)
+
+    def settle(self) -> None:
+        """Keep what has not been taken, and give all memory back that was used for the rest."""
+        self._keep(len(self._fresh))
+        if self._plain is not None:
+            scratch.give_back(self._plain)
+            self._plain = None
 
     def clear(self) -> None:
         """Forget what has not been taken."""
-        self._buffer = bytearray()
+        self._kept = bytearray()
+        self._fresh = _NOTHING
         self._wanted = 0
+
+    def _keep(self, count: int) -> None:
+        if count:
+            self._kept += self._fresh[:count]
+            self._fresh = self._fresh[count:] if count < len(self._fresh) else _NOTHING
 
     def next_line(self) -> bytes | None:
         """The next line of the greeting without its end, or None until it is whole."""
-        at = self._buffer.find(b"\n", 0, _LINE_BYTES)
+        self._keep(len(self._fresh))
+        at = self._kept.find(b"\n", 0, _LINE_BYTES)
         if at < 0:
-            if len(self._buffer) >= _LINE_BYTES:
+            if len(self._kept) >= _LINE_BYTES:
                 raise PeerError("what came first is no SSH version")
             return None
         self._greeting_left -= at
         if self._greeting_left < 0:
             raise PeerError("its greeting has no end")
-        line = bytes(self._buffer[:at])
-        del self._buffer[: at + 1]
+        line = bytes(self._kept[:at])
+        del self._kept[: at + 1]
         return line.removesuffix(b"\r")
 
-    def next_packet(self) -> bytes | None:
-        """The next payload, its message number first, or None until the packet is whole.
+    def next_packet(self) -> memoryview | None:
+        """The next payload, its message number first, or None until the packet is whole; good until the next call.
 
         Raises `PeerError` for a packet that is too long or too short, badly padded, empty or changed.
         """
         opening = self._opening
-        if not self._wanted:
-            if len(self._buffer) < opening.head_bytes:
+        wanted = self._wanted
+        if not wanted:
+            wanted = self._wanted = self._next_bytes(opening)
+            if not wanted:
                 return None
-            self._wanted = self._checked(opening.length(self._buffer[: opening.head_bytes]), opening)
-        if len(self._buffer) < self._wanted:
+        packet = self._front(wanted)
+        if packet is None:
             return None
-        with memoryview(self._buffer) as view:
-            plain = opening.open(self.sequence, view[: self._wanted])
-        del self._buffer[: self._wanted]
-        self.taken_bytes += self._wanted
+        plain = self._plain
+        if plain is None:
+            plain = self._plain = scratch.borrow()
+        opening.open(self.sequence, packet, plain)
+        self._drop(wanted)
         self._wanted = 0
+        self.taken_bytes += wanted
+        self.taken_packets += 1
         self.sequence = (self.sequence + 1) % _SEQUENCES
         padding = plain[0]
-        if padding < 4 or padding + 1 > len(plain):
+        end = wanted - 4 - opening.tail_bytes - padding
+        if padding < 4 or end < 1:
             raise PeerError("a packet has padding of an impossible length")
-        if padding + 1 == len(plain):
+        if end == 1:
             raise PeerError("a packet is empty")
-        return plain[1 : len(plain) - padding]
+        return plain[1:end]
+
+    def _next_bytes(self, opening: Opening) -> int:
+        """How long the next packet is in all, or 0 while its head is not whole."""
+        head = self._front(opening.head_bytes)
+        return 0 if head is None else self._checked(opening.length(self.sequence, head), opening)
+
+    def _front(self, count: int) -> memoryview | None:
+        """The first `count` bytes of all that has not been taken, or None while there are fewer."""
+        kept = len(self._kept)
+        if not kept:
+            return self._fresh[:count] if len(self._fresh) >= count else None
+        if kept < count:
+            self._keep(min(count - kept, len(self._fresh)))
+            if len(self._kept) < count:
+                return None
+        return memoryview(self._kept)[:count]
+
+    def _drop(self, count: int) -> None:
+        """The first `count` bytes have been taken."""
+        if not self._kept:
+            self._fresh = self._fresh[count:]
+        elif len(self._kept) == count:
+            self._kept = bytearray()
+        else:
+            self._kept = self._kept[count:]
 
     def _checked(self, length: int, opening: Opening) -> int:
         if length > self.packet_bytes:
             raise PeerError(f"a packet of {length} bytes is longer than {self.packet_bytes}")
         blocks = 4 + length - opening.blocks_at
-        if 4 + length < _LEAST_BYTES or blocks % opening.block_bytes:
+        least = opening.block_bytes if opening.blocks_at else _LEAST_BYTES
+        if blocks < least or blocks % opening.block_bytes:
             raise PeerError(f"a packet has the impossible length {length}")
         return 4 + length + opening.tail_bytes
 
     def switch(self, opening: Opening, *, restart: bool) -> None:
         """Open with new keys from the next packet on; `restart` counts from zero again."""
         self._opening = opening
-        self.taken_bytes = 0
+        self.taken_bytes = self.taken_packets = 0
         if restart:
             self.sequence = 0
 
 
 class Outbound:
-    """Payloads, sealed one after the other."""
+    """Payloads, sealed one after the other into a batch that is written as one."""
 
     def __init__(self) -> None:
         self.sequence = 0
         self.sealed_bytes = 0
+        self.sealed_packets = 0
         self._sealing: Sealing = PlainSealing()
+        self._batch: memoryview | None = None
+        self._end = 0
+
+    def __len__(self) -> int:
+        return self._end
+
+    def fits(self, size: int) -> bool:
+        """Whether a payload of `size` bytes still goes into the batch."""
+        return self._end + size + OVERHEAD_BYTES <= scratch.SCRATCH_BYTES
+
+    def add(self, pieces: Sequence[Buffer], size: int) -> None:
+        """Seal the payload that is made of `pieces`, `size` bytes in all; it has to fit."""
+        batch = self._batch
+        if batch is None:
+            batch = self._batch = scratch.borrow()
+        count = self._sealing.seal(self.sequence, pieces, size, batch[self._end :] if self._end else batch)
+        self._end += count
+        self.sequence = (self.sequence + 1) % _SEQUENCES
+        self.sealed_bytes += count
+        self.sealed_packets += 1
+
+    def view(self) -> memoryview:
+        """The batch, good until `clear`."""
+        return _NOTHING if self._batch is None else self._batch[: self._end]
+
+    def clear(self) -> None:
+        """The batch has been written."""
+        if self._batch is not None:
+            scratch.give_back(self._batch)
+            self._batch = None
+            self._end = 0
 
     def seal(self, payload: bytes) -> bytes:
-        """The packet for `payload`."""
-        packet = self._sealing.seal(self.sequence, payload)
-        self.sequence = (self.sequence + 1) % _SEQUENCES
-        self.sealed_bytes += len(packet)
+        """The packet for `payload` alone."""
+        self.add((payload,), len(payload))
+        packet = bytes(self.view())
+        self.clear()
         return packet
 
     def switch(self, sealing: Sealing, *, restart: bool) -> None:
         """Seal with new keys from the next packet on; `restart` counts from zero again."""
         self._sealing = sealing
-        self.sealed_bytes = 0
+        self.sealed_bytes = self.sealed_packets = 0
         if restart:
             self.sequence = 0

@@ -32,8 +32,15 @@ class Policy:
         b"curve25519-sha256",
         b"curve25519-sha256@libssh.org",
     )
-    ciphers: tuple[bytes, ...] = (b"aes256-ctr", b"aes128-ctr")
-    macs: tuple[bytes, ...] = (b"hmac-sha2-512", b"hmac-sha2-256")
+    ciphers: tuple[bytes, ...] = (
+        b"aes128-gcm@openssh.com",
+        b"aes256-gcm@openssh.com",
+        b"chacha20-poly1305@openssh.com",
+        b"aes256-ctr",
+        b"aes128-ctr",
+    )
+    macs: tuple[bytes, ...] = (b"hmac-sha2-256-etm@openssh.com", b"hmac-sha2-512-etm@openssh.com")
+    """Codes for the ciphers that do not authenticate by themselves."""
 
     login_s: float = 30.0
     """From the connection to both ends being known."""
@@ -50,11 +57,15 @@ class Policy:
     """Messages that this end does not implement, on a connection."""
     backlog_bytes: int = 4 * MIB
     """What may wait to be sent after the service was asked to pause."""
+    unsent_bytes: int = 128 * KIB
+    """What may wait in the kernel for the network to take it, on a socket that can be told so."""
 
     rekey_bytes: int = 4 * GIB
     """New keys after so many bytes in either direction."""
+    rekey_packets: int = 1 << 28
+    """New keys after so many packets in either direction."""
     rekey_s: float = 3600.0
-    """New keys, with the next packet, after so long."""
+    """New keys, with the next packet, after so long, or up to a quarter earlier: not a whole fleet at once."""
     rekey_timeout_s: float = 30.0
     close_s: float = 2.0
     """How long a closing connection may take to send what is left."""

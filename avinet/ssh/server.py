@@ -22,12 +22,14 @@ from typing_extensions import override
 from avinet.errors import AvinetError, PeerError, TooMany
 from avinet.ssh import phases
 from avinet.ssh.auth import Admission, AuthServer, retry_text
+from avinet.ssh.binary import VERSION
 from avinet.ssh.gate import Gate, Limits, source_of
 from avinet.ssh.identity import Identity, Refusal
 from avinet.ssh.packets import Outbound
 from avinet.ssh.policy import HOST_KEY, Policy
+from avinet.ssh.shown import host_of, printable, shown_address
 from avinet.ssh.strings import Reader, string, uint32
-from avinet.ssh.transport import VERSION, ConnectionFactory, Transport, host_of, printable, shown_address
+from avinet.ssh.transport import ConnectionFactory, Transport
 from avinet.trust.keys import fingerprint
 
 

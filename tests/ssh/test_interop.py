@@ -36,8 +36,8 @@ from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, line_of, protocol_f
 SENT = Random(1).randbytes(3_000_000)
 SMALL = Policy(rekey_bytes=200_000)
 ALGORITHMS = (
-    ("curve25519-sha256", "aes256-ctr", "hmac-sha2-512"),
-    ("curve25519-sha256@libssh.org", "aes128-ctr", "hmac-sha2-256"),
+    ("curve25519-sha256", "aes256-ctr", "hmac-sha2-512-etm@openssh.com"),
+    ("curve25519-sha256@libssh.org", "aes128-ctr", "hmac-sha2-256-etm@openssh.com"),
 )
 PARAMIKO = """
 import base64, functools, paramiko, sys, threading
@@ -345,7 +345,7 @@ class OwnEndsTests(TestCase):
         protocol = await self.login(self.serve(), SENT)
         got = await protocol.transport.service.done
         self.assertEqual(sha256(got).digest(), sha256(SENT).digest())
-        self.assertGreater(protocol.transport.exchanges, 10)
+        self.assertGreater(protocol.transport.exchanges, 5)
         protocol.transport.loseConnection()
         await protocol.lost
         await self.services[0].done

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import PeerError
-from avinet.ssh.ciphers import CIPHERS, MACS, Keys, Padding
+from avinet.ssh.ciphers import CIPHERS, MACS, Keys, Padding, authenticates
 from avinet.ssh.packets import Inbound, Outbound
 
 LIMIT = 35000
-PAIRS = [(cipher, mac) for cipher in CIPHERS for mac in MACS]
+PAIRS = [(cipher, mac) for cipher in CIPHERS for mac in (MACS if not authenticates(cipher) else [b""])]
 
 
 def ends(cipher: bytes, mac: bytes) -> tuple[Outbound, Inbound]:
@@ -47,7 +47,8 @@ class PacketTests(SynchronousTestCase):
         for at in range(0, len(stream), piece):
             inbound.feed(stream[at : at + piece])
             while (payload := inbound.next_packet()) is not None:
-                got.append(payload)
+                got.append(bytes(payload))
+            inbound.settle()
         self.assertEqual(got, payloads)
         self.assertEqual(inbound.sequence, (sequence + len(payloads)) % 2**32)
         self.assertEqual(len(inbound), 0)
@@ -69,7 +70,7 @@ class PacketTests(SynchronousTestCase):
     def test_a_packet_out_of_sequence_is_refused(self) -> None:
         for algorithms in PAIRS:
             outbound, inbound = ends(*algorithms)
-            outbound.sequence = 1
+            outbound.seal(b"lost")
             inbound.feed(outbound.seal(b"hello"))
             self.assertRaises(PeerError, inbound.next_packet)
 

@@ -18,7 +18,7 @@ from zope.interface import directlyProvides
 from avinet.errors import TooMany
 from avinet.ssh.gate import Gate, Limits, source_of
 from avinet.ssh.server import Server, ServerTransport
-from avinet.ssh.transport import shown_address
+from avinet.ssh.shown import shown_address
 from tests.ssh.attacker import Siege
 from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, Pair, Recorder, Wires, line_of, logged_in
 

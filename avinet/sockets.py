@@ -1,0 +1,174 @@
+"""Floor 0: Twisted's TCP with fewer copies and system calls: what is written is sent at once, what arrives is lent.
+
+Memory that is lent is good only during the call; whoever wants it for longer copies it. `direct` gives a reactor whose
+TCP connections work like this; in everything else they are Twisted's own, and any protocol works over them.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any, Protocol, runtime_checkable
+
+from twisted.internet import main, tcp
+from twisted.internet.interfaces import IConnector, IListeningPort
+from twisted.internet.posixbase import PosixReactorBase
+from typing_extensions import override
+from zope.interface import directlyProvides, providedBy
+
+READ_BYTES = 256 * 1024
+"""What is read at once."""
+_LEAST_BYTES = 4096
+
+_arrived = memoryview(bytearray(READ_BYTES))
+"""Where reads go: one for the process, as control returns only when all in it has been taken or copied."""
+
+
+class Taker(Protocol):
+    """Takes what is lent."""
+
+    def room(self) -> int:
+        """How many bytes it takes now. When there is no room, it has paused its producer, and will resume it."""
+
+    def lent(self, data: memoryview) -> None:
+        """Take `data`, which is good only during the call."""
+
+
+@runtime_checkable
+class Lender(Protocol):
+    """A transport that lends what arrives, and takes what is lent."""
+
+    def room(self) -> int:
+        """How many bytes it can send now. When there is no room, it has paused its producer, and will resume it."""
+
+    def lend(self, data: memoryview) -> None:
+        """Write `data`, which is good only during the call."""
+
+    def lend_to(self, taker: Taker) -> None:
+        """Lend what arrives to `taker` from now on, instead of giving it to the protocol."""
+
+
+class _Direct(tcp.Connection):
+    """What both sides of a connection share.
+
+    The buffer of Twisted's transport holds only what the kernel has not taken, and anything in it pauses the producer.
+    """
+
+    bufferSize = 0  # noqa: N815
+    _taker: Taker | None = None
+
+    @override
+    def doRead(self) -> Any:
+        taker = self._taker
+        wanted = READ_BYTES
+        if taker is not None:
+            room = taker.room()
+            if not room:
+                return None
+            wanted = max(min(room, READ_BYTES), _LEAST_BYTES)
+        try:
+            count = self.socket.recv_into(_arrived, wanted)
+        except BlockingIOError:
+            return None
+        except OSError:
+            return main.CONNECTION_LOST
+        if not count:
+            return main.CONNECTION_DONE
+        if taker is not None:
+            taker.lent(_arrived[:count])
+        else:
+            self.protocol.dataReceived(bytes(_arrived[:count]))
+        return None
+
+    def lend_to(self, taker: Taker) -> None:
+        self._taker = taker
+
+    def room(self) -> int:
+        return 0 if self._tempDataLen or self.dataBuffer else READ_BYTES
+
+    @override
+    def write(self, data: bytes) -> None:
+        sent = self._send(data)
+        if sent < len(data):
+            super().write(data[sent:] if sent else data)
+
+    def lend(self, data: memoryview) -> None:
+        sent = self._send(data)
+        if sent < len(data):
+            super().write(bytes(data[sent:]))
+
+    def _send(self, data: bytes | memoryview) -> int:
+        """Send what the kernel takes at once; an error is left to the reactor's next attempt."""
+        if not self.connected or self._writeDisconnected or self._tempDataLen or self.dataBuffer:
+            return 0
+        try:
+            return self.socket.send(data)
+        except OSError:
+            return 0
+
+    def limit_unsent(self, size: int) -> None:
+        """Let at most about `size` bytes that the network has not taken yet wait in the kernel (TCP_NOTSENT_LOWAT)."""
+        option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+        if option is not None:
+            self.socket.setsockopt(socket.IPPROTO_TCP, option, size)
+
+
+class _Server(_Direct, tcp.Server):
+    """A connection that was accepted."""
+
+    def __init__(self, *args: Any) -> None:
+        tcp.Server.__init__(self, *args)
+        self.setTcpNoDelay(True)
+
+
+class _Client(_Direct, tcp.Client):
+    """A connection that was dialled."""
+
+    @override
+    def _connectDone(self) -> None:
+        self.setTcpNoDelay(True)
+        super()._connectDone()
+
+
+class _Port(tcp.Port):
+    transport: Any = _Server
+
+
+class _Connector(tcp.Connector):
+    @override
+    def _makeTransport(self) -> tcp.Client:
+        return _Client(self.host, self.port, self.bindAddress, self, self.reactor)
+
+
+class _DirectReactor:
+    """A reactor in all, but for the TCP connections that it makes."""
+
+    def __init__(self, reactor: PosixReactorBase) -> None:
+        self._reactor = reactor
+        directlyProvides(self, providedBy(reactor))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reactor, name)
+
+    def listenTCP(  # noqa: N802
+        self, port: int, factory: Any, backlog: int = 50, interface: str = ""
+    ) -> IListeningPort:
+        listening = _Port(port, factory, backlog, interface, self._reactor)
+        listening.startListening()
+        return listening
+
+    def connectTCP(  # noqa: N802
+        self,
+        host: str,
+        port: int,
+        factory: Any,
+        timeout: float = 30,
+        bindAddress: Any = None,  # noqa: N803
+    ) -> IConnector:
+        connector = _Connector(host, port, factory, timeout, bindAddress, self._reactor)
+        connector.connect()
+        return connector
+
+
+def direct(reactor: Any) -> Any:
+    """`reactor`, whose TCP connections send at once and lend; itself, when its sockets are not the system's."""
+    return _DirectReactor(reactor) if isinstance(reactor, PosixReactorBase) else reactor

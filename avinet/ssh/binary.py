@@ -1,0 +1,393 @@
+"""The lower half of a connection: RFC 4253's greeting and packets over any transport, deadlines, and back-pressure.
+
+Over the transports of `avinet.sockets` what arrives is opened where it lies, and what is sent in one go is sealed into
+one batch and written with one system call. Over any other transport the same code works with a few more copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from twisted.conch.ssh.service import SSHService
+from twisted.conch.ssh.transport import (
+    DISCONNECT_BY_APPLICATION,
+    DISCONNECT_PROTOCOL_ERROR,
+    SSHTransportBase,
+)
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ITCPTransport
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from typing_extensions import override
+from zope.interface import implementer
+
+from avinet import __version__
+from avinet.errors import AvinetError, PeerError, TimedOut
+from avinet.sockets import READ_BYTES, Lender
+from avinet.ssh import phases
+from avinet.ssh.ciphers import Buffer
+from avinet.ssh.messages import CHANNEL_DATA
+from avinet.ssh.packets import Inbound, Outbound
+from avinet.ssh.phases import Exchange, Phases, Stage, Verdict
+from avinet.ssh.policy import Policy
+from avinet.ssh.shown import printable, shown_address
+from avinet.ssh.strings import string, uint32
+
+VERSION = b"SSH-2.0-avinet_" + __version__.encode("ascii")
+BATCH_BYTES = 256 * 1024
+"""What is sealed before it is written, however much there is to send."""
+
+
+@runtime_checkable
+class Paced(Protocol):
+    """A service that stops sending when it is asked to."""
+
+    def pauseProducing(self) -> None: ...
+
+    def resumeProducing(self) -> None: ...
+
+
+@runtime_checkable
+class TakesData(Protocol):
+    """A service that takes CHANNEL_DATA as it lies in memory."""
+
+    def data_received(self, payload: memoryview) -> None:
+        """Take a whole message, its number first, which is good only during the call."""
+
+
+@implementer(IPushProducer)
+class BinaryPackets(SSHTransportBase):
+    """What is below key exchange and services; `Transport` is the rest of it."""
+
+    log = Logger()
+    transport: Any
+
+    def __init__(self, clock: IReactorTime, policy: Policy) -> None:
+        self.ourVersionString = VERSION
+        self.policy = policy
+        self.phases = Phases(client=self.isClient, packets_before_login=policy.packets_before_login)
+        self.address = ""
+        self.why = ""
+        self.closing = False
+        self.unknown_messages = 0
+        self.heard_at = clock.seconds()
+        self._clock = clock
+        self._inbound = Inbound(policy.packet_bytes_before_login)
+        self._outbound = Outbound()
+        self._deadline: IDelayedCall | None = None
+        self._waiting: list[tuple[int, bytes]] = []
+        self._backlog_bytes = 0
+        self._full = False
+        self._paced = False
+        self._held = False
+        self._running = False
+        self._corks = 0
+        self._hasty_bytes = 0
+        self._take_data: Callable[[memoryview], None] | None = None
+        self._lend: Callable[[memoryview], None] = lambda batch: self.transport.write(bytes(batch))
+
+    # the connection
+
+    @override
+    def connectionMade(self) -> None:
+        wire = self.transport
+        self.address = shown_address(wire.getPeer())
+        if ITCPTransport.providedBy(wire):
+            wire.setTcpNoDelay(True)
+            wire.setTcpKeepAlive(True)
+        if isinstance(wire, Lender):
+            wire.lend_to(self)
+            self._lend = wire.lend
+        limit_unsent = getattr(wire, "limit_unsent", None)
+        if limit_unsent is not None:
+            limit_unsent(self.policy.unsent_bytes)
+        wire.registerProducer(self, True)
+        self._arm(self.policy.login_s, self._late)
+        super().connectionMade()
+
+    def _arm(self, seconds: float, expire: Callable[[], None]) -> None:
+        """Set the one deadline that is running: for the login, for new keys, or for closing."""
+        self._disarm()
+        self._deadline = self._clock.callLater(seconds, expire)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None and self._deadline.active():
+            self._deadline.cancel()
+        self._deadline = None
+
+    def _late(self) -> None:
+        if self.phases.stage is Stage.CONNECTED:
+            self.fail(TimedOut(f"it did not finish a key exchange within {self.policy.rekey_timeout_s:g} s"))
+        else:
+            self.fail(TimedOut(f"it did not log in within {self.policy.login_s:g} s"))
+
+    def fail(self, error: AvinetError, code: int = DISCONNECT_PROTOCOL_ERROR) -> None:
+        """End the connection because of `error`, with one line in the log."""
+        if not self.closing:
+            self.blame(error)
+            self.close(str(error), code)
+
+    def blame(self, error: AvinetError) -> None:
+        """Say once why the peer was cut off."""
+        self.log.warn("closed the connection of {peer}: {why}", peer=self.address, why=str(error))
+
+    def close(self, why: str, code: int = DISCONNECT_BY_APPLICATION) -> None:
+        """End the connection in order, telling the peer `why`; what is still unsent after a while is dropped."""
+        if not self.closing:
+            self.sendPacket(phases.DISCONNECT, uint32(code) + string(why.encode("utf-8")) + string(b""))
+            self._leave(why)
+
+    def _leave(self, why: str) -> None:
+        self._flush()
+        self.why = self.why or why
+        self.closing = True
+        self._inbound.clear()
+        self._waiting.clear()
+        self._arm(self.policy.close_s, self.transport.abortConnection)
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    def abortConnection(self) -> None:
+        """Drop the connection at once."""
+        self.closing = True
+        self._inbound.clear()
+        self._outbound.clear()
+        self.transport.abortConnection()
+
+    @override
+    def loseConnection(self) -> None:
+        self.close("closed")
+
+    @override
+    def sendDisconnect(self, reason: int, desc: bytes | str) -> None:
+        """Conch's own way to give up on a peer, in the middle of a key exchange."""
+        self.fail(PeerError(printable(desc.encode() if isinstance(desc, str) else desc)), reason)
+
+    @override
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self.closing = True
+        self._disarm()
+        self._waiting.clear()
+        self._outbound.clear()
+        self._take_data = None
+        service, self.service = self.service, None
+        if service is not None:
+            service.serviceStopped()
+
+    # what arrives
+
+    def room(self) -> int:
+        """All that arrives is taken at once."""
+        return READ_BYTES
+
+    def lent(self, data: memoryview) -> None:
+        """Take the packets in `data`, which is good only during the call."""
+        if not self.closing:
+            self._inbound.feed(data)
+            self._work()
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        self.lent(memoryview(data))
+
+    def _work(self) -> None:
+        """Take what has arrived; what is sent because of it goes out in one batch."""
+        if self._running:
+            return
+        self._running = True
+        self._corks += 1
+        try:
+            self._guarded(self._advance)
+        finally:
+            self._running = False
+            self._inbound.settle()
+            self.uncork()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do `work` for the peer: its faults end its connection, and ours too, but ours are logged as such."""
+        try:
+            work()
+        except PeerError as error:
+            self.fail(error)
+        except Exception:
+            self.log.failure("a fault of ours ended the connection of {peer}", peer=self.address)
+            self.close("an internal error")
+
+    def _advance(self) -> None:
+        while not self._held and self._take():
+            pass
+        if self._held and len(self._inbound) > self.policy.held_bytes:
+            raise PeerError("it did not wait for the answer to its authentication")
+        self.heard_at = self._clock.seconds()
+        self._rekey_when_due()
+
+    def _take(self) -> bool:
+        """Take one line or packet out of what has arrived; False when there is no whole one."""
+        if not self.gotVersion:
+            line = self._inbound.next_line()
+            if line is not None:
+                self._greeted(line)
+            return line is not None
+        before = len(self._inbound)
+        payload = self._inbound.next_packet()
+        if payload is None:
+            return False
+        number = payload[0]
+        if self._hasty_bytes > 0:
+            self._hasty_bytes -= before - len(self._inbound)
+            if number >= 80:
+                raise PeerError(f"it sent message {number} before it was told that it is logged in")
+        if number == CHANNEL_DATA and self._take_data is not None and self.phases.exchange is Exchange.NONE:
+            self._take_data(payload)
+            return True
+        verdict = self.phases.received(number)
+        if verdict is Verdict.TAKE:
+            self.dispatchMessage(number, bytes(payload[1:]))
+        elif verdict is Verdict.UNKNOWN:
+            self.sendUnimplemented()
+        return True
+
+    def _greeted(self, line: bytes) -> None:
+        """A line of the greeting: the version, or on a client one of those that a server may send before it."""
+        if not line.startswith(b"SSH-"):
+            if not self.isClient:
+                raise PeerError("what came first is no SSH version")
+            self.why = printable(line)
+            return
+        if not line.startswith(b"SSH-2.0-") or not all(32 <= char < 127 for char in line):
+            raise PeerError(f"its version is {printable(line[:60])!r}, and not SSH-2.0")
+        self.why = ""
+        self.gotVersion = True
+        self.otherVersionString = line
+
+    def distrust_early(self) -> None:
+        """What has come already was sent by a peer that did not know yet how its login ends: no channels in it."""
+        self._hasty_bytes = len(self._inbound)
+
+    def hold(self) -> None:
+        """Take no more packets until `release`; the peer may send only little meanwhile."""
+        self._held = True
+
+    def release(self) -> None:
+        """Take packets again."""
+        self._held = False
+        if not self.closing:
+            self._work()
+
+    @override
+    def sendUnimplemented(self) -> None:
+        self.unknown_messages += 1
+        if self.unknown_messages > self.policy.unknown_messages:
+            raise PeerError("it sent too many unknown messages")
+        last = (self._inbound.sequence - 1) % (1 << 32)
+        self.sendPacket(phases.UNIMPLEMENTED, uint32(last))
+
+    # what is sent
+
+    @override
+    def sendPacket(self, messageType: int, payload: bytes) -> None:
+        self.send(messageType, (bytes((messageType,)), payload), 1 + len(payload))
+
+    def send(self, number: int, pieces: Sequence[Buffer], size: int) -> None:
+        """Send message `number`, of `size` bytes with its number, put together from `pieces`.
+
+        It waits for the end of a key exchange, and it is dropped when the connection is closing.
+        """
+        if self.closing:
+            return
+        if self.phases.sending_blocked and not self.phases.may_send(number):
+            self._waiting.append((number, b"".join(pieces)[1:]))
+            self._count_backlog(size)
+            return
+        outbound = self._outbound
+        if not outbound.fits(size):
+            self._flush()
+        outbound.add(pieces, size)
+        if number == phases.NEWKEYS or number == phases.KEXINIT:
+            self.phases.sent(number)
+            if number == phases.NEWKEYS:
+                self._new_keys_sent()
+        if not self._corks or len(outbound) >= BATCH_BYTES:
+            self._flush()
+
+    def cork(self) -> None:
+        """Write what is sent in one batch, once `uncork` was called as often as this."""
+        self._corks += 1
+
+    def uncork(self) -> None:
+        """The end of what `cork` began."""
+        self._corks -= 1
+        if not self._corks:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write the batch."""
+        outbound = self._outbound
+        size = len(outbound)
+        if not size or self.closing:
+            return
+        self._lend(outbound.view())
+        outbound.clear()
+        if self._full:
+            self._count_backlog(size)
+        self._rekey_when_due()
+
+    def _count_backlog(self, count: int) -> None:
+        self._backlog_bytes += count
+        if self._backlog_bytes > self.policy.backlog_bytes:
+            self._backlog_bytes = 0
+            self.fail(PeerError("it does not take what is sent to it"))
+
+    def _send_waiting(self) -> None:
+        """Send what waited for new keys."""
+        waiting, self._waiting = self._waiting, []
+        self._backlog_bytes = 0
+        for number, payload in waiting:
+            self.sendPacket(number, payload)
+        self._pace()
+
+    def pauseProducing(self) -> None:
+        """The socket takes no more for now."""
+        self._full = True
+        self._pace()
+
+    def resumeProducing(self) -> None:
+        """All that was written has been sent."""
+        self._full = False
+        self._backlog_bytes = 0
+        self._pace()
+
+    def stopProducing(self) -> None:
+        """The socket is gone; `connectionLost` follows."""
+        self._full = True
+
+    def _pace(self) -> None:
+        """Tell the service when it had better stop sending, and when it may go on."""
+        paced = self._full or self.phases.sending_blocked
+        if paced is not self._paced and isinstance(self.service, Paced) and not self.closing:
+            self._paced = paced
+            if paced:
+                self.service.pauseProducing()
+            else:
+                self.service.resumeProducing()
+
+    # what is above
+
+    def _rekey_when_due(self) -> None:
+        """Ask for new keys when it is time."""
+        raise NotImplementedError
+
+    def _new_keys_sent(self) -> None:
+        """NEWKEYS went out: what follows is sealed with the new keys."""
+        raise NotImplementedError
+
+    @override
+    def setService(self, service: SSHService) -> None:
+        if self.service is not None:
+            self.service.serviceStopped()
+        self.service = service
+        service.transport = self
+        service.serviceStarted()
+        self._take_data = service.data_received if isinstance(service, TakesData) else None
+        self._paced = False
+        self._pace()
