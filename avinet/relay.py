@@ -13,6 +13,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.errors import PeerError
+from avinet.sockets import Lender
 
 
 @implementer(IProtocol, IHalfCloseableProtocol)
@@ -48,6 +49,9 @@ class Relay(Protocol):
                 return
         for side, far in ((self, other), (other, self)):
             side.transport.registerProducer(far.transport, True)
+            if isinstance(side.transport, Lender) and isinstance(far.transport, Lender):
+                side.transport.lend_to(side)
+        for side in (self, other):
             side.transport.resumeProducing()
         for side in (self, other):
             if side._finished:
@@ -59,6 +63,17 @@ class Relay(Protocol):
             raise PeerError("data before the pipe was joined")
         self._passed(len(data))
         self.other.transport.write(data)
+
+    def room(self) -> int:
+        """How much the other side can send at once."""
+        room: int = self.other.transport.room() if self.other is not None else 0
+        return room
+
+    def lent(self, data: memoryview) -> None:
+        """Pass on what is lent to this side."""
+        if self.other is not None:
+            self._passed(len(data))
+            self.other.transport.lend(data)
 
     def readConnectionLost(self) -> None:
         """The peer will send no more: tell the other side so, and go on carrying what comes from there."""

@@ -29,6 +29,7 @@ from avinet.enrolment.door import Allowance, enrolment_routes
 from avinet.errors import AvinetError, LocalError
 from avinet.files import FolderLock, private_folder
 from avinet.rest.door import Door, DoorLimits, Table
+from avinet.sockets import direct
 from avinet.ssh.gate import Limits
 from avinet.ssh.identity import Identity, Refusal
 from avinet.ssh.policy import BACKLOG, Policy
@@ -110,7 +111,7 @@ class ControllerService(Service):
         for interface in interfaces:
             factory = _Behind()
             try:
-                listening = self._reactor.listenTCP(port, factory, backlog=BACKLOG, interface=interface)
+                listening = direct(self._reactor).listenTCP(port, factory, backlog=BACKLOG, interface=interface)
             except CannotListenError as error:
                 reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
                 raise SystemExit(

@@ -38,31 +38,32 @@ class ReceiveWindow:
     """What the peer may send: `left` bytes, in packets of at most `packet_bytes`.
 
     Of `size` bytes in all, those that are not `left` have arrived; they are given back only once the consumer has taken
-    them, and not before there is enough to be worth a message.
+    them, and not before there is enough to be worth a message. The size may change at any time.
     """
 
-    __slots__ = ("_owed", "left", "packet_bytes", "size")
+    __slots__ = ("left", "packet_bytes", "size", "unread")
 
     def __init__(self, size: int, packet_bytes: int) -> None:
         self.size = size
         self.packet_bytes = packet_bytes
         self.left = size
-        self._owed = 0
+        self.unread = 0
 
     def received(self, count: int) -> None:
         """A packet with `count` bytes has arrived. Raises `PeerError` when it is larger than allowed."""
         if count > self.left or count > self.packet_bytes:
             raise PeerError("it sent more than its window lets it")
         self.left -= count
+        self.unread += count
 
     def consumed(self, count: int) -> None:
         """The consumer has taken `count` of the bytes that arrived."""
-        self._owed += count
+        self.unread -= count
 
     def grant(self) -> int:
-        """How many bytes to give back to the peer now: all that the consumer has taken, or 0 while that is little."""
-        if self._owed < (self.size + 3) // 4:
+        """How many bytes to give back to the peer now: all that there is room for, or 0 while that is little."""
+        room = self.size - self.left - self.unread
+        if room <= 0 or room < (self.size + 3) // 4:
             return 0
-        granted, self._owed = self._owed, 0
-        self.left += granted
-        return granted
+        self.left += room
+        return room

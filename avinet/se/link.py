@@ -20,6 +20,7 @@ from avinet.aio import Tasks
 from avinet.backoff import Backoff
 from avinet.errors import AvinetError, Unavailable
 from avinet.rest.client import Client
+from avinet.sockets import direct
 from avinet.ssh.login import Credentials, LoginEndpoint
 from avinet.ssh.policy import Policy
 from avinet.ssh.tunnel import ClientTunnel, Services, Tunnel
@@ -122,7 +123,7 @@ def link_service(
         host, _, port = address.rpartition(":")
         return LoginEndpoint(
             reactor,
-            HostnameEndpoint(reactor, host.strip("[]"), int(port), timeout=10),
+            HostnameEndpoint(direct(reactor), host.strip("[]"), int(port), timeout=10),
             credentials,
             lambda identity: ClientTunnel(reactor, identity, services, dead_after_s=dead_after_s),
             where=f"node {node.id} at {address}",

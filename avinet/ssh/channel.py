@@ -1,8 +1,8 @@
 """One open channel as a Twisted transport, with half-close and back-pressure in both directions.
 
-What is written waits in the outbox until the peer's window and the tunnel take it; past `HIGH_BYTES` the registered
-producer is paused. What arrives is handed to the protocol, and given back to the peer as window only while the protocol
-is not paused: what nobody takes fills the window, and there it ends.
+What is written goes out as the peer's window and the tunnel take it, else it waits in `Outgoing`, and the registered
+producer with it. What arrives is handed to the protocol, or lent to a taker, and given back to the peer as window only
+while neither is paused: what nobody takes fills the window, and there it ends.
 
 EOF of the peer is `readConnectionLost` of a protocol that is half-closeable; any other protocol has its connection
 closed then. A connection ends in order, with `ConnectionDone`, when both directions have ended or this end has closed
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
 from twisted.internet.interfaces import (
@@ -31,22 +31,17 @@ from zope.interface import implementer
 from avinet.errors import AvinetError, PeerError
 from avinet.flow.chunks import Chunks
 from avinet.flow.halfclose import Half, HalfClose, Send
+from avinet.flow.turns import Priority
 from avinet.flow.window import ReceiveWindow, SendWindow
+from avinet.sockets import READ_BYTES, Taker
 from avinet.ssh.messages import (
     CHANNEL_CLOSE,
-    CHANNEL_DATA,
     CHANNEL_EOF,
-    CHANNEL_EXTENDED_DATA,
     CHANNEL_REQUEST,
     CHANNEL_WINDOW_ADJUST,
-    STDERR,
 )
+from avinet.ssh.outgoing import Carrier, Outgoing
 from avinet.ssh.strings import string, uint32
-
-HIGH_BYTES = 64 * 1024
-"""What may wait to be sent before a producer is paused."""
-LOW_BYTES = 16 * 1024
-"""What is left when it is resumed."""
 
 _CUT = "the peer closed the channel before all was sent"
 _MESSAGES = {Send.EOF: CHANNEL_EOF, Send.CLOSE: CHANNEL_CLOSE}
@@ -61,22 +56,6 @@ class ChannelAddress:
     peer: str
 
 
-class Carrier(Protocol):
-    """What a channel needs of its connection."""
-
-    def send(self, number: int, channel: int, *fields: bytes | memoryview) -> None:
-        """Send a message to the peer's `channel`."""
-
-    def ready(self, channel: Channel) -> None:
-        """`channel` has something to send, and window for it: call its `send_some` when it is its turn."""
-
-    def soon(self, call: Callable[[], None]) -> None:
-        """Call back when whatever is going on has ended."""
-
-    def over(self, channel: Channel) -> None:
-        """CLOSE has gone both ways."""
-
-
 RequestTaker = Callable[[bytes, bytes], bool]
 """Answers a request on a channel: its name and its body; whether it was done."""
 
@@ -88,7 +67,7 @@ def refuse_request(name: bytes, body: bytes) -> bool:
 
 @implementer(ITransport, IConsumer, IPushProducer)
 class Channel:
-    """An open channel; `id` is its number here, `far_id` at the peer."""
+    """An open channel; `id` is its number here."""
 
     log = Logger()
 
@@ -97,25 +76,19 @@ class Channel:
         "_carrier",
         "_cut",
         "_ends",
-        "_errors",
         "_finishing",
         "_handing",
         "_host",
         "_inbox",
-        "_outbox",
+        "_outgoing",
         "_paused",
         "_peer",
-        "_producer",
-        "_producer_paused",
         "_protocol",
         "_receive",
-        "_send",
-        "_streaming",
+        "_taker",
         "connected",
         "disconnecting",
-        "far_id",
         "id",
-        "queued",
         "take_request",
     )
 
@@ -128,31 +101,31 @@ class Channel:
         send: SendWindow,
         address: ChannelAddress,
         take_request: RequestTaker = refuse_request,
+        priority: Priority = Priority.COMMANDS,
     ) -> None:
         self.id = id
-        self.far_id = far_id
-        self.queued = False
         self.connected = True
         self.disconnecting = False
         self.take_request = take_request
         self._carrier = carrier
         self._receive = receive
-        self._send = send
+        self._outgoing = Outgoing(carrier, far_id, send, priority, self._guard, self._sent_all)
         self._peer = address
         self._host = ChannelAddress(address.service, "")
         self._protocol: IProtocol | None = None
+        self._taker: Taker | None = None
         self._inbox = Chunks()
-        self._outbox = Chunks()
-        self._errors: Chunks | None = None
         self._ends = HalfClose()
         self._arrived = Half.OPEN
         self._cut = False
         self._finishing = False
         self._handing = False
         self._paused = False
-        self._producer: Any = None
-        self._streaming = False
-        self._producer_paused = False
+
+    @property
+    def far_id(self) -> int:
+        """The channel's number at the peer."""
+        return self._outgoing.far_id
 
     def start(self, protocol: IProtocol) -> None:
         """The channel is open on both ends: from now on it belongs to `protocol`."""
@@ -164,8 +137,16 @@ class Channel:
     def write(self, data: bytes) -> None:
         """Send `data`, in order; after the end of writing it is dropped, unless a producer is still at work."""
         if self._may_write():
-            self._outbox.append(data)
-            self._offer()
+            self._outgoing.write(data)
+
+    def lend(self, data: memoryview) -> None:
+        """Send `data`, which is good only during the call."""
+        if self._may_write():
+            self._outgoing.lend(data)
+
+    def room(self) -> int:
+        """How much can be sent at once; when nothing can, the producer is paused until it can."""
+        return self._outgoing.room() if self.connected else READ_BYTES
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Send all of `data`, in order."""
@@ -174,81 +155,29 @@ class Channel:
     def write_error(self, data: bytes) -> None:
         """Send `data` as the standard error of a command, after all that was written."""
         if self._may_write():
-            if self._errors is None:
-                self._errors = Chunks()
-            self._errors.append(data)
-            self._offer()
+            self._outgoing.write_error(data)
 
     def _may_write(self) -> bool:
         if self._arrived is Half.CLOSED:
             self._cut = True
             return False
-        return self._ends.out is Half.OPEN and not (self._finishing and self._producer is None)
+        return self._ends.out is Half.OPEN and not (self._finishing and self._outgoing.producer is None)
 
     def request(self, name: bytes, body: bytes) -> None:
         """Send a request that wants no reply, ahead of data that waits for window."""
         if self._ends.out is not Half.CLOSED:
             self._carrier.send(CHANNEL_REQUEST, self.far_id, string(name), b"\0", body)
 
-    def _offer(self) -> None:
-        """Something waits to be sent: send it, or have the producer wait."""
-        if self._send.left and not self.queued:
-            self._carrier.ready(self)
-        if self._streaming and not self._producer_paused and len(self._outbox) > HIGH_BYTES:
-            self._producer_paused = True
-            self._producer.pauseProducing()
-
-    def send_some(self) -> bool:
-        """Send one packet of what waits; whether there is more that the window has room for."""
-        source, number, head = self._outbox, CHANNEL_DATA, b""
-        if not source and self._errors:
-            source, number, head = self._errors, CHANNEL_EXTENDED_DATA, uint32(STDERR)
-        size = min(len(source), self._send.room)
-        if not size:
-            return False
-        self._send.sent(size)
-        self._carrier.send(number, self.far_id, head, uint32(size), *source.take(size))
-        self._drained()
-        return bool(self._send.left and (self._outbox or self._errors))
-
-    def _drained(self) -> None:
-        """Less waits than before: let the producer go on, or end the writing if that was all."""
-        if self._producer_paused and len(self._outbox) <= LOW_BYTES:
-            self._carrier.soon(self._resume_producer)
-        if self._outbox or self._errors:
-            return
-        if self._producer is not None and (self._producer_paused or not self._streaming):
-            if not self._streaming:
-                self._carrier.soon(self._pull)
-        elif self._finishing:
-            self._finished()
-
-    def _resume_producer(self) -> None:
-        if self._producer_paused and len(self._outbox) <= LOW_BYTES:
-            self._producer_paused = False
-            self._guard(self._producer.resumeProducing)
-            self._end_when_empty()
-
-    def _pull(self) -> None:
-        if self._producer is not None and not self._streaming and not self._outbox:
-            self._guard(self._producer.resumeProducing)
-
     def registerProducer(self, producer: Any, streaming: bool) -> None:
         """Have `producer` write as fast as the peer takes it: pushed when `streaming`, else pulled piece by piece."""
-        if self._producer is not None:
-            raise RuntimeError(f"cannot register {producer} while {self._producer} is registered")
         if not self.connected:
             producer.stopProducing()
             return
-        self._producer, self._streaming, self._producer_paused = producer, streaming, False
-        if not streaming:
-            producer.resumeProducing()
-        elif len(self._outbox) > HIGH_BYTES:
-            self._offer()
+        self._outgoing.register(producer, streaming)
 
     def unregisterProducer(self) -> None:
         """The producer is done."""
-        self._producer, self._streaming, self._producer_paused = None, False, False
+        self._outgoing.unregister()
         self._end_when_empty()
 
     # how the application ends it
@@ -279,8 +208,13 @@ class Channel:
         self.loseConnection()
 
     def _end_when_empty(self) -> None:
-        if self._finishing and not self._outbox and not self._errors:
-            self._drained()
+        if self._finishing and not self._outgoing.waiting:
+            self._outgoing.drained()
+
+    def _sent_all(self) -> None:
+        """Nothing waits to be sent any more."""
+        if self._finishing:
+            self._finished()
 
     def _finished(self) -> None:
         """All is sent that will be."""
@@ -298,7 +232,7 @@ class Channel:
         for message in messages:
             self._carrier.send(_MESSAGES[message], self.far_id)
         if self._ends.over:
-            self._carrier.over(self)
+            self._carrier.over(self.id)
 
     def _end_when_closed(self) -> None:
         """Both directions have ended, in order unless the peer has cut ours off."""
@@ -312,20 +246,25 @@ class Channel:
         self.connected = False
         if self._arrived is Half.CLOSED:
             self._obey(self._ends.close())
+        self._receive.consumed(len(self._inbox))
         self._inbox.clear()
-        self._outbox.clear()
-        self._errors = None
+        self._outgoing.clear()
         self._carrier.soon(lambda: self._tell_lost(reason))
 
     def _tell_lost(self, reason: Exception) -> None:
-        producer, self._producer = self._producer, None
+        producer = self._outgoing.unregister()
         protocol, self._protocol = self._protocol, None
+        self._taker = None
         if producer is not None:
             self._guard(producer.stopProducing)
         if protocol is not None:
             self._guard(protocol.connectionLost, Failure(reason))
 
     # what the application reads
+
+    def lend_to(self, taker: Taker) -> None:
+        """Lend what arrives to `taker` from now on, instead of giving it to the protocol."""
+        self._taker = taker
 
     def pauseProducing(self) -> None:
         """Hand over nothing more for now; what arrives fills the window, and no more than that."""
@@ -347,7 +286,10 @@ class Channel:
             while self._inbox and self._takes():
                 data = self._inbox.pop()
                 self._receive.consumed(len(data))
-                self._guard(protocol.dataReceived, data)
+                if self._taker is None:
+                    self._guard(protocol.dataReceived, data)
+                else:
+                    self._guard(self._taker.lent, memoryview(data))
         finally:
             self._handing = False
         if self._takes():
@@ -361,8 +303,11 @@ class Channel:
 
     def _grant(self) -> None:
         """Give window back, unless the peer has no more use for it."""
-        granted = self._receive.grant() if self.connected and self._arrived is Half.OPEN else 0
+        if not self.connected or self._arrived is not Half.OPEN:
+            return
+        granted = self._receive.grant()
         if granted:
+            self._receive.size = self._carrier.delivered(self.id, granted)
             self._carrier.send(CHANNEL_WINDOW_ADJUST, self.far_id, uint32(granted))
 
     def _hand_end(self) -> None:
@@ -395,16 +340,30 @@ class Channel:
 
     # what the peer sends
 
-    def received(self, data: bytes) -> bool:
-        """Data of the peer; False when it must not come any more. Raises `PeerError` past the window."""
-        self._receive.received(len(data))
-        if self._arrived is not Half.OPEN:
-            return False
+    def received(self, data: memoryview) -> bool:
+        """Data of the peer, good only during the call; False when it must not come any more.
+
+        Raises `PeerError` past the window.
+        """
+        count = len(data)
+        self._receive.received(count)
+        if self._arrived is not Half.OPEN or not self.connected:
+            self._receive.consumed(count)
+            return self._arrived is Half.OPEN
         if self.disconnecting:
-            self._receive.consumed(len(data))
+            self._receive.consumed(count)
             self._grant()
-        elif self.connected:
-            self._inbox.append(data)
+        elif self._taker is not None and not self._paused and not self._inbox and not self._handing:
+            self._receive.consumed(count)
+            self._handing = True
+            try:
+                self._guard(self._taker.lent, data)
+            finally:
+                self._handing = False
+            if not self._paused:
+                self._grant()
+        else:
+            self._inbox.append(bytes(data))
             self._hand_over()
         return True
 
@@ -417,9 +376,7 @@ class Channel:
 
     def adjusted(self, count: int) -> None:
         """The peer has opened its window by `count` bytes. Raises `PeerError`."""
-        self._send.add(count)
-        if count and (self._outbox or self._errors) and not self.queued:
-            self._carrier.ready(self)
+        self._outgoing.adjusted(count)
 
     def eof_received(self) -> bool:
         """The peer has sent EOF; False when it had before."""
@@ -438,9 +395,8 @@ class Channel:
             return False
         in_order = self._arrived is Half.ENDED
         self._arrived = Half.CLOSED
-        self._cut = bool(self._outbox or self._errors)
-        self._outbox.clear()
-        self._errors = None
+        self._cut = self._outgoing.waiting
+        self._outgoing.clear()
         if not self.connected:
             self._obey(self._ends.close())
         elif in_order and self._ends.out is not Half.CLOSED and not self.disconnecting:

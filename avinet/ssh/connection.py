@@ -22,6 +22,8 @@ from typing_extensions import override
 
 from avinet.aio import as_deferred, within
 from avinet.errors import AvinetError, PeerError, TooMany, Unavailable
+from avinet.flow.pipe import Pipe
+from avinet.flow.turns import Priority, Turns
 from avinet.flow.window import ReceiveWindow, SendWindow
 from avinet.ssh.channel import Channel, ChannelAddress
 from avinet.ssh.messages import (
@@ -38,12 +40,14 @@ from avinet.ssh.messages import (
     CHANNEL_WINDOW_ADJUST,
     CONNECT_FAILED,
     GLOBAL_REQUEST,
+    KEEPALIVE,
     REQUEST_FAILURE,
     REQUEST_SUCCESS,
     SHORTAGE,
     UNKNOWN_KIND,
 )
 from avinet.ssh.opening import (
+    MOST_DATA_BYTES,
     Accepted,
     Accepting,
     ChannelLimits,
@@ -53,11 +57,13 @@ from avinet.ssh.opening import (
     RequestRefused,
     Terms,
 )
+from avinet.ssh.outgoing import Outgoing
 from avinet.ssh.shown import printable
 from avinet.ssh.strings import Reader, string, uint32
 from avinet.ssh.transport import Transport
 
-_DATA = struct.Struct(">II")
+_DATA = struct.Struct(">BII")
+_OWN = b"SSH-2.0-avinet_"
 _NAME_BYTES = 64
 _CHANNELS = 1 << 32
 
@@ -77,7 +83,8 @@ class Connection(SSHService):
         self._table: dict[int, Opening | Accepting | Closing | Channel] = {}
         self._numbers = count()
         self._requests: deque[Deferred[bytes]] = deque()
-        self._ready: deque[Channel] = deque()
+        self._turns: Turns[Outgoing] = Turns()
+        self._pipe: Pipe | None = None
         self._paused = False
         self._sending = False
         self._stopped = False
@@ -104,7 +111,20 @@ class Connection(SSHService):
         """How many channels there are, those included that are being opened or closed."""
         return len(self._table)
 
-    async def open(self, kind: bytes, body: bytes, factory: IProtocolFactory, address: ChannelAddress) -> IProtocol:
+    @property
+    def _packet_bytes(self) -> int:
+        """What a packet of the peer's may carry: of our own kind more than of others."""
+        limits = self.limits
+        return limits.packet_bytes if self.transport.otherVersionString.startswith(_OWN) else limits.stock_packet_bytes
+
+    async def open(
+        self,
+        kind: bytes,
+        body: bytes,
+        factory: IProtocolFactory,
+        address: ChannelAddress,
+        priority: Priority = Priority.COMMANDS,
+    ) -> IProtocol:
         """A protocol of `factory` on a new channel, once the peer has confirmed it; cancelling gives it up.
 
         Raises `OpenRefused`, `TooMany` or `Unavailable`, and what the factory raises.
@@ -118,7 +138,7 @@ class Connection(SSHService):
         opening = Opening()
         self._table[id] = opening
         assert opening.answered is not None
-        ours = Terms(id, limits.window_bytes, limits.packet_bytes)
+        ours = Terms(id, limits.window_bytes, self._packet_bytes)
         self.transport.sendPacket(CHANNEL_OPEN, string(kind) + ours.encode() + body)
         theirs = await within(self._clock, limits.open_s, opening.answered, f"the peer, asked for {address.service},")
         try:
@@ -130,7 +150,7 @@ class Connection(SSHService):
             self._table[id] = Closing()
             self.send(CHANNEL_CLOSE, theirs.id)
             raise
-        self._start(id, theirs, Accepted(protocol, address))
+        self._start(id, theirs, Accepted(protocol, address, priority=priority))
         return protocol
 
     def request(self, name: bytes, body: bytes = b"") -> Deferred[bytes]:
@@ -154,7 +174,7 @@ class Connection(SSHService):
         self._stopped = True
         entries = list(self._table.values())
         self._table.clear()
-        self._ready.clear()
+        self._turns.clear()
         for entry in entries:
             match entry:
                 case Channel():
@@ -194,25 +214,66 @@ class Connection(SSHService):
         """Send a message to the peer's `channel`."""
         self.transport.sendPacket(number, b"".join((uint32(channel), *fields)))
 
-    def ready(self, channel: Channel) -> None:
-        """`channel` has something to send, and window for it; ready channels send one packet each in turn."""
-        channel.queued = True
-        self._ready.append(channel)
+    def send_data(self, channel: int, data: bytes | memoryview) -> None:
+        """Send CHANNEL_DATA to the peer's `channel`."""
+        size = len(data)
+        self.transport.send(CHANNEL_DATA, (_DATA.pack(CHANNEL_DATA, channel, size), data), _DATA.size + size)
+
+    def cork(self) -> None:
+        """What is sent until `uncork` goes out as one."""
+        self.transport.cork()
+
+    def uncork(self) -> None:
+        """The end of what `cork` began."""
+        self.transport.uncork()
+
+    @property
+    def flowing(self) -> bool:
+        """Whether what is sent now goes out at once, and nobody waits for a turn."""
+        return not self._paused and not self._turns and not self._stopped
+
+    def ready(self, outgoing: Outgoing) -> None:
+        """`outgoing` has something to send, and window for it; those of a class send one packet each in turn."""
+        outgoing.queued = True
+        self._turns.add(outgoing, outgoing.priority)
         self._send_ready()
 
     def _send_ready(self) -> None:
-        if self._sending:
+        if self._sending or self._paused or not self._turns:
             return
         self._sending = True
+        self.transport.cork()
         try:
-            while self._ready and not self._paused:
-                channel = self._ready.popleft()
-                channel.queued = False
-                if channel.send_some() and not channel.queued:
-                    channel.queued = True
-                    self._ready.append(channel)
+            while self._turns and not self._paused:
+                outgoing = self._turns.next()
+                outgoing.queued = False
+                if outgoing.send_some() and not outgoing.queued:
+                    outgoing.queued = True
+                    self._turns.add(outgoing, outgoing.priority)
         finally:
             self._sending = False
+            self.transport.uncork()
+
+    def delivered(self, channel: int, count: int) -> int:
+        """`count` bytes that arrived on our `channel` have been consumed; the window that it should have now."""
+        if self._pipe is None:
+            self._pipe = Pipe(self.limits.window_bytes, self.limits.most_window_bytes)
+        now = self._clock.seconds()
+        window = self._pipe.delivered(now, count, channel)
+        if self._pipe.ask(now):
+            self.measure(self._pipe.round_trip)
+        return window
+
+    def measure(self, measured: Callable[[float, float], None]) -> None:
+        """Ask the peer something, and tell `measured` the time and how many seconds the answer took."""
+        began = self._clock.seconds()
+
+        def answered(result: bytes | Failure) -> None:
+            if not isinstance(result, Failure) or result.check(RequestRefused):
+                now = self._clock.seconds()
+                measured(now, now - began)
+
+        self.request(KEEPALIVE).addBoth(answered)
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call back when whatever is going on has ended."""
@@ -226,9 +287,9 @@ class Connection(SSHService):
         for call in calls:
             call()
 
-    def over(self, channel: Channel) -> None:
+    def over(self, channel: int) -> None:
         """CLOSE has gone both ways: the number is free."""
-        self._table.pop(channel.id, None)
+        self._table.pop(channel, None)
 
     def _number(self) -> int:
         for number in self._numbers:
@@ -241,10 +302,11 @@ class Connection(SSHService):
             self,
             id,
             theirs.id,
-            ReceiveWindow(self.limits.window_bytes, self.limits.packet_bytes),
-            SendWindow(theirs.window_bytes, theirs.packet_bytes),
+            ReceiveWindow(self.limits.window_bytes, self._packet_bytes),
+            SendWindow(theirs.window_bytes, min(theirs.packet_bytes, MOST_DATA_BYTES)),
             accepted.address,
             accepted.take_request,
+            accepted.priority,
         )
         self._table[id] = channel
         channel.start(accepted.protocol)
@@ -311,7 +373,7 @@ class Connection(SSHService):
         else:
             if self._stopped:
                 return
-            ours = Terms(id, self.limits.window_bytes, self.limits.packet_bytes)
+            ours = Terms(id, self.limits.window_bytes, self._packet_bytes)
             self.send(CHANNEL_OPEN_CONFIRMATION, theirs.id, ours.encode())
             self._start(id, theirs, accepted)
 
@@ -365,15 +427,16 @@ class Connection(SSHService):
         if channel is not None:
             self._obeys(channel, channel.adjusted, size)
 
-    def _data(self, packet: bytes) -> None:
-        if len(packet) < 8:
+    def data_received(self, payload: memoryview) -> None:
+        """CHANNEL_DATA, its number first, good only during the call."""
+        if len(payload) < _DATA.size:
             raise PeerError("a CHANNEL_DATA ends in the middle of a field")
-        id, size = _DATA.unpack_from(packet)
-        if len(packet) != 8 + size:
+        _, id, size = _DATA.unpack_from(payload)
+        if len(payload) != _DATA.size + size:
             raise PeerError("a CHANNEL_DATA has another length than it says")
         channel = self._channel(id)
         if channel is not None:
-            self._obeys(channel, channel.received, packet[8:])
+            self._obeys(channel, channel.received, payload[_DATA.size :])
 
     def _extended_data(self, packet: bytes) -> None:
         reader = Reader(packet, "CHANNEL_EXTENDED_DATA")
@@ -417,7 +480,6 @@ class Connection(SSHService):
         CHANNEL_OPEN_CONFIRMATION: _open_confirmation,
         CHANNEL_OPEN_FAILURE: _open_failure,
         CHANNEL_WINDOW_ADJUST: _window_adjust,
-        CHANNEL_DATA: _data,
         CHANNEL_EXTENDED_DATA: _extended_data,
         CHANNEL_EOF: _eof,
         CHANNEL_CLOSE: _close,

@@ -11,3 +11,6 @@ CHANNEL_SUCCESS, CHANNEL_FAILURE = 99, 100
 PROHIBITED, CONNECT_FAILED, UNKNOWN_KIND, SHORTAGE = 1, 2, 3, 4
 STDERR = 1
 """The only kind of extended data."""
+
+KEEPALIVE = b"keepalive@openssh.com"
+"""The global request that asks for a sign of life; whatever the answer is, it is one."""

@@ -9,9 +9,13 @@ from twisted.internet.interfaces import IProtocol
 from twisted.python.failure import Failure
 
 from avinet.errors import AvinetError
+from avinet.flow.turns import Priority
 from avinet.ssh.channel import ChannelAddress, RequestTaker, refuse_request
 from avinet.ssh.messages import PROHIBITED
 from avinet.ssh.strings import Reader, uint32
+
+MOST_DATA_BYTES = 256 * 1024
+"""What we put into a packet at most, whatever a peer would take."""
 
 
 class OpenRefused(AvinetError):
@@ -57,8 +61,13 @@ class ChannelLimits:
     requests: int = 32
     """Global requests of ours that wait for their answer."""
     open_s: float = 10.0
-    window_bytes: int = 256 * 1024
-    packet_bytes: int = 32 * 1024
+    window_bytes: int = 128 * 1024
+    """Of a new channel; it grows and shrinks with what the link turns out to hold."""
+    most_window_bytes: int = 32 * 1024 * 1024
+    """All windows of a tunnel through which data flows, together."""
+    packet_bytes: int = MOST_DATA_BYTES
+    stock_packet_bytes: int = 32 * 1024
+    """What a packet may carry when the peer is not of our own kind."""
     least_packet_bytes: int = 256
     most_bytes: int = (1 << 31) - 1
 
@@ -77,6 +86,7 @@ class Accepted:
     protocol: IProtocol
     address: ChannelAddress
     take_request: RequestTaker = refuse_request
+    priority: Priority = Priority.COMMANDS
 
 
 class Opening:

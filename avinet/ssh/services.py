@@ -9,6 +9,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from avinet.errors import Invalid
+from avinet.flow.turns import Priority
 from avinet.ssh.strings import Reader, string, uint32
 
 DIRECT, FORWARDED = b"direct-tcpip", b"forwarded-tcpip"
@@ -18,6 +19,9 @@ ALIASES = {"api:80": "control:80"}
 """Other names of services, as stock clients may use them."""
 ENGINE_SERVICES = frozenset({"control:80", "logs:80", "ssh:22"})
 """What a service engine may offer to a node."""
+
+PRIORITIES = {"logs:80": Priority.LOGS}
+"""The services whose channels do not go first."""
 
 _HOST_BYTES = 255
 _ORIGINATOR = string(b"127.0.0.1") + uint32(0)
@@ -74,6 +78,11 @@ class Destination:
         """The name that this may be the destination of, aliases resolved; anything may come out, so look it up."""
         name = f"{self.host.decode('latin-1')}:{self.port}"
         return ALIASES.get(name, name)
+
+
+def priority_of(service: str) -> Priority:
+    """What channels of `service` have to let go first."""
+    return PRIORITIES.get(service, Priority.COMMANDS)
 
 
 def canonical(service: str) -> str:

@@ -27,7 +27,7 @@ from avinet.flow.liveness import Liveness, Verdict
 from avinet.ssh.channel import ChannelAddress
 from avinet.ssh.connection import Connection
 from avinet.ssh.identity import Identity
-from avinet.ssh.messages import UNKNOWN_KIND
+from avinet.ssh.messages import KEEPALIVE, UNKNOWN_KIND
 from avinet.ssh.opening import Accepted, ChannelLimits, OpenRefused, RequestRefused
 from avinet.ssh.services import (
     CANCEL,
@@ -38,9 +38,9 @@ from avinet.ssh.services import (
     Destination,
     Offers,
     canonical,
+    priority_of,
 )
 
-KEEPALIVE = b"keepalive@openssh.com"
 DEAD_AFTER_S = 15.0
 
 Services = Mapping[str, IProtocolFactory]
@@ -91,6 +91,7 @@ class Tunnel(Connection):
         self.why = ""
         self._services = services(self)
         self._liveness = Liveness(dead_after_s, clock.seconds(), self.quiet)
+        self._heard_at = clock.seconds()
         self._look: IDelayedCall | None = None
         self._on_up = on_up
         self._waiting: list[Deferred[str]] = []
@@ -148,13 +149,11 @@ class Tunnel(Connection):
         if self._on_up is not None and not self.transport.closing:
             self._on_up(self)
 
-    @override
-    def packetReceived(self, messageNum: int, packet: bytes) -> None:
-        self._liveness.heard(self._clock.seconds())
-        super().packetReceived(messageNum, packet)
-
     def _watch(self) -> None:
         self._look = None
+        if self.transport.heard_at > self._heard_at:
+            self._heard_at = self.transport.heard_at
+            self._liveness.heard(self._heard_at)
         verdict, wait_s = self._liveness.due(self._clock.seconds())
         if verdict is Verdict.DEAD:
             self.why = "it gives no sign of life"
@@ -186,7 +185,7 @@ class Tunnel(Connection):
         protocol = factory.buildProtocol(address) if factory is not None else None
         if protocol is None:
             raise OpenRefused("there is no such service")
-        return Accepted(protocol, address)
+        return Accepted(protocol, address, priority=priority_of(service))
 
 
 class ServerTunnel(Tunnel):
@@ -221,7 +220,7 @@ class ServerTunnel(Tunnel):
         if destination is None:
             raise NotFound(f"{self.identity.address} offers no {service}")
         address = ChannelAddress(service, self.identity.address)
-        return await self.open(FORWARDED, destination.encode_open(), factory, address)
+        return await self.open(FORWARDED, destination.encode_open(), factory, address, priority_of(service))
 
     @override
     async def offer(self, service: str) -> None:
@@ -270,7 +269,8 @@ class ClientTunnel(Tunnel):
     @override
     async def open_service(self, service: str, factory: IProtocolFactory) -> IProtocol:
         address = ChannelAddress(service, self.identity.address)
-        return await self.open(DIRECT, Destination.named(service).encode_open(), factory, address)
+        body = Destination.named(service).encode_open()
+        return await self.open(DIRECT, body, factory, address, priority_of(service))
 
     @override
     async def offer(self, service: str) -> None:

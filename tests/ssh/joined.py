@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.interfaces import IHalfCloseableProtocol
@@ -15,6 +16,7 @@ from zope.interface import implementer
 from avinet.errors import AvinetError, PeerError
 from avinet.ssh.channel import ChannelAddress
 from avinet.ssh.connection import Connection
+from avinet.ssh.messages import CHANNEL_DATA
 from avinet.ssh.opening import Accepted, ChannelLimits, OpenRefused
 
 KIND = b"test"
@@ -26,6 +28,7 @@ class Below:
 
     why = ""
     address = "a test"
+    otherVersionString = b"SSH-2.0-avinet_test"
 
     def __init__(self) -> None:
         self.out: deque[tuple[int, bytes]] = deque()
@@ -38,6 +41,16 @@ class Below:
         assert isinstance(payload, bytes)
         self.out.append((number, payload))
         self.sent.append((number, payload))
+
+    def send(self, number: int, pieces: Sequence[bytes | memoryview], size: int) -> None:
+        message = b"".join(pieces)
+        assert message[0] == number
+        assert len(message) == size
+        self.sendPacket(number, message[1:])
+
+    def cork(self) -> None: ...
+
+    def uncork(self) -> None: ...
 
     def sendUnimplemented(self) -> None:
         self.unknown += 1
@@ -97,6 +110,18 @@ class Open(Connection):
         return Accepted(talker, ADDRESS)
 
 
+def deliver(connection: Connection, number: int, payload: bytes) -> None:
+    """Hand a message to `connection` as its transport does; data is good only during the call."""
+    if number != CHANNEL_DATA:
+        connection.packetReceived(number, payload)
+        return
+    memory = bytearray(bytes((number,)) + payload)
+    try:
+        connection.data_received(memoryview(memory))
+    finally:
+        memory[:] = bytes(len(memory))
+
+
 class Joined:
     """Two connections; `left` opens channels to `right` unless told otherwise."""
 
@@ -123,7 +148,7 @@ class Joined:
         number, payload = below.out.popleft()
         other = self.right if end is self.left else self.left
         try:
-            other.packetReceived(number, payload)
+            deliver(other, number, payload)
         except PeerError as error:
             other.transport.fail(error)
         return True

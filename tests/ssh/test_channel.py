@@ -16,13 +16,14 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from avinet.errors import PeerError
-from avinet.ssh.channel import HIGH_BYTES
 from avinet.ssh.opening import ChannelLimits
+from avinet.ssh.outgoing import HIGH_BYTES
 from tests.ssh.joined import Joined, Talker, connect
 
 DOINGS = ("write", "finish", "lose", "abort", "pause", "move")
 STEPS = [(side, do) for side in ("left", "right") for do in DOINGS]
 LIKELY_STEPS = [*STEPS, *[("left", "write"), ("left", "move"), ("right", "move")] * 3]
+STOCK = ChannelLimits(window_bytes=256 * 1024, packet_bytes=32 * 1024)
 SMALL = ChannelLimits(window_bytes=8, packet_bytes=4, least_packet_bytes=1)
 
 
@@ -359,7 +360,7 @@ class SlowReaderTests(SynchronousTestCase):
 
     def test_a_slow_target_gets_no_more_than_its_window(self) -> None:
         """(S25)"""
-        joined = Joined()
+        joined = Joined(limits=STOCK)
         near, far = joined.talk()
         taken = []
 
@@ -372,15 +373,15 @@ class SlowReaderTests(SynchronousTestCase):
         joined.settle()
         window = joined.right.limits.window_bytes
         self.assertEqual(taken, [joined.right.limits.packet_bytes])
-        self.assertEqual(joined.left._table[near.transport.id]._send.left, 0)
-        self.assertEqual(near.transport._outbox._size, (4 << 20) - window)
+        self.assertEqual(near.transport._outgoing.window.left, 0)
+        self.assertEqual(len(near.transport._outgoing._outbox), (4 << 20) - window)
         rounds = 0
         while sum(taken) < 4 << 20:
             before = sum(taken)
             far.transport.resumeProducing()
             joined.settle()
             self.assertGreater(sum(taken), before)
-            self.assertGreaterEqual(near.transport._outbox._size, (4 << 20) - window - sum(taken))
+            self.assertGreaterEqual(len(near.transport._outgoing._outbox), (4 << 20) - window - sum(taken))
             rounds += 1
         self.assertEqual(rounds, (4 << 20) // joined.right.limits.packet_bytes - 1)
 
@@ -419,7 +420,7 @@ class SlowReaderTests(SynchronousTestCase):
         self.assertRaises(RuntimeError, Endless, near.transport)
 
     def test_channels_take_turns_when_the_tunnel_backs_up(self) -> None:
-        joined = Joined()
+        joined = Joined(limits=STOCK)
         ends = [joined.talk() for _ in range(3)]
         joined.left.pauseProducing()
         for near, _ in ends:

@@ -37,7 +37,7 @@ from avinet.ssh.messages import (
 )
 from avinet.ssh.opening import Accepted, ChannelLimits, OpenRefused, RequestRefused
 from avinet.ssh.strings import string, uint32
-from tests.ssh.joined import ADDRESS, KIND, Below, Joined, Open, Talker, connect, factory_of
+from tests.ssh.joined import ADDRESS, KIND, Below, Joined, Open, Talker, connect, deliver, factory_of
 
 MOST = (1 << 32) - 1
 
@@ -57,7 +57,7 @@ class Lone:
 
     def say(self, number: int, payload: bytes = b"") -> list[tuple[int, bytes]]:
         """What it answers to a message."""
-        self.connection.packetReceived(number, payload)
+        deliver(self.connection, number, payload)
         self.clock.advance(0)
         said = list(self.below.out)
         self.below.out.clear()

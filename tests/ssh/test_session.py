@@ -30,7 +30,7 @@ from avinet.ssh.messages import (
 )
 from avinet.ssh.session import SessionConnection
 from avinet.ssh.strings import string, uint32
-from tests.ssh.joined import Below, Talker
+from tests.ssh.joined import Below, Talker, deliver
 
 IDENTITY = Identity("avictlruser", "ssh-ed25519 AAAA", "a test")
 STATUS = b"exit-status"
@@ -62,7 +62,7 @@ class Engine:
 
     def say(self, number: int, payload: bytes) -> list[tuple[int, bytes]]:
         """What it answers to a message."""
-        self.connection.packetReceived(number, payload)
+        deliver(self.connection, number, payload)
         return self.hear()
 
     def hear(self) -> list[tuple[int, bytes]]:

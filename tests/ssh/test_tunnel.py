@@ -21,9 +21,9 @@ from zope.interface.verify import verifyObject
 
 from avinet.aio import as_deferred
 from avinet.errors import Conflict, Invalid, NotFound, TimedOut, TooMany, Unavailable
-from avinet.ssh.channel import HIGH_BYTES
 from avinet.ssh.messages import CHANNEL_OPEN, CONNECT_FAILED, GLOBAL_REQUEST, PROHIBITED, UNKNOWN_KIND
 from avinet.ssh.opening import ChannelLimits, OpenRefused, RequestRefused
+from avinet.ssh.outgoing import HIGH_BYTES
 from avinet.ssh.services import CANCEL, DIRECT, FORWARD, FORWARDED, Destination
 from avinet.ssh.strings import string, uint32
 from tests.ssh.joined import ADDRESS, Talker, factory_of

@@ -1,0 +1,241 @@
+"""What one end sends on a channel: data that waits for its window and its turn, and the producer that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from avinet.flow.chunks import Chunks
+from avinet.flow.turns import Priority
+from avinet.flow.window import SendWindow
+from avinet.sockets import READ_BYTES, Lender
+from avinet.ssh.messages import CHANNEL_EXTENDED_DATA, STDERR
+from avinet.ssh.strings import uint32
+
+HIGH_BYTES = 64 * 1024
+"""What may wait to be sent before a producer is paused."""
+LOW_BYTES = 16 * 1024
+"""What is left when it is resumed."""
+
+
+class Carrier(Protocol):
+    """What a channel needs of its connection."""
+
+    @property
+    def flowing(self) -> bool:
+        """Whether what is sent now goes out at once, and nobody waits for a turn."""
+
+    def send(self, number: int, channel: int, *fields: bytes | memoryview) -> None:
+        """Send a message to the peer's `channel`."""
+
+    def send_data(self, channel: int, data: bytes | memoryview) -> None:
+        """Send CHANNEL_DATA to the peer's `channel`."""
+
+    def cork(self) -> None:
+        """What is sent until `uncork` goes out as one."""
+
+    def uncork(self) -> None:
+        """The end of what `cork` began."""
+
+    def ready(self, outgoing: Outgoing) -> None:
+        """`outgoing` has something to send, and window for it: call its `send_some` when it is its turn."""
+
+    def soon(self, call: Callable[[], None]) -> None:
+        """Call back when whatever is going on has ended."""
+
+    def delivered(self, channel: int, count: int) -> int:
+        """`count` bytes that arrived on our `channel` have been consumed; the window that it should have now."""
+
+    def over(self, channel: int) -> None:
+        """CLOSE has gone both ways on our `channel`."""
+
+
+class Outgoing:
+    """The outgoing half of an open channel.
+
+    `guard` calls the producer, and takes care of its faults; `emptied` is called when nothing waits any more, and no
+    producer has to be asked for more.
+    """
+
+    __slots__ = (
+        "_carrier",
+        "_emptied",
+        "_errors",
+        "_guard",
+        "_lender",
+        "_outbox",
+        "_paused",
+        "_streaming",
+        "far_id",
+        "priority",
+        "producer",
+        "queued",
+        "window",
+    )
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        far_id: int,
+        window: SendWindow,
+        priority: Priority,
+        guard: Callable[[Callable[[], object]], None],
+        emptied: Callable[[], None],
+    ) -> None:
+        self.far_id = far_id
+        self.window = window
+        self.priority = priority
+        self.queued = False
+        self.producer: Any = None
+        self._carrier = carrier
+        self._guard = guard
+        self._emptied = emptied
+        self._outbox = Chunks()
+        self._errors: Chunks | None = None
+        self._streaming = False
+        self._paused = False
+        self._lender = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether anything waits to be sent."""
+        return bool(self._outbox or self._errors)
+
+    # what is to be sent
+
+    def write(self, data: bytes) -> None:
+        """Send `data`, as much as can be at once."""
+        sent = self._send_now(memoryview(data))
+        if sent < len(data):
+            self._outbox.append(data[sent:] if sent else data)
+            self._offer()
+        elif self.producer is not None and not self._streaming:
+            self.drained()
+
+    def lend(self, data: memoryview) -> None:
+        """Send `data`, which is good only during the call."""
+        sent = self._send_now(data)
+        if sent < len(data):
+            self._outbox.append(bytes(data[sent:]))
+            self._offer()
+
+    def write_error(self, data: bytes) -> None:
+        """Send `data` as the standard error of a command, after all that was written."""
+        if self._errors is None:
+            self._errors = Chunks()
+        self._errors.append(data)
+        self._offer()
+
+    def room(self) -> int:
+        """How much can be sent at once; when nothing can, the producer waits until it can."""
+        if not self.waiting and self.window.left and self._carrier.flowing:
+            return min(self.window.left, READ_BYTES)
+        self._pause()
+        self._take_turn()
+        return 0
+
+    def _send_now(self, data: memoryview) -> int:
+        """Send what nothing stands in the way of; returns how much that was."""
+        window, carrier = self.window, self._carrier
+        if self.waiting or self.queued or not carrier.flowing:
+            return 0
+        size = len(data)
+        if 0 < size <= window.room:
+            window.sent(size)
+            carrier.send_data(self.far_id, data)
+            return size
+        sent = 0
+        carrier.cork()
+        while sent < size and window.left and carrier.flowing:
+            count = min(size - sent, window.room)
+            window.sent(count)
+            carrier.send_data(self.far_id, data[sent : sent + count])
+            sent += count
+        carrier.uncork()
+        return sent
+
+    def _offer(self) -> None:
+        """Something waits to be sent: take a turn, and have the producer wait when it is much."""
+        self._take_turn()
+        if len(self._outbox) > HIGH_BYTES:
+            self._pause()
+
+    def _take_turn(self) -> None:
+        if self.window.left and not self.queued:
+            self._carrier.ready(self)
+
+    def _pause(self) -> None:
+        if self._streaming and not self._paused:
+            self._paused = True
+            self.producer.pauseProducing()
+
+    def send_some(self) -> bool:
+        """Send one packet of what waits; whether there is more that the window has room for."""
+        size = min(len(self._outbox), self.window.room)
+        if size:
+            self.window.sent(size)
+            pieces = self._outbox.take(size)
+            self._carrier.send_data(self.far_id, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        elif self._errors:
+            size = min(len(self._errors), self.window.room)
+            self.window.sent(size)
+            self._carrier.send(
+                CHANNEL_EXTENDED_DATA, self.far_id, uint32(STDERR), uint32(size), *self._errors.take(size)
+            )
+        self.drained()
+        return bool(self.window.left and self.waiting)
+
+    def adjusted(self, count: int) -> None:
+        """The peer has opened its window by `count` bytes. Raises `PeerError`."""
+        self.window.add(count)
+        if count and (self.waiting or self._paused):
+            self._take_turn()
+
+    def drained(self) -> None:
+        """Less waits than before: let the producer go on, or tell that nothing waits any more."""
+        if self._paused and len(self._outbox) <= LOW_BYTES and self.window.left:
+            if self._lender:  # it only begins to read, and lends nothing before the reactor's next turn
+                self._resume()
+            else:
+                self._carrier.soon(self._resume)
+        if self.waiting:
+            return
+        if self.producer is not None and not self._streaming:
+            self._carrier.soon(self._pull)
+        elif not self._paused:
+            self._emptied()
+
+    def _resume(self) -> None:
+        if self._paused and len(self._outbox) <= LOW_BYTES:
+            self._paused = False
+            self._guard(self.producer.resumeProducing)
+            if not self.waiting and not self._paused:
+                self._emptied()
+
+    def _pull(self) -> None:
+        if self.producer is not None and not self._streaming and not self._outbox:
+            self._guard(self.producer.resumeProducing)
+
+    # where it comes from
+
+    def register(self, producer: Any, streaming: bool) -> None:
+        """Have `producer` write as fast as the peer takes it."""
+        if self.producer is not None:
+            raise RuntimeError(f"cannot register {producer} while {self.producer} is registered")
+        self.producer, self._streaming, self._paused = producer, streaming, False
+        self._lender = isinstance(producer, Lender)
+        if not streaming:
+            producer.resumeProducing()
+        elif len(self._outbox) > HIGH_BYTES:
+            self._offer()
+
+    def unregister(self) -> Any:
+        """There is no producer any more; returns the one that there was."""
+        producer, self.producer = self.producer, None
+        self._streaming = self._paused = False
+        return producer
+
+    def clear(self) -> None:
+        """What waits will not be sent."""
+        self._outbox.clear()
+        self._errors = None
