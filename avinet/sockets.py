@@ -15,7 +15,7 @@ from twisted.internet.posixbase import PosixReactorBase
 from typing_extensions import override
 from zope.interface import directlyProvides, providedBy
 
-READ_BYTES = 256 * 1024
+READ_BYTES = 512 * 1024
 """What is read at once."""
 _LEAST_BYTES = 4096
 

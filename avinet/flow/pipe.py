@@ -14,8 +14,10 @@ from __future__ import annotations
 from collections import deque
 
 GAIN = 2.0
-SLACK_S = 0.0005
+SLACK_S = 0.002
 """What the ends themselves need to hand over, however short the link is."""
+HURRIED_SLACK_S = 0.0002
+"""The same, while somebody else waits for it."""
 LEAST_BYTES = 64 * 1024
 _EPOCHS = 10
 _LEAST_EPOCH_S = 0.005
@@ -77,8 +79,11 @@ class Pipe:
             self._asked_at = now
         return due
 
-    def delivered(self, now: float, count: int, flow: int) -> int:
-        """`count` bytes of one flow have reached their consumer; the window that this flow should have now."""
+    def delivered(self, now: float, count: int, flow: int, *, hurried: bool = False) -> int:
+        """`count` bytes of one flow have reached their consumer; the window that this flow should have now.
+
+        It is smaller when others are in a hurry.
+        """
         elapsed = now - self._began
         if elapsed > _IDLE_S + 4 * self.least_s:
             self._begin(now)
@@ -90,7 +95,7 @@ class Pipe:
         self._flows.add(flow)
         if 0 < max(self.least_s, _LEAST_EPOCH_S) <= elapsed <= _IDLE_S + 4 * self.least_s:
             self._rates.append(self._bytes / elapsed)
-            self._resize(now)
+            self._resize(now, HURRIED_SLACK_S if hurried else SLACK_S)
             self._begin(now)
         return max(self.least, self.window // max(self._flows_before, len(self._flows)))
 
@@ -99,7 +104,7 @@ class Pipe:
         self._flows_before = max(1, len(self._flows))
         self._flows.clear()
 
-    def _resize(self, now: float) -> None:
+    def _resize(self, now: float, slack_s: float) -> None:
         if not self.least_s:
             return
         gain = GAIN
@@ -107,4 +112,4 @@ class Pipe:
             gain = _DRAIN
             if now >= self._drain_at + max(4 * self.least_s, 0.02):
                 self._drain_at = now + _DRAIN_EVERY_S
-        self.window = int(min(max(self.rate * (gain * self.least_s + SLACK_S), self.least), self.most))
+        self.window = int(min(max(self.rate * (gain * self.least_s + slack_s), self.least), self.most))

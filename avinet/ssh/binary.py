@@ -34,7 +34,7 @@ from avinet.ssh.shown import printable, shown_address
 from avinet.ssh.strings import string, uint32
 
 VERSION = b"SSH-2.0-avinet_" + __version__.encode("ascii")
-BATCH_BYTES = 256 * 1024
+BATCH_BYTES = 512 * 1024
 """What is sealed before it is written, however much there is to send."""
 
 

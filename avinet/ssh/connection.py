@@ -25,6 +25,7 @@ from avinet.errors import AvinetError, PeerError, TooMany, Unavailable
 from avinet.flow.pipe import Pipe
 from avinet.flow.turns import Priority, Turns
 from avinet.flow.window import ReceiveWindow, SendWindow
+from avinet.sockets import READ_BYTES
 from avinet.ssh.channel import Channel, ChannelAddress
 from avinet.ssh.messages import (
     CHANNEL_CLOSE,
@@ -67,6 +68,13 @@ _OWN = b"SSH-2.0-avinet_"
 _NAME_BYTES = 64
 _CHANNELS = 1 << 32
 
+CHAT_BYTES = 4096
+"""What comes in smaller pieces than this is taken for somebody's question or answer."""
+COMPANY_S = 0.1
+"""How long after such a piece a channel with much to send makes room for others."""
+COMPANY_BYTES = 128 * 1024
+"""What it sends at once then."""
+
 
 class Connection(SSHService):
     """One end of the `ssh-connection` service. Subclasses override `accept`, `requested`, and what else they need."""
@@ -85,6 +93,7 @@ class Connection(SSHService):
         self._requests: deque[Deferred[bytes]] = deque()
         self._turns: Turns[Outgoing] = Turns()
         self._pipe: Pipe | None = None
+        self._chat_at = float("-inf")
         self._paused = False
         self._sending = False
         self._stopped = False
@@ -217,6 +226,8 @@ class Connection(SSHService):
     def send_data(self, channel: int, data: bytes | memoryview) -> None:
         """Send CHANNEL_DATA to the peer's `channel`."""
         size = len(data)
+        if size < CHAT_BYTES:
+            self._chat_at = self._clock.seconds()
         self.transport.send(CHANNEL_DATA, (_DATA.pack(CHANNEL_DATA, channel, size), data), _DATA.size + size)
 
     def cork(self) -> None:
@@ -231,6 +242,14 @@ class Connection(SSHService):
     def flowing(self) -> bool:
         """Whether what is sent now goes out at once, and nobody waits for a turn."""
         return not self._paused and not self._turns and not self._stopped
+
+    @property
+    def batch_bytes(self) -> int:
+        """How much one channel may send at once: little while others say little things and wait for the answer."""
+        return COMPANY_BYTES if self._in_company(self._clock.seconds()) else READ_BYTES
+
+    def _in_company(self, now: float) -> bool:
+        return now - self._chat_at < COMPANY_S
 
     def ready(self, outgoing: Outgoing) -> None:
         """`outgoing` has something to send, and window for it; those of a class send one packet each in turn."""
@@ -259,7 +278,7 @@ class Connection(SSHService):
         if self._pipe is None:
             self._pipe = Pipe(self.limits.window_bytes, self.limits.most_window_bytes)
         now = self._clock.seconds()
-        window = self._pipe.delivered(now, count, channel)
+        window = self._pipe.delivered(now, count, channel, hurried=self._in_company(now))
         if self._pipe.ask(now):
             self.measure(self._pipe.round_trip)
         return window
@@ -434,6 +453,8 @@ class Connection(SSHService):
         _, id, size = _DATA.unpack_from(payload)
         if len(payload) != _DATA.size + size:
             raise PeerError("a CHANNEL_DATA has another length than it says")
+        if size < CHAT_BYTES:
+            self._chat_at = self._clock.seconds()
         channel = self._channel(id)
         if channel is not None:
             self._obeys(channel, channel.received, payload[_DATA.size :])

@@ -14,7 +14,7 @@ from avinet.ssh.channel import ChannelAddress, RequestTaker, refuse_request
 from avinet.ssh.messages import PROHIBITED
 from avinet.ssh.strings import Reader, uint32
 
-MOST_DATA_BYTES = 256 * 1024
+MOST_DATA_BYTES = 512 * 1024
 """What we put into a packet at most, whatever a peer would take."""
 
 

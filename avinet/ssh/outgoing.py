@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from avinet.flow.chunks import Chunks
 from avinet.flow.turns import Priority
 from avinet.flow.window import SendWindow
-from avinet.sockets import READ_BYTES, Lender
+from avinet.sockets import Lender
 from avinet.ssh.messages import CHANNEL_EXTENDED_DATA, STDERR
 from avinet.ssh.strings import uint32
 
@@ -24,6 +24,10 @@ class Carrier(Protocol):
     @property
     def flowing(self) -> bool:
         """Whether what is sent now goes out at once, and nobody waits for a turn."""
+
+    @property
+    def batch_bytes(self) -> int:
+        """How much one channel may send at once now."""
 
     def send(self, number: int, channel: int, *fields: bytes | memoryview) -> None:
         """Send a message to the peer's `channel`."""
@@ -129,7 +133,7 @@ class Outgoing:
     def room(self) -> int:
         """How much can be sent at once; when nothing can, the producer waits until it can."""
         if not self.waiting and self.window.left and self._carrier.flowing:
-            return min(self.window.left, READ_BYTES)
+            return min(self.window.left, self._carrier.batch_bytes)
         self._pause()
         self._take_turn()
         return 0

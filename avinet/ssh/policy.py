@@ -57,7 +57,7 @@ class Policy:
     """Messages that this end does not implement, on a connection."""
     backlog_bytes: int = 4 * MIB
     """What may wait to be sent after the service was asked to pause."""
-    unsent_bytes: int = 128 * KIB
+    unsent_bytes: int = 1024 * KIB
     """What may wait in the kernel for the network to take it, on a socket that can be told so."""
 
     rekey_bytes: int = 4 * GIB
