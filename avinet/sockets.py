@@ -27,7 +27,7 @@ class Taker(Protocol):
     """Takes what is lent."""
 
     def room(self) -> int:
-        """How many bytes it takes now. When there is no room, it has paused its producer, and will resume it."""
+        """How many bytes it takes now, `READ_BYTES` at most; at 0 it has paused its producer, and will resume it."""
 
     def lent(self, data: memoryview) -> None:
         """Take `data`, which is good only during the call."""
@@ -38,7 +38,7 @@ class Lender(Protocol):
     """A transport that lends what arrives, and takes what is lent."""
 
     def room(self) -> int:
-        """How many bytes it can send now. When there is no room, it has paused its producer, and will resume it."""
+        """How many bytes it can send now, `READ_BYTES` at most; at 0 it has paused its producer, and will resume it."""
 
     def lend(self, data: memoryview) -> None:
         """Write `data`, which is good only during the call."""
@@ -61,10 +61,11 @@ class _Direct(tcp.Connection):
         taker = self._taker
         wanted = READ_BYTES
         if taker is not None:
-            room = taker.room()
-            if not room:
+            wanted = taker.room()
+            if not wanted:
                 return None
-            wanted = max(min(room, READ_BYTES), _LEAST_BYTES)
+            if wanted < _LEAST_BYTES:
+                wanted = _LEAST_BYTES
         try:
             count = self.socket.recv_into(_arrived, wanted)
         except BlockingIOError:

@@ -227,7 +227,7 @@ class Connection(SSHService):
         """Send CHANNEL_DATA to the peer's `channel`."""
         size = len(data)
         if size < CHAT_BYTES:
-            self._chat_at = self._clock.seconds()
+            self._chat_at = self.transport.heard_at
         self.transport.send(CHANNEL_DATA, (_DATA.pack(CHANNEL_DATA, channel, size), data), _DATA.size + size)
 
     def cork(self) -> None:
@@ -246,10 +246,11 @@ class Connection(SSHService):
     @property
     def batch_bytes(self) -> int:
         """How much one channel may send at once: little while others say little things and wait for the answer."""
-        return COMPANY_BYTES if self._in_company(self._clock.seconds()) else READ_BYTES
+        return COMPANY_BYTES if self._in_company else READ_BYTES
 
-    def _in_company(self, now: float) -> bool:
-        return now - self._chat_at < COMPANY_S
+    @property
+    def _in_company(self) -> bool:
+        return self.transport.heard_at - self._chat_at < COMPANY_S
 
     def ready(self, outgoing: Outgoing) -> None:
         """`outgoing` has something to send, and window for it; those of a class send one packet each in turn."""
@@ -278,7 +279,7 @@ class Connection(SSHService):
         if self._pipe is None:
             self._pipe = Pipe(self.limits.window_bytes, self.limits.most_window_bytes)
         now = self._clock.seconds()
-        window = self._pipe.delivered(now, count, channel, hurried=self._in_company(now))
+        window = self._pipe.delivered(now, count, channel, hurried=self._in_company)
         if self._pipe.ask(now):
             self.measure(self._pipe.round_trip)
         return window
@@ -454,7 +455,7 @@ class Connection(SSHService):
         if len(payload) != _DATA.size + size:
             raise PeerError("a CHANNEL_DATA has another length than it says")
         if size < CHAT_BYTES:
-            self._chat_at = self._clock.seconds()
+            self._chat_at = self.transport.heard_at
         channel = self._channel(id)
         if channel is not None:
             self._obeys(channel, channel.received, payload[_DATA.size :])

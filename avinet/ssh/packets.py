@@ -49,7 +49,8 @@ class Inbound:
 
     def settle(self) -> None:
         """Keep what has not been taken, and give all memory back that was used for the rest."""
-        self._keep(len(self._fresh))
+        if self._fresh:
+            self._keep(len(self._fresh))
         if self._plain is not None:
             scratch.give_back(self._plain)
             self._plain = None

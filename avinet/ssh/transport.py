@@ -97,9 +97,11 @@ class Transport(BinaryPackets):
     def _rekey_when_due(self) -> None:
         policy, inbound, outbound = self.policy, self._inbound, self._outbound
         if (
-            max(inbound.taken_bytes, outbound.sealed_bytes) >= policy.rekey_bytes
-            or max(inbound.taken_packets, outbound.sealed_packets) >= policy.rekey_packets
-            or self._clock.seconds() >= self._keys_until
+            inbound.taken_bytes >= policy.rekey_bytes
+            or outbound.sealed_bytes >= policy.rekey_bytes
+            or inbound.taken_packets >= policy.rekey_packets
+            or outbound.sealed_packets >= policy.rekey_packets
+            or self.heard_at >= self._keys_until
         ):
             self.rekey()
 

@@ -28,6 +28,7 @@ class Below:
 
     why = ""
     address = "a test"
+    heard_at = 0.0
     otherVersionString = b"SSH-2.0-avinet_test"
 
     def __init__(self) -> None:
