@@ -22,6 +22,7 @@ LEAST_BYTES = 64 * 1024
 _EPOCHS = 10
 _LEAST_EPOCH_S = 0.005
 _IDLE_S = 1.0
+_RECENT_S = 0.2
 _FORGET_S = 30.0
 _DRAIN_EVERY_S = 10.0
 _DRAIN = 0.5
@@ -37,7 +38,6 @@ class Pipe:
         "_drain_at",
         "_flowed",
         "_flows",
-        "_flows_before",
         "_least_at",
         "_rates",
         "least",
@@ -57,8 +57,7 @@ class Pipe:
         self._began = float("-inf")
         self._bytes = 0
         self._flowed = 0
-        self._flows: set[int] = set()
-        self._flows_before = 1
+        self._flows: dict[int, float] = {}
         self._asked_at = float("-inf")
         self._drain_at = float("inf")
 
@@ -90,19 +89,21 @@ class Pipe:
             self._flowed = 0
             if self._drain_at == float("inf"):
                 self._drain_at = now + _DRAIN_EVERY_S
-        self._bytes += count
+            elapsed = 0.0
+        else:
+            self._bytes += count
         self._flowed += count
-        self._flows.add(flow)
-        if 0 < max(self.least_s, _LEAST_EPOCH_S) <= elapsed <= _IDLE_S + 4 * self.least_s:
+        self._flows[flow] = now
+        if elapsed >= max(self.least_s, _LEAST_EPOCH_S):
             self._rates.append(self._bytes / elapsed)
             self._resize(now, HURRIED_SLACK_S if hurried else SLACK_S)
             self._begin(now)
-        return max(self.least, self.window // max(self._flows_before, len(self._flows)))
+        return max(self.least, self.window // len(self._flows))
 
     def _begin(self, now: float) -> None:
         self._began, self._bytes = now, 0
-        self._flows_before = max(1, len(self._flows))
-        self._flows.clear()
+        recent = now - max(_RECENT_S, 8 * self.least_s)
+        self._flows = {flow: at for flow, at in self._flows.items() if at >= recent}
 
     def _resize(self, now: float, slack_s: float) -> None:
         if not self.least_s:
@@ -110,6 +111,6 @@ class Pipe:
         gain = GAIN
         if now >= self._drain_at:
             gain = _DRAIN
-            if now >= self._drain_at + max(4 * self.least_s, 0.02):
+            if now >= self._drain_at + max(3 * self.least_s, 0.02):
                 self._drain_at = now + _DRAIN_EVERY_S
         self.window = int(min(max(self.rate * (gain * self.least_s + slack_s), self.least), self.most))

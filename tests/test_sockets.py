@@ -1,0 +1,219 @@
+"""TCP that sends at once and lends what arrives, over real sockets; and the same from below, where a kernel is full."""
+
+from __future__ import annotations
+
+import socket
+from hashlib import sha256
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from typing_extensions import override
+
+from avinet.aio import within
+from avinet.sockets import READ_BYTES, Lender, direct
+
+DATA = bytes(range(256)) * 40_000
+
+
+class Person(Protocol):
+    """Keeps what it is given; `enough` fires when that is `wanted` bytes, `lost` at the end."""
+
+    transport: Any
+
+    def __init__(self, wanted: int = 0) -> None:
+        self.received = bytearray()
+        self.wanted = wanted
+        self.made: Deferred[None] = Deferred()
+        self.enough: Deferred[None] = Deferred()
+        self.lost: Deferred[Exception] = Deferred()
+
+    @override
+    def connectionMade(self) -> None:
+        self.made.callback(None)
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        assert type(data) is bytes
+        self.take(data)
+
+    def take(self, data: bytes | memoryview) -> None:
+        self.received += data
+        if len(self.received) >= self.wanted and not self.enough.called:
+            self.enough.callback(None)
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.lost.callback(reason.value)
+
+
+class Borrower(Person):
+    """Is lent what arrives; it may have no room for a while."""
+
+    def __init__(self, wanted: int = 0) -> None:
+        super().__init__(wanted)
+        self.largest = READ_BYTES
+        self.pieces: list[int] = []
+
+    @override
+    def connectionMade(self) -> None:
+        self.transport.lend_to(self)
+        super().connectionMade()
+
+    def room(self) -> int:
+        if not self.largest:
+            self.transport.pauseProducing()
+        return self.largest
+
+    def lent(self, data: memoryview) -> None:
+        self.pieces.append(len(data))
+        self.take(data)
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        raise AssertionError("what is lent is not given")
+
+
+class Feeder:
+    """Lends all of `data` to a transport, as much as it has room for at a time."""
+
+    def __init__(self, transport: Any, data: bytes) -> None:
+        self.transport, self.left = transport, memoryview(data)
+        self.pauses = 0
+        transport.registerProducer(self, True)
+        self.paused = False
+        self.run()
+
+    def run(self) -> None:
+        while not self.paused and self.left:
+            piece = bytearray(self.left[:100_000])
+            self.left = self.left[len(piece) :]
+            self.transport.lend(memoryview(piece))
+            piece[:] = bytes(len(piece))
+        if not self.left:
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+        self.pauses += 1
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+        self.run()
+
+    def stopProducing(self) -> None:
+        self.paused = True
+
+
+class DirectTests(TestCase):
+    """Between two processes' worth of protocols."""
+
+    timeout = 20
+
+    async def joined(self, near: Person, far: Person, *, ours: bool = True) -> None:
+        """Connect `near`, on a direct transport, to `far`, on one too or on Twisted's own."""
+        factory = Factory()
+        factory.noisy = False
+        factory.buildProtocol = lambda address: far  # type: ignore[method-assign]
+        port = (direct(reactor) if ours else reactor).listenTCP(0, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+        self.addCleanup(port.stopListening)
+        dialling = Factory()
+        dialling.noisy = False
+        dialling.buildProtocol = lambda address: near  # type: ignore[method-assign]
+        await HostnameEndpoint(direct(reactor), "127.0.0.1", port.getHost().port).connect(dialling)
+        await within(reactor, 10, far.made, "the other end")
+
+    async def test_what_is_written_arrives_with_other_transports_too(self) -> None:
+        for ours in (True, False):
+            near, far = Person(), Person(len(DATA))
+            await self.joined(near, far, ours=ours)
+            near.transport.write(DATA)
+            near.transport.loseConnection()
+            await within(reactor, 10, far.lost, "the end")
+            self.assertEqual(sha256(far.received).digest(), sha256(DATA).digest())
+
+    async def test_what_is_lent_arrives_although_its_memory_is_used_again(self) -> None:
+        near, far = Person(), Borrower(len(DATA))
+        await self.joined(near, far)
+        self.assertIsInstance(near.transport, Lender)
+        far.transport.pauseProducing()
+        feeder = Feeder(near.transport, DATA)
+        self.assertGreater(feeder.pauses, 0, "a kernel that is full pauses the producer")
+        self.assertEqual(near.transport.room(), 0)
+        far.transport.resumeProducing()
+        reason = await within(reactor, 10, far.lost, "the end")
+        self.assertIsInstance(reason, ConnectionDone)
+        self.assertEqual(sha256(far.received).digest(), sha256(DATA).digest())
+
+    async def test_no_more_is_read_than_there_is_room_for(self) -> None:
+        near, far = Person(), Borrower(100_000)
+        far.largest = 5000
+        await self.joined(near, far)
+        near.transport.write(bytes(100_000))
+        await within(reactor, 10, far.enough, "the data")
+        self.assertLessEqual(max(far.pieces), 5000)
+        near.transport.loseConnection()
+        await within(reactor, 10, far.lost, "the end")
+
+    async def test_without_room_nothing_is_read_until_there_is(self) -> None:
+        near, far = Person(), Borrower(10)
+        far.largest = 0
+        await self.joined(near, far)
+        near.transport.write(bytes(10))
+        await within(reactor, 10, self.paused(far), "the pause")
+        self.assertEqual(far.pieces, [])
+        far.largest = READ_BYTES
+        far.transport.resumeProducing()
+        await within(reactor, 10, far.enough, "the data")
+        near.transport.loseConnection()
+        await within(reactor, 10, far.lost, "the end")
+
+    def paused(self, far: Borrower) -> Deferred[None]:
+        """Fires once `far` was asked for room and had none."""
+        fired: Deferred[None] = Deferred()
+        original = far.transport.pauseProducing
+
+        def pause() -> None:
+            original()
+            fired.callback(None)
+
+        far.transport.pauseProducing = pause
+        return fired
+
+    async def test_a_message_goes_out_before_the_reactor_turns(self) -> None:
+        near, far = Person(), Person(5)
+        await self.joined(near, far)
+        handle: socket.socket = far.transport.getHandle()
+        far.transport.stopReading()
+        near.transport.write(b"hello")
+        handle.settimeout(10)
+        self.assertEqual(handle.recv(5), b"hello")
+        handle.setblocking(False)
+        near.transport.abortConnection()
+        far.transport.abortConnection()
+        await within(reactor, 10, near.lost, "the end")
+        await within(reactor, 10, far.lost, "the end")
+
+    async def test_a_peer_that_is_gone_is_an_end_and_no_error(self) -> None:
+        near, far = Person(), Person()
+        await self.joined(near, far)
+        far.transport.abortConnection()
+        await within(reactor, 10, far.lost, "the end")
+        for _ in range(100):
+            near.transport.write(DATA)
+        await within(reactor, 10, near.lost, "the end")
+        near.transport.write(b"too late")
+        near.transport.lend(memoryview(b"too late"))
+
+
+class OtherReactorTests(SynchronousTestCase):
+    def test_a_reactor_without_real_sockets_stays_what_it_is(self) -> None:
+        clock = Clock()
+        self.assertIs(direct(clock), clock)
