@@ -18,6 +18,8 @@ from bench.measure import Bench, BenchError, Case, Effort, Figures, PeerFigures
 
 BENCHES = {
     "lifecycle": "from start to acknowledgement, from crash to recovery; memory and idle traffic",
+    "throughput": "a gibibyte through a channel, both ways, against OpenSSH and a relay without SSH",
+    "latency": "a byte there and back, alone and beside a transfer, against OpenSSH",
 }
 """What can be run, each in the module of its name, as `run`."""
 MET, MISSED, FAILED = 0, 1, 3
@@ -48,6 +50,7 @@ def main(
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument("--quick", action="store_true", help="fewer and shorter runs")
     effort.add_argument("--full", action="store_true", help="more and longer runs")
+    parser.add_argument("--stock-client", action="store_true", help="throughput: with OpenSSH's client and our server")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
     options = parser.parse_args(arguments)
     out = console or Console(width=None if sys.stdout.isatty() else 200)
@@ -61,7 +64,7 @@ def main(
 
     for name in names:
         try:
-            for each in find(name)(Effort(options.quick, options.full), say):
+            for each in find(name)(Effort(options.quick, options.full, options.stock_client), say):
                 found.append(each)
                 err.print(line(each))
         except BenchError as error:

@@ -67,6 +67,11 @@ def at_least(factor: float) -> Callable[[Figures, float | None], bool]:
     return lambda ours, ratio: ratio is not None and ratio >= factor
 
 
+def at_most(factor: float) -> Callable[[Figures, float | None], bool]:
+    """Met when ours is at most `factor` times the peer's."""
+    return lambda ours, ratio: ratio is not None and ratio <= factor
+
+
 def figures(values: Sequence[float]) -> Figures:
     """The median and the range of `values`."""
     return Figures(*(round(each, 4) for each in (statistics.median(values), min(values), max(values))))
@@ -107,10 +112,12 @@ def case(
 
 @dataclass(frozen=True)
 class Effort:
-    """How much time a benchmark may take."""
+    """How much time a benchmark may take, and on what."""
 
     quick: bool = False
     full: bool = False
+    stock_client: bool = False
+    """The client is OpenSSH's, in a benchmark that has such a case."""
 
     def choose(self, quick: T, normal: T, full: T) -> T:
         """One of three, by the effort."""

@@ -1,0 +1,150 @@
+"""The two ends of a tunnel of ours as processes: python -m bench.forwarder server|client FOLDER PORT NAME=PORT... PORT=NAME...
+
+NAME=PORT offers a service that leads to PORT of 127.0.0.1; PORT=NAME listens there, and leads to the peer's service. That is
+all that `ssh -L` and `ssh -R` do. FOLDER has `host_key` and `user_key`. "ready" is printed when all of it can be used.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor as _reactor
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import globalLogBeginner, textFileLogObserver
+from typing_extensions import override
+
+from avinet.aio import Tasks
+from avinet.errors import AvinetError
+from avinet.relay import Relay
+from avinet.sockets import direct
+from avinet.ssh.identity import Identity
+from avinet.ssh.login import Credentials, LoginEndpoint
+from avinet.ssh.policy import BACKLOG
+from avinet.ssh.server import Server
+from avinet.ssh.tunnel import ClientTunnel, ServerTunnel, Tunnel
+from avinet.trust.keys import load_private, public_line
+
+USER = "aviseuser"
+reactor: Any = direct(_reactor)
+tasks = Tasks()
+
+
+class Joint(Factory):
+    """Joins each connection that it is asked to build a protocol for with a new one that `connect` makes."""
+
+    noisy = False
+
+    def __init__(self, connect: Callable[[IProtocolFactory], Any]) -> None:
+        self._connect = connect
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> Relay:
+        near = Relay()
+        tasks.spawn(self._join(near), "joining two connections")
+        return near
+
+    async def _join(self, near: Relay) -> None:
+        far = Relay()
+        try:
+            await self._connect(_only(far))
+        except AvinetError:
+            near.transport.abortConnection()
+            raise
+        near.join(far)
+
+
+def _only(protocol: IProtocol) -> Factory:
+    """A factory of one protocol."""
+    factory = Factory()
+    factory.noisy = False
+    factory.buildProtocol = lambda address: protocol  # type: ignore[method-assign,assign]
+    return factory
+
+
+class Guests:
+    """Lets one key in."""
+
+    def __init__(self, line: str) -> None:
+        self._line = line
+
+    def known(self, user: str, public_key: str) -> bool:
+        return public_key == self._line
+
+    async def admit(self, user: str, public_key: str, address: str) -> object:
+        return user
+
+    def left(self, identity: Identity) -> None:
+        """Nothing is kept of it."""
+
+
+class End:
+    """What the command line asks for; both roles have services, and listen for those of the peer."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        pairs = [argument.split("=") for argument in arguments]
+        self.services = {name: self._dialling(int(port)) for name, port in pairs if not name.isdigit()}
+        self.doors = {name: int(port) for port, name in pairs if port.isdigit()}
+
+    def _dialling(self, port: int) -> Joint:
+        return Joint(HostnameEndpoint(reactor, "127.0.0.1", port).connect)
+
+    def open(self, tunnel: Tunnel, service: str) -> None:
+        """Listen where connections lead to `service` of the peer."""
+        joint = Joint(lambda factory: tunnel.open_service(service, factory))
+        reactor.listenTCP(self.doors[service], joint, backlog=BACKLOG, interface="127.0.0.1")
+
+
+def server(folder: Path, port: int, end: End) -> None:
+    """A node's end: ready at once, and its doors open as the client offers what is behind them."""
+
+    def tunnel(identity: Identity) -> ServerTunnel:
+        return ServerTunnel(
+            reactor, identity, lambda _: end.services, may_offer=frozenset(end.doors), on_offer=end.open
+        )
+
+    guests = Guests(public_line(load_private(folder / "user_key")))
+    factory = Server(reactor, load_private(folder / "host_key"), guests, tunnel)
+    reactor.listenTCP(port, factory, backlog=BACKLOG, interface="127.0.0.1")
+    print("ready", flush=True)
+
+
+def client(folder: Path, port: int, end: End) -> None:
+    """An engine's end: ready when its doors are open and its services on offer."""
+
+    async def use(tunnel: Tunnel) -> None:
+        for service in end.doors:
+            end.open(tunnel, service)
+        for service in end.services:
+            await tunnel.offer(service)
+        print("ready", flush=True)
+
+    def tunnel(identity: Identity) -> ClientTunnel:
+        return ClientTunnel(
+            reactor, identity, lambda _: end.services, on_up=lambda up: tasks.spawn(use(up), "the services") and None
+        )
+
+    host_key = public_line(load_private(folder / "host_key"))
+    login = LoginEndpoint(
+        reactor,
+        HostnameEndpoint(reactor, "127.0.0.1", port),
+        Credentials(USER, load_private(folder / "user_key"), (host_key,)),
+        tunnel,
+        where="the server",
+    )
+    tasks.spawn(login.connect(_only(Protocol())), "the login")
+
+
+def main(role: str, folder: str, port: str, *arguments: str) -> None:
+    """Run one end until it is ended."""
+    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
+    {"server": server, "client": client}[role](Path(folder), int(port), End(list(arguments)))
+    reactor.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,82 @@
+"""One byte there and back through a channel: on an idle tunnel, and beside a transfer that never ends."""
+
+from __future__ import annotations
+
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterator
+
+from bench.carriers import GCM, Carrier, Stage, stage
+from bench.measure import Case, Effort, Say, at_least, at_most, case
+
+WAYS = ("pull", "push")
+_SETTLED_S = 0.3
+
+
+def run(effort: Effort, say: Say) -> Iterator[Case]:
+    """Ours against OpenSSH."""
+    runs = effort.choose(2, 5, 9)
+    count = effort.choose(500, 2000, 4000)
+    with stage({"echo": ("echo",), "sink": ("sink",), "serve": ("serve", "0")}) as on:
+        carriers = [on.ours(), on.openssh(GCM, "-c", GCM)]
+        found: dict[tuple[str, str], list[float]] = defaultdict(list)
+        for number in range(runs):
+            say(f"run {number + 1} of {runs}")
+            for carrier in carriers:
+                idle = pinged(on, carrier, count)
+                found[carrier.name, "idle p50"].append(quantile(idle, 0.5))
+                for way in WAYS:
+                    times, speed = beside(on, carrier, way, count)
+                    found[carrier.name, f"{way} p50"].append(quantile(times, 0.5))
+                    found[carrier.name, f"{way} p99"].append(quantile(times, 0.99))
+                    found[carrier.name, f"{way} speed"].append(speed)
+        ours, theirs = (carrier.name for carrier in carriers)
+        peer = f"OpenSSH, {theirs}"
+        figures = [("idle p50", "idle, p50", "µs", 1.3)]
+        for way in WAYS:
+            figures += [
+                (f"{way} p50", f"beside a {way}, p50", "µs", 1.2),
+                (f"{way} p99", f"beside a {way}, p99", "µs", 0.5),
+                (f"{way} speed", f"the {way} meanwhile", "MB/s", 1.0),
+            ]
+        for key, name, unit, factor in figures:
+            faster = unit == "MB/s"
+            yield case(
+                "latency",
+                name,
+                unit,
+                found[ours, key],
+                must=f"{'≥' if faster else '≤'} {factor:g} ×",
+                met=at_least(factor) if faster else at_most(factor),
+                better="higher" if faster else "lower",
+                peer=(peer, found[theirs, key]),
+            )
+
+
+def pinged(on: Stage, carrier: Carrier, count: int, apart_us: int = 0) -> list[float]:
+    """Round trips in µs, sorted."""
+    lines = on.run("ping", str(carrier.near["echo"]), str(count), str(apart_us))
+    return sorted(float(line) * 1e6 for line in lines)
+
+
+def beside(on: Stage, carrier: Carrier, way: str, count: int) -> tuple[list[float], float]:
+    """Round trips in µs beside a transfer, and the MB/s of the transfer."""
+    seconds = str(_SETTLED_S + count * 0.002)
+    if way == "pull":
+        command = [on.traffic, "pull", str(carrier.near["serve"]), seconds]
+    else:
+        command = [on.traffic, "push", str(carrier.near["sink"]), "0", seconds]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bulk:
+        try:
+            bulk.wait(_SETTLED_S)
+        except subprocess.TimeoutExpired:
+            pass
+        times = pinged(on, carrier, count, 500)
+        out, _ = bulk.communicate(timeout=60)
+    took, moved = out.split()
+    return times, int(moved) / 1e6 / float(took)
+
+
+def quantile(values: list[float], part: float) -> float:
+    """The value below which `part` of the sorted `values` are."""
+    return values[min(len(values) - 1, int(len(values) * part))]

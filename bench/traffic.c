@@ -1,0 +1,168 @@
+/* The ends of what is measured: they cost so little that they do not limit it.
+ *
+ *   traffic sink PORT            takes all that comes, and answers its number (8 bytes) once the other half is closed
+ *   traffic serve PORT BYTES     sends BYTES (0: without end) on each connection
+ *   traffic echo PORT            sends back what comes
+ *   traffic push PORT BYTES SECONDS  sends BYTES to a sink (0: what goes in SECONDS); prints seconds and bytes
+ *   traffic pull PORT SECONDS    reads to the end, or for SECONDS if not 0; prints seconds and bytes
+ *   traffic ping PORT COUNT US   one byte there and back, COUNT times, US microseconds apart; prints each in seconds
+ *
+ * PORT is one of 127.0.0.1. A server says "ready" once it listens, and takes one connection in each process of its own.
+ */
+#include <arpa/inet.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PIECE (256 * 1024)
+
+static char buffer[1024 * 1024];
+
+static double now(void)
+{
+	struct timespec at;
+	clock_gettime(CLOCK_MONOTONIC, &at);
+	return at.tv_sec + at.tv_nsec / 1e9;
+}
+
+static void fail(const char *what)
+{
+	perror(what);
+	exit(1);
+}
+
+static struct sockaddr_in local(const char *port)
+{
+	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
+	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	return address;
+}
+
+static void no_delay(int fd)
+{
+	int one = 1;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+}
+
+static int dial(const char *port)
+{
+	struct sockaddr_in address = local(port);
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
+		fail("connect");
+	no_delay(fd);
+	return fd;
+}
+
+static long long drain(int fd, double seconds)
+{
+	long long total = 0;
+	double end = now() + seconds;
+	ssize_t count;
+	while ((count = read(fd, buffer, sizeof buffer)) > 0) {
+		total += count;
+		if (seconds > 0 && now() >= end)
+			break;
+	}
+	return total;
+}
+
+static long long feed(int fd, long long bytes, double seconds)
+{
+	long long total = 0;
+	double end = now() + seconds;
+	while (bytes ? total < bytes : seconds == 0 || now() < end) {
+		long long left = bytes ? bytes - total : PIECE;
+		ssize_t count = write(fd, buffer, left < PIECE ? left : PIECE);
+		if (count <= 0)
+			return -1;
+		total += count;
+	}
+	return total;
+}
+
+static void serve_one(const char *what, int fd, long long bytes)
+{
+	ssize_t count;
+	no_delay(fd);
+	if (!strcmp(what, "sink")) {
+		int64_t total = drain(fd, 0);
+		if (write(fd, &total, sizeof total) != sizeof total)
+			exit(1);
+	} else if (!strcmp(what, "serve")) {
+		if (feed(fd, bytes, 0) >= 0 && !shutdown(fd, SHUT_WR))
+			drain(fd, 0);
+	} else {
+		while ((count = read(fd, buffer, sizeof buffer)) > 0)
+			if (write(fd, buffer, count) != count)
+				break;
+	}
+}
+
+static void serve(const char *what, const char *port, long long bytes)
+{
+	struct sockaddr_in address = local(port);
+	int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+	if (bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 1024))
+		fail("listen");
+	signal(SIGCHLD, SIG_IGN);
+	signal(SIGPIPE, SIG_IGN);
+	puts("ready");
+	fflush(stdout);
+	for (;;) {
+		int connection = accept(fd, NULL, NULL);
+		if (connection < 0)
+			continue;
+		if (fork() == 0) {
+			close(fd);
+			serve_one(what, connection, bytes);
+			_exit(0);
+		}
+		close(connection);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 3)
+		return 2;
+	const char *what = argv[1], *port = argv[2];
+	double first = argc > 3 ? atof(argv[3]) : 0, second = argc > 4 ? atof(argv[4]) : 0;
+
+	if (!strcmp(what, "sink") || !strcmp(what, "serve") || !strcmp(what, "echo"))
+		serve(what, port, (long long)first);
+
+	int fd = dial(port);
+	double began = now();
+	if (!strcmp(what, "push")) {
+		int64_t got = -1, sent = feed(fd, (long long)first, second);
+		if (sent < 0)
+			fail("write");
+		shutdown(fd, SHUT_WR);
+		if (recv(fd, &got, sizeof got, MSG_WAITALL) != sizeof got || got != sent) {
+			fprintf(stderr, "the sink got %lld bytes of %lld\n", (long long)got, (long long)sent);
+			return 1;
+		}
+		printf("%.6f %lld\n", now() - began, (long long)sent);
+	} else if (!strcmp(what, "pull")) {
+		long long total = drain(fd, first);
+		printf("%.6f %lld\n", now() - began, total);
+	} else {
+		for (long left = (long)first; left > 0; left--) {
+			double sent = now();
+			if (write(fd, buffer, 1) != 1 || read(fd, buffer, 1) != 1)
+				fail("ping");
+			printf("%.7f\n", now() - sent);
+			if (second > 0)
+				usleep((useconds_t)second);
+		}
+	}
+	return 0;
+}
