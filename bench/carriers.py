@@ -1,6 +1,6 @@
 """What carries the same traffic in turn: a tunnel of ours, OpenSSH's, one with an end of each, and a relay without SSH.
 
-Each has doors on 127.0.0.1 for every target: `near` doors are the client's (as of `ssh -L`), `far` doors the server's (`-R`).
+Each has doors on 127.0.0.1 for every target: `near` doors are the client's (`ssh -L`), `far` doors the server's (`-R`).
 """
 
 from __future__ import annotations
@@ -160,9 +160,10 @@ class Stage:
         if program is None:
             raise BenchError("there is no ssh: install openssh-client")
         folder = self.machine.folder
-        (folder / f"{name}-known").write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
+        known = folder / f"known-{port}"
+        known.write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
         command = [program, "-N", "-v", "-F", "none", "-i", str(folder / "user_key"), *options, "-p", str(port)]
-        for option in (f"UserKnownHostsFile={folder / f'{name}-known'}", "ExitOnForwardFailure=yes"):
+        for option in (f"UserKnownHostsFile={known}", "ExitOnForwardFailure=yes"):
             command += ["-o", option]
         for target, place in self.targets.items():
             command += ["-L", f"{near[target]}:{f'{target}:1' if ours else f'127.0.0.1:{place}'}"]
@@ -178,13 +179,10 @@ class Stage:
             raise BenchError(f"{error}: {self.machine.log_tail(name)}") from None
 
     def _ports(self) -> tuple[int, dict[str, int], dict[str, int]]:
-        port, *doors = free_ports(1 + 2 * len(self.targets))
         count = len(self.targets)
-        return (
-            port,
-            dict(zip(self.targets, doors[:count], strict=True)),
-            dict(zip(self.targets, doors[count:], strict=True)),
-        )
+        port, *doors = free_ports(1 + 2 * count)
+        near, far = (dict(zip(self.targets, some, strict=True)) for some in (doors[:count], doors[count:]))
+        return port, near, far
 
     def _services(self, side: str) -> list[str]:
         """What an end offers: to the doors of the client (`near`), or of the server."""

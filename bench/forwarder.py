@@ -1,7 +1,7 @@
-"""The two ends of a tunnel of ours as processes: python -m bench.forwarder server|client FOLDER PORT NAME=PORT... PORT=NAME...
+"""The two ends of a tunnel of ours as processes: python -m bench.forwarder server|client FOLDER PORT FORWARD...
 
-NAME=PORT offers a service that leads to PORT of 127.0.0.1; PORT=NAME listens there, and leads to the peer's service. That is
-all that `ssh -L` and `ssh -R` do. FOLDER has `host_key` and `user_key`. "ready" is printed when all of it can be used.
+FORWARD is NAME=PORT, a service that leads to PORT of 127.0.0.1, or PORT=NAME, a door there that leads to the peer's
+service. That is all that `ssh -L` and `ssh -R` do. FOLDER has `host_key` and `user_key`. "ready" is printed when all of it can be used.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.internet import reactor as _reactor
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IAddress, IProtocol, IProtocolFactory
+from twisted.internet.interfaces import IAddress, IProtocolFactory
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import globalLogBeginner, textFileLogObserver
 from typing_extensions import override
@@ -58,11 +58,11 @@ class Joint(Factory):
         near.join(far)
 
 
-def _only(protocol: IProtocol) -> Factory:
+def _only(protocol: Protocol) -> Factory:
     """A factory of one protocol."""
     factory = Factory()
     factory.noisy = False
-    factory.buildProtocol = lambda address: protocol  # type: ignore[method-assign,assign]
+    factory.buildProtocol = lambda address: protocol  # type: ignore[method-assign]
     return factory
 
 
@@ -123,10 +123,11 @@ def client(folder: Path, port: int, end: End) -> None:
             await tunnel.offer(service)
         print("ready", flush=True)
 
+    def up(tunnel: Tunnel) -> None:
+        tasks.spawn(use(tunnel), "the services")
+
     def tunnel(identity: Identity) -> ClientTunnel:
-        return ClientTunnel(
-            reactor, identity, lambda _: end.services, on_up=lambda up: tasks.spawn(use(up), "the services") and None
-        )
+        return ClientTunnel(reactor, identity, lambda _: end.services, on_up=up)
 
     host_key = public_line(load_private(folder / "host_key"))
     login = LoginEndpoint(

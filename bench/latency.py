@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
 
 from bench.carriers import GCM, Carrier, Stage, stage
 from bench.measure import Case, Effort, Say, at_least, at_most, case
@@ -67,10 +68,8 @@ def beside(on: Stage, carrier: Carrier, way: str, count: int) -> tuple[list[floa
     else:
         command = [on.traffic, "push", str(carrier.near["sink"]), "0", seconds]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bulk:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             bulk.wait(_SETTLED_S)
-        except subprocess.TimeoutExpired:
-            pass
         times = pinged(on, carrier, count, 500)
         out, _ = bulk.communicate(timeout=60)
     took, moved = out.split()

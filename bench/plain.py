@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-from twisted.internet import reactor
+from twisted.internet import reactor as _reactor
 from twisted.protocols.portforward import ProxyFactory
+
+reactor: Any = _reactor
 
 
 def main(*pairs: str) -> None:
@@ -14,9 +17,9 @@ def main(*pairs: str) -> None:
         near, far = map(int, pair.split("="))
         factory = ProxyFactory("127.0.0.1", far)
         factory.noisy = False
-        reactor.listenTCP(near, factory, interface="127.0.0.1")  # type: ignore[attr-defined]
+        reactor.listenTCP(near, factory, interface="127.0.0.1")
     print("ready", flush=True)
-    reactor.run()  # type: ignore[attr-defined]
+    reactor.run()
 
 
 if __name__ == "__main__":
