@@ -1,7 +1,8 @@
 """The two ends of a tunnel of ours as processes: python -m bench.forwarder server|client FOLDER PORT FORWARD...
 
 FORWARD is NAME=PORT, a service that leads to PORT of 127.0.0.1, or PORT=NAME, a door there that leads to the peer's
-service. That is all that `ssh -L` and `ssh -R` do. FOLDER has `host_key` and `user_key`. "ready" is printed when all of it can be used.
+service. That is all that `ssh -L` and `ssh -R` do. FOLDER has `host_key` and `user_key`. "ready" is printed when all of
+it can be used.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _only(protocol: Protocol) -> Factory:
     """A factory of one protocol."""
     factory = Factory()
     factory.noisy = False
-    factory.buildProtocol = lambda address: protocol  # type: ignore[method-assign]
+    factory.buildProtocol = lambda address: protocol  # type: ignore[method-assign, assignment]
     return factory
 
 

@@ -1,4 +1,4 @@
-"""A relay of TCP out of Twisted's own parts, without SSH: python -m bench.plain PORT=PORT..."""
+"""A TCP relay on Twisted's own transports, without SSH: python -m bench.plain PORT=PORT..."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import sys
 from typing import Any
 
 from twisted.internet import reactor as _reactor
-from twisted.protocols.portforward import ProxyFactory
+from twisted.internet.endpoints import HostnameEndpoint
+
+from bench.forwarder import Joint
 
 reactor: Any = _reactor
 
@@ -15,9 +17,8 @@ def main(*pairs: str) -> None:
     """Relay until it is ended."""
     for pair in pairs:
         near, far = map(int, pair.split("="))
-        factory = ProxyFactory("127.0.0.1", far)
-        factory.noisy = False
-        reactor.listenTCP(near, factory, interface="127.0.0.1")
+        joint = Joint(HostnameEndpoint(reactor, "127.0.0.1", far).connect)
+        reactor.listenTCP(near, joint, interface="127.0.0.1")
     print("ready", flush=True)
     reactor.run()
 
