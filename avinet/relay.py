@@ -13,7 +13,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.errors import PeerError
-from avinet.sockets import Lender
+from avinet.sockets import Lender, arrived
 
 
 @implementer(IProtocol, IHalfCloseableProtocol)
@@ -64,10 +64,10 @@ class Relay(Protocol):
         self._passed(len(data))
         self.other.transport.write(data)
 
-    def room(self) -> int:
-        """How much the other side can send at once."""
-        room: int = self.other.transport.room() if self.other is not None else 0
-        return room
+    def buffer(self) -> memoryview | None:
+        """Where to read as much as the other side can send at once."""
+        room = self.other.transport.room() if self.other is not None else 0
+        return arrived(room) if room else None
 
     def lent(self, data: memoryview) -> None:
         """Pass on what is lent to this side."""

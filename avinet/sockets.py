@@ -18,19 +18,25 @@ from zope.interface import directlyProvides, providedBy
 READ_BYTES = 512 * 1024
 """What is read at once."""
 _LEAST_BYTES = 4096
+_MOST_WAITED_BYTES = 512 * 1024
 
 _arrived = memoryview(bytearray(READ_BYTES))
 """Where reads go: one for the process, as control returns only when all in it has been taken or copied."""
 
 
+def arrived(size: int) -> memoryview:
+    """`size` bytes of the memory that all reads share, at most `READ_BYTES`, and not so few that it is not worth it."""
+    return _arrived[: max(size, _LEAST_BYTES)]
+
+
 class Taker(Protocol):
     """Takes what is lent."""
 
-    def room(self) -> int:
-        """How many bytes it takes now, `READ_BYTES` at most; at 0 it has paused its producer, and will resume it."""
+    def buffer(self) -> memoryview | None:
+        """Where to read what comes next; without any room it is None, and the producer was paused until there is."""
 
     def lent(self, data: memoryview) -> None:
-        """Take `data`, which is good only during the call."""
+        """Take `data`, good only during the call; whoever asked for a `buffer` before has read it to its start."""
 
 
 @runtime_checkable
@@ -55,19 +61,16 @@ class _Direct(tcp.Connection):
 
     bufferSize = 0  # noqa: N815
     _taker: Taker | None = None
+    _least = 1
 
     @override
     def doRead(self) -> Any:
         taker = self._taker
-        wanted = READ_BYTES
-        if taker is not None:
-            wanted = taker.room()
-            if not wanted:
-                return None
-            if wanted < _LEAST_BYTES:
-                wanted = _LEAST_BYTES
+        buffer = _arrived if taker is None else taker.buffer()
+        if buffer is None:
+            return None
         try:
-            count = self.socket.recv_into(_arrived, wanted)
+            count = self.socket.recv_into(buffer)
         except BlockingIOError:
             return None
         except OSError:
@@ -75,7 +78,7 @@ class _Direct(tcp.Connection):
         if not count:
             return main.CONNECTION_DONE
         if taker is not None:
-            taker.lent(_arrived[:count])
+            taker.lent(buffer[:count])
         else:
             self.protocol.dataReceived(bytes(_arrived[:count]))
         return None
@@ -105,6 +108,13 @@ class _Direct(tcp.Connection):
             return self.socket.send(data)
         except OSError:
             return 0
+
+    def read_least(self, size: int) -> None:
+        """Do not read before at least about `size` bytes have arrived, or the end (SO_RCVLOWAT)."""
+        size = min(size, _MOST_WAITED_BYTES)
+        if size != self._least and self.connected:
+            self._least = size
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
 
     def limit_unsent(self, size: int) -> None:
         """Let at most about `size` bytes that the network has not taken yet wait in the kernel (TCP_NOTSENT_LOWAT)."""

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from typing_extensions import override
 
 from avinet.aio import within
-from avinet.sockets import READ_BYTES, Lender, direct
+from avinet.sockets import READ_BYTES, Lender, arrived, direct
 
 DATA = bytes(range(256)) * 40_000
 
@@ -66,10 +66,11 @@ class Borrower(Person):
         self.transport.lend_to(self)
         super().connectionMade()
 
-    def room(self) -> int:
+    def buffer(self) -> memoryview | None:
         if not self.largest:
             self.transport.pauseProducing()
-        return self.largest
+            return None
+        return arrived(self.largest)
 
     def lent(self, data: memoryview) -> None:
         self.pieces.append(len(data))

@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from avinet import __version__
 from avinet.errors import AvinetError, PeerError, TimedOut
-from avinet.sockets import READ_BYTES, Lender
+from avinet.sockets import READ_BYTES, Lender, arrived
 from avinet.ssh import phases
 from avinet.ssh.ciphers import Buffer
 from avinet.ssh.messages import CHANNEL_DATA
@@ -84,6 +84,8 @@ class BinaryPackets(SSHTransportBase):
         self._corks = 0
         self._hasty_bytes = 0
         self._take_data: Callable[[memoryview], None] | None = None
+        self._reads_on = False
+        self._read_least: Callable[[int], None] = lambda count: None
         self._lend: Callable[[memoryview], None] = lambda batch: self.transport.write(bytes(batch))
 
     # the connection
@@ -98,6 +100,10 @@ class BinaryPackets(SSHTransportBase):
         if isinstance(wire, Lender):
             wire.lend_to(self)
             self._lend = wire.lend
+        read_least = getattr(wire, "read_least", None)
+        if read_least is not None:
+            self._reads_on = True
+            self._read_least = read_least
         limit_unsent = getattr(wire, "limit_unsent", None)
         if limit_unsent is not None:
             limit_unsent(self.policy.unsent_bytes)
@@ -176,19 +182,26 @@ class BinaryPackets(SSHTransportBase):
 
     # what arrives
 
-    def room(self) -> int:
-        """All that arrives is taken at once."""
-        return READ_BYTES
+    def buffer(self) -> memoryview:
+        """Where to read what comes next."""
+        buffer = self._inbound.buffer()
+        return arrived(READ_BYTES) if buffer is None else buffer
 
     def lent(self, data: memoryview) -> None:
-        """Take the packets in `data`, which is good only during the call."""
+        """Take the packets in `data`, which was read into `buffer`."""
         if not self.closing:
-            self._inbound.feed(data)
+            if self._inbound.buffer() is None:
+                self._inbound.feed(data)
+            else:
+                self._inbound.filled(len(data))
             self._work()
+            self._read_least(self._inbound.missing)
 
     @override
     def dataReceived(self, data: bytes) -> None:
-        self.lent(memoryview(data))
+        if not self.closing:
+            self._inbound.feed(data)
+            self._work()
 
     def _work(self) -> None:
         """Take what has arrived; what is sent because of it goes out in one batch."""
@@ -200,7 +213,7 @@ class BinaryPackets(SSHTransportBase):
             self._guarded(self._advance)
         finally:
             self._running = False
-            self._inbound.settle()
+            self._inbound.settle(read_on=self._reads_on)
             self.uncork()
 
     def _guarded(self, work: Callable[[], None]) -> None:

@@ -15,6 +15,7 @@ MOST_PAYLOAD_BYTES = scratch.SCRATCH_BYTES - OVERHEAD_BYTES
 _SEQUENCES = 1 << 32
 _LEAST_BYTES = 16
 """RFC 4253 §6; with a length that stands before the blocks OpenSSH sends a single one."""
+_LARGE_BYTES = 16 * 1024
 _LINE_BYTES = 255
 _GREETING_BYTES = 4096
 _NOTHING = memoryview(b"")
@@ -23,7 +24,8 @@ _NOTHING = memoryview(b"")
 class Inbound:
     """Received bytes, taken out first as lines, then as packets.
 
-    What is fed is looked at where it lies, and so is only good until `settle` keeps what has not been taken.
+    What is fed is looked at where it lies, and so is only good until `settle` keeps what has not been taken. The rest of
+    a large packet can be read to where its beginning is kept: into `buffer`, and told by `filled`.
     """
 
     def __init__(self, packet_bytes: int) -> None:
@@ -33,30 +35,67 @@ class Inbound:
         self.taken_packets = 0
         self._kept = bytearray()
         self._fresh = _NOTHING
+        self._memory: memoryview | None = None
+        self._filled = 0
         self._opening: Opening = PlainOpening()
         self._wanted = 0
         self._greeting_left = _GREETING_BYTES
         self._plain: memoryview | None = None
 
     def __len__(self) -> int:
-        return len(self._kept) + len(self._fresh)
+        return len(self._kept) + len(self._fresh) + self._filled
+
+    @property
+    def missing(self) -> int:
+        """How many bytes have to come before there is anything to do; 1 when that is not known."""
+        return self._wanted - self._filled if self._filled else 1
+
+    def buffer(self) -> memoryview | None:
+        """Where to read what comes next, or None when it does not matter."""
+        return self._memory[self._filled :] if self._memory is not None else None
+
+    def filled(self, count: int) -> None:
+        """Look at `count` bytes more, which were read into `buffer`."""
+        assert self._memory is not None
+        self._fresh, self._filled = self._memory[: self._filled + count], 0
 
     def feed(self, data: Buffer) -> None:
         """Look at what has arrived."""
+        if self._memory is not None:
+            self.filled(0)
         if self._fresh:
             self._keep(len(self._fresh))
         self._fresh = memoryview(data)
 
-    def settle(self) -> None:
-        """Keep what has not been taken, and give all memory back that was used for the rest."""
+    def settle(self, *, read_on: bool = False) -> None:
+        """Keep what has not been taken, and give all memory back that was used for the rest.
+
+        With `read_on`, the rest of a large packet will be read into `buffer`.
+        """
         if self._fresh:
-            self._keep(len(self._fresh))
+            if read_on and self._wanted >= _LARGE_BYTES and not self._kept:
+                self._begin_large()
+            else:
+                self._keep(len(self._fresh))
+        if self._memory is not None and not self._filled:
+            scratch.give_back(self._memory)
+            self._memory = None
         if self._plain is not None:
             scratch.give_back(self._plain)
             self._plain = None
 
+    def _begin_large(self) -> None:
+        """Put the beginning of a large packet to where the rest of it can be read to."""
+        if self._memory is None:
+            self._memory = scratch.borrow()
+        self._filled = len(self._fresh)
+        self._memory[: self._filled] = self._fresh
+        self._fresh = _NOTHING
+
     def clear(self) -> None:
         """Forget what has not been taken."""
+        self._memory = None
+        self._filled = 0
         self._kept = bytearray()
         self._fresh = _NOTHING
         self._wanted = 0
