@@ -16,7 +16,7 @@ from collections import deque
 GAIN = 2.0
 SLACK_S = 0.002
 """What the ends themselves need to hand over, however short the link is."""
-HURRIED_SLACK_S = 0.0002
+HURRIED_SLACK_S = 0.0006
 """The same, while somebody else waits for it."""
 LEAST_BYTES = 64 * 1024
 _EPOCHS = 10

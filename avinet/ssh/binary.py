@@ -33,7 +33,8 @@ from avinet.ssh.policy import Policy
 from avinet.ssh.shown import printable, shown_address
 from avinet.ssh.strings import string, uint32
 
-VERSION = b"SSH-2.0-avinet_" + __version__.encode("ascii")
+_KIND = b"SSH-2.0-avinet_"
+VERSION = _KIND + __version__.encode("ascii")
 BATCH_BYTES = 512 * 1024
 """What is sealed before it is written, however much there is to send."""
 
@@ -104,9 +105,6 @@ class BinaryPackets(SSHTransportBase):
         if read_least is not None:
             self._reads_on = True
             self._read_least = read_least
-        limit_unsent = getattr(wire, "limit_unsent", None)
-        if limit_unsent is not None:
-            limit_unsent(self.policy.unsent_bytes)
         wire.registerProducer(self, True)
         self._arm(self.policy.login_s, self._late)
         super().connectionMade()
@@ -272,6 +270,14 @@ class BinaryPackets(SSHTransportBase):
         self.why = ""
         self.gotVersion = True
         self.otherVersionString = line
+        limit_unsent = getattr(self.transport, "limit_unsent", None)
+        if limit_unsent is not None:
+            limit_unsent(self.policy.unsent_bytes if self.kindred else self.policy.stock_unsent_bytes)
+
+    @property
+    def kindred(self) -> bool:
+        """Whether the peer is of our own kind."""
+        return self.otherVersionString.startswith(_KIND)
 
     def distrust_early(self) -> None:
         """What has come already was sent by a peer that did not know yet how its login ends: no channels in it."""

@@ -64,7 +64,6 @@ from avinet.ssh.strings import Reader, string, uint32
 from avinet.ssh.transport import Transport
 
 _DATA = struct.Struct(">BII")
-_OWN = b"SSH-2.0-avinet_"
 _NAME_BYTES = 64
 _CHANNELS = 1 << 32
 
@@ -72,7 +71,7 @@ CHAT_BYTES = 4096
 """What comes in smaller pieces than this is taken for somebody's question or answer."""
 COMPANY_S = 0.1
 """How long after such a piece a channel with much to send makes room for others."""
-COMPANY_BYTES = 128 * 1024
+COMPANY_BYTES = 32 * 1024
 """What it sends at once then."""
 
 
@@ -124,7 +123,7 @@ class Connection(SSHService):
     def _packet_bytes(self) -> int:
         """What a packet of the peer's may carry: of our own kind more than of others."""
         limits = self.limits
-        return limits.packet_bytes if self.transport.otherVersionString.startswith(_OWN) else limits.stock_packet_bytes
+        return limits.packet_bytes if self.transport.kindred else limits.stock_packet_bytes
 
     async def open(
         self,

@@ -24,8 +24,8 @@ _NOTHING = memoryview(b"")
 class Inbound:
     """Received bytes, taken out first as lines, then as packets.
 
-    What is fed is looked at where it lies, and so is only good until `settle` keeps what has not been taken. The rest of
-    a large packet can be read to where its beginning is kept: into `buffer`, and told by `filled`.
+    What is fed is looked at where it lies, and so is only good until `settle` keeps what has not been taken. The rest
+    of a large packet can be read to where its beginning is kept: into `buffer`, and told by `filled`.
     """
 
     def __init__(self, packet_bytes: int) -> None:

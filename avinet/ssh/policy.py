@@ -57,8 +57,10 @@ class Policy:
     """Messages that this end does not implement, on a connection."""
     backlog_bytes: int = 4 * MIB
     """What may wait to be sent after the service was asked to pause."""
-    unsent_bytes: int = 1024 * KIB
-    """What may wait in the kernel for the network to take it, on a socket that can be told so."""
+    unsent_bytes: int = 1 * MIB
+    """What may wait in the kernel for the network to take it, where a peer of our own kind bounds the rest."""
+    stock_unsent_bytes: int = 128 * KIB
+    """The same, where a peer of another kind does not."""
 
     rekey_bytes: int = 4 * GIB
     """New keys after so many bytes in either direction."""

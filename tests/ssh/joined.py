@@ -29,7 +29,7 @@ class Below:
     why = ""
     address = "a test"
     heard_at = 0.0
-    otherVersionString = b"SSH-2.0-avinet_test"
+    kindred = True
 
     def __init__(self) -> None:
         self.out: deque[tuple[int, bytes]] = deque()

@@ -16,6 +16,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from avinet.errors import PeerError
+from avinet.flow.turns import Priority
+from avinet.ssh.connection import COMPANY_BYTES, COMPANY_S
 from avinet.ssh.opening import ChannelLimits
 from avinet.ssh.outgoing import HIGH_BYTES
 from tests.ssh.joined import Joined, Talker, connect
@@ -86,6 +88,50 @@ class Pieces:
 
     def stopProducing(self) -> None:
         self.stopped = True
+
+
+class Borrower:
+    """Is lent what arrives, and copies it."""
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+
+    def buffer(self) -> memoryview | None:
+        raise AssertionError("a channel has memory of its own")
+
+    def lent(self, data: memoryview) -> None:
+        self.received += data
+
+
+@implementer(IPushProducer)
+class Source:
+    """Lends what it has as long as there is room; its memory is used again each time."""
+
+    def __init__(self, consumer: Any, size: int) -> None:
+        self.expected = bytes(i % 251 for i in range(size))
+        self.consumer, self.left = consumer, size
+        self.most = self.pauses = 0
+        self.paused = False
+        consumer.registerProducer(self, True)
+
+    def run(self) -> None:
+        while self.left and not self.paused and (room := self.consumer.room()):
+            self.most = max(self.most, room)
+            at = len(self.expected) - self.left
+            memory = bytearray(self.expected[at : at + room])
+            self.left -= len(memory)
+            self.consumer.lend(memoryview(memory))
+            memory[:] = bytes(len(memory))
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+        self.pauses += 1
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def stopProducing(self) -> None:
+        self.left = 0
 
 
 class InterfaceTests(SynchronousTestCase):
@@ -433,6 +479,66 @@ class SlowReaderTests(SynchronousTestCase):
         self.assertEqual(len(set(order[:3])), 3)
         joined.settle()
         self.assertEqual([len(far.received) for _, far in ends], [200_000] * 3)
+
+    def test_channels_of_a_higher_class_go_first(self) -> None:
+        joined = Joined(limits=STOCK)
+        ends = [joined.talk() for _ in range(4)]
+        classes = (Priority.LOGS, Priority.REPORTS, Priority.LOGS, Priority.COMMANDS)
+        joined.left.pauseProducing()
+        for (near, _), priority in zip(ends, classes, strict=True):
+            near.transport._outgoing.priority = priority
+            near.transport.write(bytes(100_000))
+        before = len(joined.left.transport.sent)
+        joined.left.resumeProducing()
+        order = [int.from_bytes(payload[:4], "big") for _, payload in joined.left.transport.sent[before:]]
+        self.assertEqual(order, [3] * 4 + [1] * 4 + [0, 2] * 4)
+        joined.settle()
+        self.assertEqual([len(far.received) for _, far in ends], [100_000] * 4)
+
+    def test_what_is_lent_arrives_and_its_memory_may_be_used_again(self) -> None:
+        joined = Joined(limits=STOCK)
+        near, far = joined.talk()
+        borrower = Borrower()
+        far.transport.lend_to(borrower)
+        source = Source(near.transport, 3_000_000)
+        while source.left:
+            source.run()
+            joined.settle()
+        self.assertEqual(bytes(borrower.received), source.expected)
+        self.assertEqual(far.received, b"")
+        self.assertLessEqual(source.most, STOCK.window_bytes)
+        self.assertGreater(source.pauses, 0)
+
+    def test_a_borrower_that_pauses_gets_the_rest_when_it_goes_on(self) -> None:
+        """(S25)"""
+        joined = Joined(limits=STOCK)
+        near, far = joined.talk()
+        borrower = Borrower()
+        far.transport.lend_to(borrower)
+        far.transport.pauseProducing()
+        source = Source(near.transport, 3_000_000)
+        source.run()
+        joined.settle()
+        source.run()
+        self.assertEqual(bytes(borrower.received), b"")
+        self.assertEqual(near.transport.room(), 0, "no more than the window is on its way")
+        self.assertLessEqual(3_000_000 - source.left, STOCK.window_bytes)
+        far.transport.resumeProducing()
+        joined.settle()
+        while source.left:
+            source.run()
+            joined.settle()
+        self.assertEqual(bytes(borrower.received), source.expected)
+
+    def test_a_channel_sends_little_at_once_while_others_wait_for_answers(self) -> None:
+        joined = Joined()
+        bulk, _ = joined.talk()
+        chat, _ = joined.talk()
+        self.assertEqual(bulk.transport.room(), joined.left.limits.window_bytes)
+        chat.transport.write(b"how are you?")
+        self.assertEqual(bulk.transport.room(), COMPANY_BYTES)
+        joined.left.transport.heard_at += COMPANY_S
+        self.assertEqual(bulk.transport.room(), joined.left.limits.window_bytes)
 
     def test_a_tunnel_that_backs_up_pauses_the_sources(self) -> None:
         """(S24)"""

@@ -54,6 +54,40 @@ class PacketTests(SynchronousTestCase):
         self.assertEqual(len(inbound), 0)
 
     @settings(deadline=None)
+    @given(
+        st.sampled_from([None, *PAIRS]),
+        st.lists(st.one_of(st.binary(min_size=1, max_size=50), st.integers(15_000, 34_000).map(bytes)), max_size=6),
+        st.lists(st.integers(1, 30_000), min_size=1, max_size=20),
+    )
+    def test_the_rest_of_a_large_packet_is_read_to_where_it_begins(
+        self, algorithms: tuple[bytes, bytes] | None, payloads: list[bytes], pieces: list[int]
+    ) -> None:
+        payloads = [b"\x5e" + payload for payload in payloads]
+        outbound, inbound = ends(*algorithms) if algorithms else (Outbound(), Inbound(LIMIT))
+        stream = memoryview(b"".join(map(outbound.seal, payloads)))
+        got, at, turn = [], 0, 0
+        while at < len(stream):
+            piece = bytearray(stream[at : at + pieces[turn % len(pieces)]])
+            turn += 1
+            memory = inbound.buffer()
+            if memory is None:
+                inbound.feed(piece)
+            else:
+                del piece[len(memory) :]
+                memory[: len(piece)] = piece
+                inbound.filled(len(piece))
+            at += len(piece)
+            while (payload := inbound.next_packet()) is not None:
+                got.append(bytes(payload))
+            inbound.settle(read_on=True)
+            self.assertLessEqual(inbound.missing, len(stream) - at + 1, "it waits for nothing that does not come")
+            self.assertGreater(inbound.missing, 0)
+            piece[:] = bytes(len(piece))
+        self.assertEqual(got, payloads)
+        self.assertEqual((len(inbound), inbound.missing), (0, 1))
+        self.assertIsNone(inbound.buffer(), "an idle connection holds no memory")
+
+    @settings(deadline=None)
     @given(st.sampled_from(PAIRS), st.binary(min_size=1, max_size=100), st.data())
     def test_no_changed_bit_gets_through(
         self, algorithms: tuple[bytes, bytes], payload: bytes, draw: st.DataObject

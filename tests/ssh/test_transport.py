@@ -164,6 +164,33 @@ class NewKeysTests(SynchronousTestCase):
             self.assertEqual(pair.server.exchanges, 2, (end, sender))
             pair.close()
 
+    def test_so_many_packets_in_either_direction_bring_new_keys(self) -> None:
+        for end, sender in (("client_policy", "client"), ("client_policy", "server"), ("server_policy", "client")):
+            pair = logged_in(**{end: Policy(rekey_packets=20)})
+            for _ in range(30):
+                getattr(pair, sender).sendPacket(94, b"x")
+                pair.flush()
+            self.assertEqual(pair.server.exchanges, 2, (end, sender))
+            pair.close()
+
+    def test_a_fleet_that_logged_in_at_once_does_not_make_new_keys_at_once(self) -> None:
+        pairs = [logged_in() for _ in range(20)]
+        made = []
+        for _ in range(9):
+            for pair in pairs:
+                pair.clock.advance(100 if made else 2700)
+                pair.client.sendPacket(94, b"")
+                pair.flush()
+            made.append(sum(pair.server.exchanges == 2 for pair in pairs))
+        self.assertEqual(made[0], 0)
+        self.assertGreater(len(set(made)), 3, made)
+        for pair in pairs:
+            pair.clock.advance(200)
+            pair.client.sendPacket(94, b"")
+            pair.flush()
+            self.assertGreaterEqual(pair.server.exchanges, 2)
+            pair.close()
+
     def test_an_hour_brings_new_keys_with_the_next_packet(self) -> None:
         pair = logged_in()
         pair.clock.advance(3601)
