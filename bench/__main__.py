@@ -19,6 +19,7 @@ from bench.measure import Bench, BenchError, Case, Effort, Figures, PeerFigures
 BENCHES = {
     "lifecycle": "from start to acknowledgement, from crash to recovery; memory and idle traffic",
     "throughput": "a gibibyte through a channel, both ways, against OpenSSH and a relay without SSH",
+    "thin-link": "a control round trip while a pull runs over 20 Mbit/s, against OpenSSH",
     "latency": "a byte there and back, alone and beside a transfer, against OpenSSH",
 }
 """What can be run, each in the module of its name, as `run`."""
@@ -28,7 +29,7 @@ MET, MISSED, FAILED = 0, 1, 3
 
 def find(name: str) -> Bench:
     """The benchmark of this name."""
-    found: Bench = import_module(f"bench.{name}").run
+    found: Bench = import_module(f"bench.{name.replace('-', '_')}").run
     return found
 
 

@@ -86,20 +86,26 @@ class Stage:
             raise BenchError(f"traffic {' '.join(arguments)} failed: {done.stderr.strip()}")
         return done.stdout.splitlines()
 
-    def ours(self, name: str = "ours") -> Carrier:
+    def _linked(self, port: int, link: tuple[float, float] | None) -> int:
+        """The port that leads to `port`, over a link of so many bytes/s and so much delay one way, if any."""
+        if link is None:
+            return port
+        (near,) = free_ports(1)
+        self._start(f"link-{port}", sys.executable, "-m", "bench.link", f"{near}={port}", *map(str, link))
+        return near
+
+    def ours(self, name: str = "ours", link: tuple[float, float] | None = None) -> Carrier:
         """A tunnel with both ends ours."""
         port, near, far = self._ports()
         forwarder = (sys.executable, "-m", "bench.forwarder")
-        places = (str(self.machine.folder), str(port))
-        server = self._start(
-            f"{name}-server", *forwarder, "server", *places, *self._services("near"), *self._doors("far", far)
-        )
-        client = self._start(
-            f"{name}-client", *forwarder, "client", *places, *self._services("far"), *self._doors("near", near)
-        )
+        folder = str(self.machine.folder)
+        serving = (*forwarder, "server", folder, str(port))
+        server = self._start(f"{name}-server", *serving, *self._services("near"), *self._doors("far", far))
+        dialling = (*forwarder, "client", folder, str(self._linked(port, link)))
+        client = self._start(f"{name}-client", *dialling, *self._services("far"), *self._doors("near", near))
         return Carrier(name, near, far, (server, client))
 
-    def openssh(self, name: str, *options: str) -> Carrier:
+    def openssh(self, name: str, *options: str, link: tuple[float, float] | None = None) -> Carrier:
         """A tunnel with both ends OpenSSH's."""
         port, near, far = self._ports()
         program = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
@@ -122,7 +128,7 @@ class Stage:
             sshd += ["-o", setting]
         self.machine.start(f"{name}-sshd", *sshd)
         self._wait_for(f"{name}-sshd", "Server listening")
-        client = self._ssh(name, port, getpass.getuser(), near, far, *options)
+        client = self._ssh(name, self._linked(port, link), getpass.getuser(), near, far, *options)
         listener = self.machine.process(f"{name}-sshd")
         return Carrier(name, near, far, (*_descendants(listener), client))
 

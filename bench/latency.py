@@ -60,18 +60,20 @@ def pinged(on: Stage, carrier: Carrier, count: int, apart_us: int = 0) -> list[f
     return sorted(float(line) * 1e6 for line in lines)
 
 
-def beside(on: Stage, carrier: Carrier, way: str, count: int) -> tuple[list[float], float]:
+def beside(
+    on: Stage, carrier: Carrier, way: str, count: int, *, settle_s: float = _SETTLED_S, apart_us: int = 500
+) -> tuple[list[float], float]:
     """Round trips in µs beside a transfer, and the MB/s of the transfer."""
-    seconds = str(_SETTLED_S + count * 0.002)
+    seconds = str(settle_s + count * max(0.002, apart_us * 5e-6))
     if way == "pull":
         command = [on.traffic, "pull", str(carrier.near["serve"]), seconds]
     else:
         command = [on.traffic, "push", str(carrier.near["sink"]), "0", seconds]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bulk:
         with suppress(subprocess.TimeoutExpired):
-            bulk.wait(_SETTLED_S)
-        times = pinged(on, carrier, count, 500)
-        out, _ = bulk.communicate(timeout=60)
+            bulk.wait(settle_s)
+        times = pinged(on, carrier, count, apart_us)
+        out, _ = bulk.communicate(timeout=120)
     took, moved = out.split()
     return times, int(moved) / 1e6 / float(took)
 
