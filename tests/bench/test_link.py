@@ -31,7 +31,7 @@ class DirectionTests(SynchronousTestCase):
         direction.send(bytes(10_000))
         clock.pump([0.1] * 110)
         self.assertEqual(sum(len(data) for _, data in came), 10_000)
-        self.assertAlmostEqual(came[-1][0], 10.5, delta=0.11)
+        self.assertApproximates(came[-1][0], 10.5, 0.11)
         self.assertEqual(direction.queued, 0)
 
     @settings(deadline=None)
