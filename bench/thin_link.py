@@ -16,7 +16,7 @@ APART_US = 20_000
 def run(effort: Effort, say: Say) -> Iterator[Case]:
     """Ours beside OpenSSH, each over a link of its own."""
     runs = effort.choose(2, 5, 7)
-    count = effort.choose(150, 400, 1000)
+    count = effort.choose(60, 150, 400)
     with stage({"echo": ("echo",), "serve": ("serve", "0")}) as on:
         link = (RATE, DELAY_S)
         carriers = [on.ours(link=link), on.openssh(GCM, "-c", GCM, link=link)]

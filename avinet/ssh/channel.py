@@ -127,6 +127,11 @@ class Channel:
         """The channel's number at the peer."""
         return self._outgoing.far_id
 
+    @property
+    def window_left(self) -> int:
+        """How much the peer may still send."""
+        return self._receive.left
+
     def start(self, protocol: IProtocol) -> None:
         """The channel is open on both ends: from now on it belongs to `protocol`."""
         self._protocol = protocol

@@ -58,7 +58,7 @@ from avinet.ssh.opening import (
     RequestRefused,
     Terms,
 )
-from avinet.ssh.outgoing import Outgoing
+from avinet.ssh.outgoing import CHAT_BYTES, Outgoing
 from avinet.ssh.shown import printable
 from avinet.ssh.strings import Reader, string, uint32
 from avinet.ssh.transport import Transport
@@ -67,8 +67,6 @@ _DATA = struct.Struct(">BII")
 _NAME_BYTES = 64
 _CHANNELS = 1 << 32
 
-CHAT_BYTES = 4096
-"""What comes in smaller pieces than this is taken for somebody's question or answer."""
 COMPANY_S = 0.1
 """How long after such a piece a channel with much to send makes room for others."""
 COMPANY_BYTES = 32 * 1024
@@ -225,8 +223,6 @@ class Connection(SSHService):
     def send_data(self, channel: int, data: bytes | memoryview) -> None:
         """Send CHANNEL_DATA to the peer's `channel`."""
         size = len(data)
-        if size < CHAT_BYTES:
-            self._chat_at = self.transport.heard_at
         self.transport.send(CHANNEL_DATA, (_DATA.pack(CHANNEL_DATA, channel, size), data), _DATA.size + size)
 
     def cork(self) -> None:
@@ -246,6 +242,10 @@ class Connection(SSHService):
     def batch_bytes(self) -> int:
         """How much one channel may send at once: little while others say little things and wait for the answer."""
         return COMPANY_BYTES if self._in_company else READ_BYTES
+
+    def chatted(self) -> None:
+        """A little thing was said, and not because a window was almost closed."""
+        self._chat_at = self.transport.heard_at
 
     @property
     def _in_company(self) -> bool:
@@ -453,10 +453,10 @@ class Connection(SSHService):
         _, id, size = _DATA.unpack_from(payload)
         if len(payload) != _DATA.size + size:
             raise PeerError("a CHANNEL_DATA has another length than it says")
-        if size < CHAT_BYTES:
-            self._chat_at = self.transport.heard_at
         channel = self._channel(id)
         if channel is not None:
+            if size < CHAT_BYTES <= channel.window_left:
+                self.chatted()
             self._obeys(channel, channel.received, payload[_DATA.size :])
 
     def _extended_data(self, packet: bytes) -> None:

@@ -16,6 +16,8 @@ HIGH_BYTES = 64 * 1024
 """What may wait to be sent before a producer is paused."""
 LOW_BYTES = 16 * 1024
 """What is left when it is resumed."""
+CHAT_BYTES = 4096
+"""What is written in smaller pieces than this is taken for somebody's question or answer."""
 
 
 class Carrier(Protocol):
@@ -34,6 +36,9 @@ class Carrier(Protocol):
 
     def send_data(self, channel: int, data: bytes | memoryview) -> None:
         """Send CHANNEL_DATA to the peer's `channel`."""
+
+    def chatted(self) -> None:
+        """A little thing was said, and not because a window was almost closed."""
 
     def cork(self) -> None:
         """What is sent until `uncork` goes out as one."""
@@ -145,6 +150,8 @@ class Outgoing:
             return 0
         size = len(data)
         if 0 < size <= window.room:
+            if size < CHAT_BYTES <= window.left:
+                carrier.chatted()
             window.sent(size)
             carrier.send_data(self.far_id, data)
             return size
