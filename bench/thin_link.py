@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from bench.carriers import GCM, stage
 from bench.latency import beside, quantile
-from bench.measure import Case, Effort, Say, always_below, case
+from bench.measure import Case, Effort, Say, below, case
 
 RATE, DELAY_S = 20e6 / 8, 0.015
 APART_US = 20_000
@@ -35,7 +35,7 @@ def run(effort: Effort, say: Say) -> Iterator[Case]:
             "ms",
             found[ours, "p99"],
             must="< 150 ms",
-            met=always_below(150),
+            met=below(150),
             peer=(peer, found[theirs, "p99"]),
         )
         yield case(
