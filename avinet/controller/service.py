@@ -32,7 +32,7 @@ from avinet.rest.door import Door, DoorLimits, Table
 from avinet.sockets import direct
 from avinet.ssh.gate import Limits
 from avinet.ssh.identity import Identity, Refusal
-from avinet.ssh.policy import BACKLOG, Policy
+from avinet.ssh.policy import BACKLOG, POST_QUANTUM, Policy
 from avinet.ssh.server import Server
 from avinet.ssh.tunnel import ServerTunnel, Services, Tunnel
 from avinet.store.sqlite import SQLiteStore
@@ -228,7 +228,10 @@ class ControllerService(Service):
             self._domain.ssh_host_key,
             node.sessions,
             connection,
-            policy=Policy(login_s=settings.login_s),
+            policy=Policy(
+                login_s=settings.login_s,
+                key_exchanges=POST_QUANTUM if settings.post_quantum_only else Policy.key_exchanges,
+            ),
             limits=Limits(in_all=settings.unauthenticated, per_source=settings.unauthenticated_from_one),
             random=self._random,
             on_refused=refused,

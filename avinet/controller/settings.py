@@ -16,7 +16,8 @@ Addresses = Annotated[tuple[str, ...], Meta(min_length=1, max_length=16)]
 class Ssh(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The door for tunnels. `dead_after_s` is how long a silent tunnel is believed.
 
-    `unauthenticated` bounds the connections that have not logged in, in all and from one source (/32 or /64).
+    `unauthenticated` bounds the connections that have not logged in, in all and from one source (/32 or /64). With
+    `post_quantum_only` no peer gets in whose key exchange a quantum computer could open later.
     """
 
     listen: Addresses = ("0.0.0.0",)  # noqa: S104 (service engines dial from anywhere)
@@ -25,6 +26,7 @@ class Ssh(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     login_s: Seconds = 30.0
     unauthenticated: int = 1000
     unauthenticated_from_one: int = 200
+    post_quantum_only: bool = False
 
 
 class Https(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -18,6 +18,9 @@ INDICATIONS = frozenset({STRICT_CLIENT, STRICT_SERVER, b"ext-info-c", b"ext-info
 
 HOST_KEY = b"ssh-ed25519"
 
+POST_QUANTUM = (b"mlkem768x25519-sha256",)
+"""The key exchanges whose secrets a quantum computer could not find out later."""
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -28,7 +31,7 @@ class Policy:
     """
 
     key_exchanges: tuple[bytes, ...] = (
-        b"mlkem768x25519-sha256",
+        *POST_QUANTUM,
         b"curve25519-sha256",
         b"curve25519-sha256@libssh.org",
     )
