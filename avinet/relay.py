@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet import error
@@ -74,6 +74,12 @@ class Relay(Protocol):
         if self.other is not None:
             self._passed(len(data))
             self.other.transport.lend(data)
+
+    def lent_all(self, pieces: Sequence[memoryview]) -> None:
+        """Pass on what is lent to this side."""
+        if self.other is not None:
+            self._passed(sum(map(len, pieces)))
+            self.other.transport.lend_all(pieces)
 
     def readConnectionLost(self) -> None:
         """The peer will send no more: tell the other side so, and go on carrying what comes from there."""

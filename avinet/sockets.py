@@ -7,6 +7,7 @@ TCP connections work like this; in everything else they are Twisted's own, and a
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from twisted.internet import main, tcp
@@ -17,6 +18,8 @@ from zope.interface import directlyProvides, providedBy
 
 READ_BYTES = 512 * 1024
 """What is read at once."""
+MOST_PIECES = 64
+"""What is lent in one call at most."""
 _LEAST_BYTES = 4096
 _MOST_WAITED_BYTES = 512 * 1024
 
@@ -35,6 +38,9 @@ class Taker(Protocol):
     def buffer(self) -> memoryview | None:
         """Where to read what comes next; without any room it is None, and the producer was paused until there is."""
 
+    def lent_all(self, pieces: Sequence[memoryview]) -> None:
+        """Take several pieces of data in their order, as `lent` does one."""
+
     def lent(self, data: memoryview) -> None:
         """Take `data`, good only during the call; whoever asked for a `buffer` before has read it to its start."""
 
@@ -48,6 +54,9 @@ class Lender(Protocol):
 
     def lend(self, data: memoryview) -> None:
         """Write `data`, which is good only during the call."""
+
+    def lend_all(self, pieces: Sequence[memoryview]) -> None:
+        """Write several pieces, at most `MOST_PIECES`, which are good only during the call."""
 
     def lend_to(self, taker: Taker) -> None:
         """Lend what arrives to `taker` from now on, instead of giving it to the protocol."""
@@ -99,6 +108,18 @@ class _Direct(tcp.Connection):
         sent = self._send(data)
         if sent < len(data):
             super().write(bytes(data[sent:]))
+
+    def lend_all(self, pieces: Sequence[memoryview]) -> None:
+        sent = 0
+        if self.connected and not self._writeDisconnected and self.room():
+            try:
+                sent = self.socket.sendmsg(pieces)
+            except OSError:
+                sent = 0
+        for piece in pieces:
+            if sent < len(piece):
+                super().write(bytes(piece[sent:]))
+            sent = max(0, sent - len(piece))
 
     def _send(self, data: bytes | memoryview) -> int:
         """Send what the kernel takes at once; an error is left to the reactor's next attempt."""

@@ -27,7 +27,7 @@ from avinet.sockets import READ_BYTES, Lender, arrived
 from avinet.ssh import phases
 from avinet.ssh.ciphers import Buffer
 from avinet.ssh.messages import CHANNEL_DATA
-from avinet.ssh.packets import Inbound, Outbound
+from avinet.ssh.packets import Inbound, Outbound, nothing
 from avinet.ssh.phases import Exchange, Phases, Stage, Verdict
 from avinet.ssh.policy import Policy
 from avinet.ssh.shown import printable, shown_address
@@ -52,8 +52,11 @@ class Paced(Protocol):
 class TakesData(Protocol):
     """A service that takes CHANNEL_DATA as it lies in memory."""
 
-    def data_received(self, payload: memoryview) -> None:
-        """Take a whole message, its number first, which is good only during the call."""
+    def data_received(self, payload: memoryview) -> bool:
+        """Take a whole message, its number first; True when it has to stay good until `data_settled`."""
+
+    def data_settled(self) -> None:
+        """No message before this one will stay good any longer."""
 
 
 @implementer(IPushProducer)
@@ -84,7 +87,7 @@ class BinaryPackets(SSHTransportBase):
         self._running = False
         self._corks = 0
         self._hasty_bytes = 0
-        self._take_data: Callable[[memoryview], None] | None = None
+        self._take_data: Callable[[memoryview], bool] | None = None
         self._reads_on = False
         self._read_least: Callable[[int], None] = lambda count: None
         self._lend: Callable[[memoryview], None] = lambda batch: self.transport.write(bytes(batch))
@@ -174,6 +177,7 @@ class BinaryPackets(SSHTransportBase):
         self._waiting.clear()
         self._outbound.clear()
         self._take_data = None
+        self._inbound.make_room = nothing
         service, self.service = self.service, None
         if service is not None:
             service.serviceStopped()
@@ -194,6 +198,11 @@ class BinaryPackets(SSHTransportBase):
                 self._inbound.filled(len(data))
             self._work()
             self._read_least(self._inbound.missing)
+
+    def lent_all(self, pieces: Sequence[memoryview]) -> None:
+        """Take the packets in several pieces of data."""
+        for piece in pieces:
+            self.lent(piece)
 
     @override
     def dataReceived(self, data: bytes) -> None:
@@ -225,8 +234,11 @@ class BinaryPackets(SSHTransportBase):
             self.close("an internal error")
 
     def _advance(self) -> None:
-        while not self._held and self._take():
-            pass
+        try:
+            while not self._held and self._take():
+                pass
+        finally:
+            self._inbound.make_room()
         if self._held and len(self._inbound) > self.policy.held_bytes:
             raise PeerError("it did not wait for the answer to its authentication")
         self.heard_at = self._clock.seconds()
@@ -249,7 +261,8 @@ class BinaryPackets(SSHTransportBase):
             if number >= 80:
                 raise PeerError(f"it sent message {number} before it was told that it is logged in")
         if number == CHANNEL_DATA and self._take_data is not None and self.phases.exchange is Exchange.NONE:
-            self._take_data(payload)
+            if self._take_data(payload):
+                self._inbound.keep()
             return True
         verdict = self.phases.received(number)
         if verdict is Verdict.TAKE:
@@ -407,6 +420,10 @@ class BinaryPackets(SSHTransportBase):
         self.service = service
         service.transport = self
         service.serviceStarted()
-        self._take_data = service.data_received if isinstance(service, TakesData) else None
+        if isinstance(service, TakesData):
+            self._take_data = service.data_received
+            self._inbound.make_room = service.data_settled
+        else:
+            self._take_data = None
         self._paced = False
         self._pace()

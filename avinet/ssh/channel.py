@@ -11,7 +11,7 @@ it; it is `ConnectionAborted` when this end dropped it, and `ConnectionLost` whe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,6 +148,13 @@ class Channel:
         """Send `data`, which is good only during the call."""
         if self._may_write():
             self._outgoing.lend(data)
+
+    def lend_all(self, pieces: Sequence[memoryview]) -> None:
+        """Send several pieces of data, which are good only during the call."""
+        self._carrier.cork()
+        for piece in pieces:
+            self.lend(piece)
+        self._carrier.uncork()
 
     def room(self) -> int:
         """How much can be sent at once; when nothing can, the producer is paused until it can."""
@@ -345,28 +352,57 @@ class Channel:
 
     # what the peer sends
 
+    @property
+    def lending(self) -> bool:
+        """Whether data that arrives now goes straight to a taker."""
+        return (
+            self._taker is not None
+            and self._arrived is Half.OPEN
+            and self.connected
+            and not (self.disconnecting or self._paused or self._inbox or self._handing)
+        )
+
+    def expect(self, count: int) -> None:
+        """Data that `received_all` will be given has arrived. Raises `PeerError` past the window."""
+        self._receive.received(count)
+
+    def received_all(self, pieces: Sequence[memoryview]) -> None:
+        """Data of the peer that was expected, good only during the call."""
+        if not self.lending:
+            for piece in pieces:
+                self._take_in(piece)
+            return
+        assert self._taker is not None
+        self._receive.consumed(sum(map(len, pieces)))
+        self._handing = True
+        try:
+            if len(pieces) == 1:
+                self._guard(self._taker.lent, pieces[0])
+            else:
+                self._guard(self._taker.lent_all, pieces)
+        finally:
+            self._handing = False
+        if not self._paused:
+            self._grant()
+
     def received(self, data: memoryview) -> bool:
         """Data of the peer, good only during the call; False when it must not come any more.
 
         Raises `PeerError` past the window.
         """
-        count = len(data)
-        self._receive.received(count)
+        self._receive.received(len(data))
+        return self._take_in(data)
+
+    def _take_in(self, data: memoryview) -> bool:
+        """Lend, keep or drop what has arrived; False when it must not come any more."""
         if self._arrived is not Half.OPEN or not self.connected:
-            self._receive.consumed(count)
+            self._receive.consumed(len(data))
             return self._arrived is Half.OPEN
         if self.disconnecting:
-            self._receive.consumed(count)
+            self._receive.consumed(len(data))
             self._grant()
-        elif self._taker is not None and not self._paused and not self._inbox and not self._handing:
-            self._receive.consumed(count)
-            self._handing = True
-            try:
-                self._guard(self._taker.lent, data)
-            finally:
-                self._handing = False
-            if not self._paused:
-                self._grant()
+        elif self.lending:
+            self.received_all((data,))
         else:
             self._inbox.append(bytes(data))
             self._hand_over()

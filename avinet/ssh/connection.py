@@ -25,7 +25,7 @@ from avinet.errors import AvinetError, PeerError, TooMany, Unavailable
 from avinet.flow.pipe import Pipe
 from avinet.flow.turns import Priority, Turns
 from avinet.flow.window import ReceiveWindow, SendWindow
-from avinet.sockets import READ_BYTES
+from avinet.sockets import MOST_PIECES, READ_BYTES
 from avinet.ssh.channel import Channel, ChannelAddress
 from avinet.ssh.messages import (
     CHANNEL_CLOSE,
@@ -67,6 +67,8 @@ _DATA = struct.Struct(">BII")
 _NAME_BYTES = 64
 _CHANNELS = 1 << 32
 
+GATHERED_BYTES = 64 * 1024
+"""Packets of a peer that are not larger are lent several at once."""
 COMPANY_S = 0.1
 """How long after such a piece a channel with much to send makes room for others."""
 COMPANY_BYTES = 32 * 1024
@@ -91,6 +93,8 @@ class Connection(SSHService):
         self._turns: Turns[Outgoing] = Turns()
         self._pipe: Pipe | None = None
         self._chat_at = float("-inf")
+        self._loan: Channel | None = None
+        self._loans: list[memoryview] = []
         self._paused = False
         self._sending = False
         self._stopped = False
@@ -178,6 +182,8 @@ class Connection(SSHService):
         if self._stopped:
             return
         self._stopped = True
+        self._loan = None
+        self._loans.clear()
         entries = list(self._table.values())
         self._table.clear()
         self._turns.clear()
@@ -199,6 +205,8 @@ class Connection(SSHService):
 
     @override
     def packetReceived(self, messageNum: int, packet: bytes) -> None:
+        if self._loan is not None:
+            self.data_settled()
         take = self._messages.get(messageNum)
         if take is None:
             self.transport.sendUnimplemented()
@@ -446,18 +454,45 @@ class Connection(SSHService):
         if channel is not None:
             self._obeys(channel, channel.adjusted, size)
 
-    def data_received(self, payload: memoryview) -> None:
-        """CHANNEL_DATA, its number first, good only during the call."""
+    def data_received(self, payload: memoryview) -> bool:
+        """CHANNEL_DATA, its number first; True when it has to stay good until `data_settled`.
+
+        Small packets for a channel that lends what arrives are gathered, and lent together.
+        """
         if len(payload) < _DATA.size:
             raise PeerError("a CHANNEL_DATA ends in the middle of a field")
         _, id, size = _DATA.unpack_from(payload)
         if len(payload) != _DATA.size + size:
             raise PeerError("a CHANNEL_DATA has another length than it says")
+        loan = self._loan
         channel = self._channel(id)
+        if loan is not None and (loan is not channel or size > GATHERED_BYTES or len(self._loans) >= MOST_PIECES):
+            self.data_settled()
+        if channel is None:
+            return False
+        if size < CHAT_BYTES <= channel.window_left:
+            self.chatted()
+        data = payload[_DATA.size :]
+        if size <= GATHERED_BYTES and channel.lending:
+            try:
+                channel.expect(size)
+            except PeerError as error:
+                self.data_settled()
+                self.refused += 1
+                channel.offended(error)
+                return False
+            self._loan = channel
+            self._loans.append(data)
+            return True
+        self._obeys(channel, channel.received, data)
+        return False
+
+    def data_settled(self) -> None:
+        """Hand over the data that was gathered."""
+        channel, self._loan = self._loan, None
         if channel is not None:
-            if size < CHAT_BYTES <= channel.window_left:
-                self.chatted()
-            self._obeys(channel, channel.received, payload[_DATA.size :])
+            pieces, self._loans = self._loans, []
+            channel.received_all(pieces)
 
     def _extended_data(self, packet: bytes) -> None:
         reader = Reader(packet, "CHANNEL_EXTENDED_DATA")

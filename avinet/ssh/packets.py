@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from avinet.errors import PeerError
 from avinet.ssh import scratch
@@ -19,6 +19,10 @@ _LARGE_BYTES = 16 * 1024
 _LINE_BYTES = 255
 _GREETING_BYTES = 4096
 _NOTHING = memoryview(b"")
+
+
+def nothing() -> None:
+    """Do nothing."""
 
 
 class Inbound:
@@ -41,6 +45,9 @@ class Inbound:
         self._wanted = 0
         self._greeting_left = _GREETING_BYTES
         self._plain: memoryview | None = None
+        self._plain_at = self._plain_end = 0
+        self.make_room: Callable[[], None] = nothing
+        """Called when payloads that were kept will not stay good any longer."""
 
     def __len__(self) -> int:
         return len(self._kept) + len(self._fresh) + self._filled
@@ -83,6 +90,7 @@ class Inbound:
         if self._plain is not None:
             scratch.give_back(self._plain)
             self._plain = None
+            self._plain_at = 0
 
     def _begin_large(self) -> None:
         """Put the beginning of a large packet to where the rest of it can be read to."""
@@ -137,7 +145,14 @@ class Inbound:
         plain = self._plain
         if plain is None:
             plain = self._plain = scratch.borrow()
+        at = self._plain_at
+        if at + wanted > len(plain):
+            self.make_room()
+            at = self._plain_at = 0
+        if at:
+            plain = plain[at:]
         opening.open(self.sequence, packet, plain)
+        self._plain_end = at + wanted
         self._drop(wanted)
         self._wanted = 0
         self.taken_bytes += wanted
@@ -150,6 +165,10 @@ class Inbound:
         if end == 1:
             raise PeerError("a packet is empty")
         return plain[1:end]
+
+    def keep(self) -> None:
+        """The last payload stays good until `make_room` is called, or all is settled."""
+        self._plain_at = self._plain_end
 
     def _next_bytes(self, opening: Opening) -> int:
         """How long the next packet is in all, or 0 while its head is not whole."""

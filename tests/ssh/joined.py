@@ -119,6 +119,7 @@ def deliver(connection: Connection, number: int, payload: bytes) -> None:
     memory = bytearray(bytes((number,)) + payload)
     try:
         connection.data_received(memoryview(memory))
+        connection.data_settled()
     finally:
         memory[:] = bytes(len(memory))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -101,6 +102,10 @@ class Borrower:
 
     def lent(self, data: memoryview) -> None:
         self.received += data
+
+    def lent_all(self, pieces: Sequence[memoryview]) -> None:
+        for piece in pieces:
+            self.received += piece
 
 
 @implementer(IPushProducer)

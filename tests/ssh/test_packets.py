@@ -87,6 +87,33 @@ class PacketTests(SynchronousTestCase):
         self.assertEqual((len(inbound), inbound.missing), (0, 1))
         self.assertIsNone(inbound.buffer(), "an idle connection holds no memory")
 
+    @settings(deadline=None, max_examples=30)
+    @given(st.sampled_from(PAIRS), st.lists(st.tuples(st.integers(1, 34_000), st.booleans()), min_size=1, max_size=60))
+    def test_payloads_that_are_kept_stay_good_until_there_is_no_room(
+        self, algorithms: tuple[bytes, bytes], sizes: list[tuple[int, bool]]
+    ) -> None:
+        outbound, inbound = ends(*algorithms)
+        payloads = [bytes((number % 251,)) * size for number, (size, _) in enumerate(sizes)]
+        kept: list[memoryview] = []
+        got: list[bytes] = []
+
+        def let_go() -> None:
+            got.extend(map(bytes, kept))
+            kept.clear()
+
+        inbound.make_room = let_go
+        inbound.feed(b"".join(map(outbound.seal, payloads)))
+        for payload, (_, keep) in zip(payloads, sizes, strict=True):
+            view = inbound.next_packet()
+            assert view is not None
+            self.assertEqual(view, payload)
+            if keep:
+                kept.append(view)
+                inbound.keep()
+        let_go()
+        inbound.settle()
+        self.assertEqual(got, [payload for payload, (_, keep) in zip(payloads, sizes, strict=True) if keep])
+
     @settings(deadline=None)
     @given(st.sampled_from(PAIRS), st.binary(min_size=1, max_size=100), st.data())
     def test_no_changed_bit_gets_through(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -219,6 +220,75 @@ class EndTests(SynchronousTestCase):
         self.assertEqual([len(far.received) for far in made], [1000] * 100)
         self.assertEqual((tunnels.server.channels, tunnels.client.channels), (0, 0))
         tunnels.close()
+
+
+class LendingTests(SynchronousTestCase):
+    """Data that is lent, over two real transports."""
+
+    def test_small_packets_of_several_channels_keep_their_order_up_to_the_end(self) -> None:
+        tunnels = Tunnels(limits=ChannelLimits(window_bytes=1 << 20, packet_bytes=1000))
+        nears = [tunnels.talk(tunnels.client, "control:80") for _ in range(3)]
+        fars = tunnels.server_services["control:80"].made
+        borrowers = [Borrower() for _ in fars]
+        for far, borrower in zip(fars, borrowers, strict=True):
+            far.transport.lend_to(borrower)
+        parts = [[bytes((turn, which)) * (1 + (turn * 37) % 700) for turn in range(80)] for which in range(3)]
+        for turn in range(80):
+            for near, each in zip(nears, parts, strict=True):
+                near.transport.write(each[turn])
+                if turn % 5 == 0:
+                    near.transport.write(each[turn])
+        for near in nears:
+            near.transport.loseWriteConnection()
+        tunnels.settle()
+        for far, borrower, each in zip(fars, borrowers, parts, strict=True):
+            expected = b"".join(part * (2 if turn % 5 == 0 else 1) for turn, part in enumerate(each))
+            self.assertEqual(bytes(borrower.received), expected)
+            self.assertIn("read lost", far.events)
+            self.assertGreater(borrower.together, 1, "several packets were lent in one call")
+        for near in nears:
+            near.transport.loseConnection()
+        tunnels.settle()
+        tunnels.close()
+
+    def test_a_borrower_that_pauses_in_the_middle_loses_nothing(self) -> None:
+        """(S25)"""
+        tunnels = Tunnels(limits=ChannelLimits(packet_bytes=1000))
+        near = tunnels.talk(tunnels.client, "control:80")
+        (far,) = tunnels.server_services["control:80"].made
+        borrower = Borrower(lambda: far.transport.pauseProducing())
+        far.transport.lend_to(borrower)
+        sent = bytes(range(251)) * 4000
+        near.transport.write(sent)
+        for _ in range(10_000):
+            tunnels.settle()
+            if len(borrower.received) == len(sent):
+                break
+            far.transport.resumeProducing()
+        self.assertEqual(bytes(borrower.received), sent)
+        near.transport.loseConnection()
+        tunnels.settle()
+        tunnels.close()
+
+
+class Borrower:
+    """Copies what it is lent; `together` is how many pieces came in one call at most."""
+
+    def __init__(self, lent: Callable[[], None] = lambda: None) -> None:
+        self.received = bytearray()
+        self.together = 0
+        self._lent = lent
+
+    def buffer(self) -> memoryview | None:
+        raise AssertionError("a channel has memory of its own")
+
+    def lent(self, data: memoryview) -> None:
+        self.lent_all((data,))
+
+    def lent_all(self, pieces: Sequence[memoryview]) -> None:
+        self.together = max(self.together, len(pieces))
+        self.received += b"".join(pieces)
+        self._lent()
 
 
 class LivenessTests(SynchronousTestCase):
