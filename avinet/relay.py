@@ -13,7 +13,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.errors import PeerError
-from avinet.sockets import Lender, arrived
+from avinet.sockets import Lender
 
 
 @implementer(IProtocol, IHalfCloseableProtocol)
@@ -66,8 +66,7 @@ class Relay(Protocol):
 
     def buffer(self) -> memoryview | None:
         """Where to read as much as the other side can send at once."""
-        room = self.other.transport.room() if self.other is not None else 0
-        return arrived(room) if room else None
+        return self.other.transport.buffer() if self.other is not None else None
 
     def lent(self, data: memoryview) -> None:
         """Pass on what is lent to this side."""
@@ -79,7 +78,10 @@ class Relay(Protocol):
         """Pass on what is lent to this side."""
         if self.other is not None:
             self._passed(sum(map(len, pieces)))
-            self.other.transport.lend_all(pieces)
+            if len(pieces) == 1:
+                self.other.transport.lend(pieces[0])
+            else:
+                self.other.transport.lend_all(pieces)
 
     def readConnectionLost(self) -> None:
         """The peer will send no more: tell the other side so, and go on carrying what comes from there."""

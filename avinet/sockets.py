@@ -17,40 +17,42 @@ from typing_extensions import override
 from zope.interface import directlyProvides, providedBy
 
 READ_BYTES = 512 * 1024
-"""What is read at once."""
+"""What is read at once, where nobody says where to read to."""
 MOST_PIECES = 64
 """What is lent in one call at most."""
-_LEAST_BYTES = 4096
 _MOST_WAITED_BYTES = 512 * 1024
 
 _arrived = memoryview(bytearray(READ_BYTES))
 """Where reads go: one for the process, as control returns only when all in it has been taken or copied."""
 
 
-def arrived(size: int) -> memoryview:
-    """`size` bytes of the memory that all reads share, at most `READ_BYTES`, and not so few that it is not worth it."""
-    return _arrived[: max(size, _LEAST_BYTES)]
+def arrived() -> memoryview:
+    """The memory that all reads share."""
+    return _arrived
 
 
 class Taker(Protocol):
-    """Takes what is lent."""
+    """Takes what is lent: what was read where it said to, or pieces of data that lie elsewhere."""
 
     def buffer(self) -> memoryview | None:
         """Where to read what comes next; without any room it is None, and the producer was paused until there is."""
 
-    def lent_all(self, pieces: Sequence[memoryview]) -> None:
-        """Take several pieces of data in their order, as `lent` does one."""
-
     def lent(self, data: memoryview) -> None:
-        """Take `data`, good only during the call; whoever asked for a `buffer` before has read it to its start."""
+        """Take `data`, which was read to the start of the last `buffer`, be it nothing; good only during the call."""
+
+    def lent_all(self, pieces: Sequence[memoryview]) -> None:
+        """Take pieces of data in their order, which are good only during the call."""
 
 
 @runtime_checkable
 class Lender(Protocol):
     """A transport that lends what arrives, and takes what is lent."""
 
-    def room(self) -> int:
-        """How many bytes it can send now, `READ_BYTES` at most; at 0 it has paused its producer, and will resume it."""
+    def buffer(self) -> memoryview | None:
+        """Where to read what is lent to it next, as much as it can send at once.
+
+        When it can send nothing it is None: it has paused its producer, and will resume it.
+        """
 
     def lend(self, data: memoryview) -> None:
         """Write `data`, which is good only during the call."""
@@ -78,25 +80,27 @@ class _Direct(tcp.Connection):
         buffer = _arrived if taker is None else taker.buffer()
         if buffer is None:
             return None
+        count = 0
+        why: Exception | None = None
         try:
             count = self.socket.recv_into(buffer)
+            if not count:
+                why = main.CONNECTION_DONE
         except BlockingIOError:
-            return None
+            pass
         except OSError:
-            return main.CONNECTION_LOST
-        if not count:
-            return main.CONNECTION_DONE
+            why = main.CONNECTION_LOST
         if taker is not None:
             taker.lent(buffer[:count])
-        else:
-            self.protocol.dataReceived(bytes(_arrived[:count]))
-        return None
+        elif count:
+            self.protocol.dataReceived(bytes(buffer[:count]))
+        return why
 
     def lend_to(self, taker: Taker) -> None:
         self._taker = taker
 
-    def room(self) -> int:
-        return 0 if self._tempDataLen or self.dataBuffer else READ_BYTES
+    def buffer(self) -> memoryview | None:
+        return None if self._tempDataLen or self.dataBuffer else _arrived
 
     @override
     def write(self, data: bytes) -> None:
@@ -111,7 +115,7 @@ class _Direct(tcp.Connection):
 
     def lend_all(self, pieces: Sequence[memoryview]) -> None:
         sent = 0
-        if self.connected and not self._writeDisconnected and self.room():
+        if self.connected and not self._writeDisconnected and self.buffer() is not None:
             try:
                 sent = self.socket.sendmsg(pieces)
             except OSError:

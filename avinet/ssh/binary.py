@@ -23,11 +23,11 @@ from zope.interface import implementer
 
 from avinet import __version__
 from avinet.errors import AvinetError, PeerError, TimedOut
-from avinet.sockets import READ_BYTES, Lender, arrived
+from avinet.sockets import Lender
 from avinet.ssh import phases
 from avinet.ssh.ciphers import Buffer
 from avinet.ssh.messages import CHANNEL_DATA
-from avinet.ssh.packets import Inbound, Outbound, nothing
+from avinet.ssh.packets import Inbound, Outbound
 from avinet.ssh.phases import Exchange, Phases, Stage, Verdict
 from avinet.ssh.policy import Policy
 from avinet.ssh.shown import printable, shown_address
@@ -37,6 +37,10 @@ _KIND = b"SSH-2.0-avinet_"
 VERSION = _KIND + __version__.encode("ascii")
 BATCH_BYTES = 512 * 1024
 """What is sealed before it is written, however much there is to send."""
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 @runtime_checkable
@@ -52,11 +56,11 @@ class Paced(Protocol):
 class TakesData(Protocol):
     """A service that takes CHANNEL_DATA as it lies in memory."""
 
-    def data_received(self, payload: memoryview) -> bool:
-        """Take a whole message, its number first; True when it has to stay good until `data_settled`."""
+    def data_received(self, payload: memoryview) -> None:
+        """Take a whole message, its number first, which is good until `data_settled`."""
 
     def data_settled(self) -> None:
-        """No message before this one will stay good any longer."""
+        """The messages before this are not good any longer."""
 
 
 @implementer(IPushProducer)
@@ -87,8 +91,8 @@ class BinaryPackets(SSHTransportBase):
         self._running = False
         self._corks = 0
         self._hasty_bytes = 0
-        self._take_data: Callable[[memoryview], bool] | None = None
-        self._reads_on = False
+        self._take_data: Callable[[memoryview], None] | None = None
+        self._settle_data = _nothing
         self._read_least: Callable[[int], None] = lambda count: None
         self._lend: Callable[[memoryview], None] = lambda batch: self.transport.write(bytes(batch))
 
@@ -104,10 +108,7 @@ class BinaryPackets(SSHTransportBase):
         if isinstance(wire, Lender):
             wire.lend_to(self)
             self._lend = wire.lend
-        read_least = getattr(wire, "read_least", None)
-        if read_least is not None:
-            self._reads_on = True
-            self._read_least = read_least
+        self._read_least = getattr(wire, "read_least", self._read_least)
         wire.registerProducer(self, True)
         self._arm(self.policy.login_s, self._late)
         super().connectionMade()
@@ -176,8 +177,7 @@ class BinaryPackets(SSHTransportBase):
         self._disarm()
         self._waiting.clear()
         self._outbound.clear()
-        self._take_data = None
-        self._inbound.make_room = nothing
+        self._take_data, self._settle_data = None, _nothing
         service, self.service = self.service, None
         if service is not None:
             service.serviceStopped()
@@ -186,29 +186,31 @@ class BinaryPackets(SSHTransportBase):
 
     def buffer(self) -> memoryview:
         """Where to read what comes next."""
-        buffer = self._inbound.buffer()
-        return arrived(READ_BYTES) if buffer is None else buffer
+        return self._inbound.space()
 
     def lent(self, data: memoryview) -> None:
         """Take the packets in `data`, which was read into `buffer`."""
-        if not self.closing:
-            if self._inbound.buffer() is None:
-                self._inbound.feed(data)
-            else:
-                self._inbound.filled(len(data))
-            self._work()
-            self._read_least(self._inbound.missing)
+        if self.closing:
+            self._inbound.clear()
+            return
+        self._inbound.filled(len(data))
+        self._work()
+        self._read_least(self._inbound.missing)
 
     def lent_all(self, pieces: Sequence[memoryview]) -> None:
         """Take the packets in several pieces of data."""
         for piece in pieces:
-            self.lent(piece)
+            self.dataReceived(piece)
 
     @override
-    def dataReceived(self, data: bytes) -> None:
-        if not self.closing:
-            self._inbound.feed(data)
-            self._work()
+    def dataReceived(self, data: bytes | memoryview) -> None:
+        left = memoryview(data)
+        while left and not self.closing:
+            buffer = self._inbound.space()
+            count = min(len(buffer), len(left))
+            buffer[:count] = left[:count]
+            self.lent(buffer[:count])
+            left = left[count:]
 
     def _work(self) -> None:
         """Take what has arrived; what is sent because of it goes out in one batch."""
@@ -220,7 +222,7 @@ class BinaryPackets(SSHTransportBase):
             self._guarded(self._advance)
         finally:
             self._running = False
-            self._inbound.settle(read_on=self._reads_on)
+            self._inbound.settle()
             self.uncork()
 
     def _guarded(self, work: Callable[[], None]) -> None:
@@ -238,7 +240,7 @@ class BinaryPackets(SSHTransportBase):
             while not self._held and self._take():
                 pass
         finally:
-            self._inbound.make_room()
+            self._settle_data()
         if self._held and len(self._inbound) > self.policy.held_bytes:
             raise PeerError("it did not wait for the answer to its authentication")
         self.heard_at = self._clock.seconds()
@@ -261,8 +263,7 @@ class BinaryPackets(SSHTransportBase):
             if number >= 80:
                 raise PeerError(f"it sent message {number} before it was told that it is logged in")
         if number == CHANNEL_DATA and self._take_data is not None and self.phases.exchange is Exchange.NONE:
-            if self._take_data(payload):
-                self._inbound.keep()
+            self._take_data(payload)
             return True
         verdict = self.phases.received(number)
         if verdict is Verdict.TAKE:
@@ -342,6 +343,16 @@ class BinaryPackets(SSHTransportBase):
         if not self._corks or len(outbound) >= BATCH_BYTES:
             self._flush()
 
+    def place(self, before: int, size: int) -> memoryview | None:
+        """Where to put the last `size` bytes of the next message that is sent, if that saves copying them.
+
+        `before` bytes of the message stand before them, its number included.
+        """
+        outbound = self._outbound
+        if self.closing or self.phases.sending_blocked or not outbound.fits(before + size):
+            return None
+        return outbound.space(before, size)
+
     def cork(self) -> None:
         """Write what is sent in one batch, once `uncork` was called as often as this."""
         self._corks += 1
@@ -356,7 +367,10 @@ class BinaryPackets(SSHTransportBase):
         """Write the batch."""
         outbound = self._outbound
         size = len(outbound)
-        if not size or self.closing:
+        if self.closing:
+            return
+        if not size:
+            outbound.clear()
             return
         self._lend(outbound.view())
         outbound.clear()
@@ -421,9 +435,8 @@ class BinaryPackets(SSHTransportBase):
         service.transport = self
         service.serviceStarted()
         if isinstance(service, TakesData):
-            self._take_data = service.data_received
-            self._inbound.make_room = service.data_settled
+            self._take_data, self._settle_data = service.data_received, service.data_settled
         else:
-            self._take_data = None
+            self._take_data, self._settle_data = None, _nothing
         self._paced = False
         self._pace()

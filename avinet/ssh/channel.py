@@ -33,7 +33,7 @@ from avinet.flow.chunks import Chunks
 from avinet.flow.halfclose import Half, HalfClose, Send
 from avinet.flow.turns import Priority
 from avinet.flow.window import ReceiveWindow, SendWindow
-from avinet.sockets import READ_BYTES, Taker
+from avinet.sockets import Taker, arrived
 from avinet.ssh.messages import (
     CHANNEL_CLOSE,
     CHANNEL_EOF,
@@ -156,9 +156,9 @@ class Channel:
             self.lend(piece)
         self._carrier.uncork()
 
-    def room(self) -> int:
-        """How much can be sent at once; when nothing can, the producer is paused until it can."""
-        return self._outgoing.room() if self.connected else READ_BYTES
+    def buffer(self) -> memoryview | None:
+        """Where to read what is lent next, as much as can be sent at once; else the producer is paused until it can."""
+        return self._outgoing.buffer() if self.connected else arrived()
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
         """Send all of `data`, in order."""
@@ -301,7 +301,7 @@ class Channel:
                 if self._taker is None:
                     self._guard(protocol.dataReceived, data)
                 else:
-                    self._guard(self._taker.lent, memoryview(data))
+                    self._guard(self._taker.lent_all, (memoryview(data),))
         finally:
             self._handing = False
         if self._takes():
@@ -376,10 +376,7 @@ class Channel:
         self._receive.consumed(sum(map(len, pieces)))
         self._handing = True
         try:
-            if len(pieces) == 1:
-                self._guard(self._taker.lent, pieces[0])
-            else:
-                self._guard(self._taker.lent_all, pieces)
+            self._guard(self._taker.lent_all, pieces)
         finally:
             self._handing = False
         if not self._paused:

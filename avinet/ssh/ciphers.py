@@ -1,7 +1,7 @@
 """How one direction of a connection seals and opens packets (RFC 4253 §6): a class for each construction, one table.
 
-A packet is sealed in one step, out of the pieces of its payload into memory of the caller. It is opened in two, because
-its length may be encrypted: `length` reads it from the first `head_bytes`, then `open` takes the whole of it.
+A packet is sealed and opened where it lies. It is opened in two steps, because its length may be encrypted: `length`
+reads it from the first `head_bytes`, then `open` takes the whole of it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 import hmac
 import os
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -20,21 +20,39 @@ from cryptography.hazmat.primitives.poly1305 import Poly1305
 from typing_extensions import override
 
 from avinet.errors import PeerError
-from avinet.ssh.scratch import SCRATCH_BYTES
 
 Buffer = bytes | bytearray | memoryview
+HEAD_BYTES = 5
+"""What stands before a payload: the length of the packet, and that of its padding."""
 _HEAD = struct.Struct(">IB")
 _UINT32 = struct.Struct(">I")
 _UINT64 = struct.Struct(">Q")
 _COUNTERS = 1 << 64
 _CHANGED = "a packet was changed on its way: its code is wrong"
 
-_frame = memoryview(bytearray(SCRATCH_BYTES + 50))[50:]
-"""Where a packet is put together before it is encrypted; used up before control returns.
 
-What is carried by a CHANNEL_DATA begins at its byte 14, so at a multiple of 64 from where memory begins. Copied to few
-bytes behind such a place, it takes ten times as long on x86: each load seems to depend on the store before it.
-"""
+def _works_in_place() -> bool:
+    """Whether the library may read from and write to one memory, as OpenSSL may: it does not promise so itself."""
+    plain, nonce = bytes(range(80)), bytes(16)
+    memory = memoryview(bytearray(plain + nonce))
+    gcm = AESGCM(nonce)
+    gcm.encrypt_into(nonce[:12], memory[:80], None, memory)
+    right = memory == gcm.encrypt(nonce[:12], plain, None)
+    gcm.decrypt_into(nonce[:12], memory, None, memory[:80])
+    for algorithm, mode in ((algorithms.AES(nonce), modes.CTR(nonce)), (algorithms.ChaCha20(bytes(32), nonce), None)):
+        cipher: Cipher[Any] = Cipher(algorithm, mode)
+        cipher.encryptor().update_into(memory[:80], memory)
+        right = right and memory[:80] == cipher.encryptor().update(plain)
+        cipher.decryptor().update_into(memory[:80], memory)
+    return right and memory[:80] == plain
+
+
+IN_PLACE = _works_in_place()
+
+
+def source(data: memoryview) -> Buffer:
+    """What to encrypt or decrypt to where `data` is: `data` itself, or a copy."""
+    return data if IN_PLACE else bytes(data)
 
 
 class Padding:
@@ -60,30 +78,25 @@ class Padding:
 _padding = Padding()
 
 
-def frame(pieces: Sequence[Buffer], size: int, block_bytes: int, blocks_at: int, into: memoryview) -> int:
-    """Put a packet of `pieces`, `size` bytes in all, together: its length, its padding's length, and the padding.
+def frame(size: int, block_bytes: int, blocks_at: int, packet: memoryview) -> int:
+    """Make a packet of the payload of `size` bytes that lies behind the place for its head, without a code.
 
     What comes from `blocks_at` on is whole blocks, with at least four bytes of padding. Returns the number of bytes.
     """
-    padding = block_bytes - (5 - blocks_at + size) % block_bytes
+    padding = block_bytes - (HEAD_BYTES - blocks_at + size) % block_bytes
     if padding < 4:
         padding += block_bytes
-    _HEAD.pack_into(into, 0, 1 + size + padding, padding)
-    at = 5
-    for piece in pieces:
-        end = at + len(piece)
-        into[at:end] = piece
-        at = end
-    end = at + padding
-    into[at:end] = _padding.take(padding)
-    return end
+    _HEAD.pack_into(packet, 0, 1 + size + padding, padding)
+    at = HEAD_BYTES + size
+    packet[at : at + padding] = _padding.take(padding)
+    return at + padding
 
 
 class Sealing(Protocol):
     """The outgoing half of a construction."""
 
-    def seal(self, sequence: int, pieces: Sequence[Buffer], size: int, into: memoryview) -> int:
-        """Write the packet for `pieces`, `size` bytes in all, to the start of `into`; returns its length."""
+    def seal(self, sequence: int, packet: memoryview, size: int) -> int:
+        """Seal the payload of `size` bytes at `HEAD_BYTES` of `packet`, which has room for more; returns the length."""
 
 
 class Opening(Protocol):
@@ -98,8 +111,8 @@ class Opening(Protocol):
     def length(self, sequence: int, head: memoryview) -> int:
         """The packet's own length field, from its first `head_bytes`; called once a packet."""
 
-    def open(self, sequence: int, packet: memoryview, into: memoryview) -> None:
-        """Write the padding's length, the payload and the padding to the start of `into`.
+    def open(self, sequence: int, packet: memoryview) -> memoryview:
+        """The padding's length, the payload and the padding, where they lie in `packet`.
 
         Raises `PeerError` when the packet was tampered with.
         """
@@ -121,8 +134,8 @@ class PlainSealing(Sealing):
     """No keys yet."""
 
     @override
-    def seal(self, sequence: int, pieces: Sequence[Buffer], size: int, into: memoryview) -> int:
-        return frame(pieces, size, 8, 0, into)
+    def seal(self, sequence: int, packet: memoryview, size: int) -> int:
+        return frame(size, 8, 0, packet)
 
 
 class PlainOpening(_ClearLength):
@@ -133,8 +146,8 @@ class PlainOpening(_ClearLength):
     tail_bytes = 0
 
     @override
-    def open(self, sequence: int, packet: memoryview, into: memoryview) -> None:
-        into[: len(packet) - 4] = packet[4:]
+    def open(self, sequence: int, packet: memoryview) -> memoryview:
+        return packet[4:]
 
 
 class _GcmNonces:
@@ -159,10 +172,9 @@ class GcmSealing(Sealing):
         self._nonces = _GcmNonces(iv)
 
     @override
-    def seal(self, sequence: int, pieces: Sequence[Buffer], size: int, into: memoryview) -> int:
-        end = frame(pieces, size, 16, 4, _frame)
-        into[:4] = _frame[:4]
-        self._encrypt(self._nonces.next(), _frame[4:end], into[:4], into[4 : end + 16])
+    def seal(self, sequence: int, packet: memoryview, size: int) -> int:
+        end = frame(size, 16, 4, packet)
+        self._encrypt(self._nonces.next(), source(packet[4:end]), packet[:4], packet[4 : end + 16])
         return end + 16
 
 
@@ -177,11 +189,13 @@ class GcmOpening(_ClearLength):
         self._nonces = _GcmNonces(iv)
 
     @override
-    def open(self, sequence: int, packet: memoryview, into: memoryview) -> None:
+    def open(self, sequence: int, packet: memoryview) -> memoryview:
+        plain = packet[4:-16]
         try:
-            self._decrypt(self._nonces.next(), packet[4:], packet[:4], into[: len(packet) - 20])
+            self._decrypt(self._nonces.next(), source(packet[4:]), packet[:4], plain)
         except InvalidTag:
             raise PeerError(_CHANGED) from None
+        return plain
 
 
 class _ChaChaKeys:
@@ -199,10 +213,10 @@ class _ChaChaKeys:
         """The key of the code of one packet."""
         return self._stream(self._key, sequence, 0)(bytes(32))
 
-    def crypt(self, sequence: int, data: memoryview, into: memoryview) -> None:
-        """The payload of a packet, encrypted or decrypted."""
+    def crypt(self, sequence: int, data: memoryview) -> None:
+        """Encrypt or decrypt the payload of a packet."""
         cipher = Cipher(algorithms.ChaCha20(self._key, self._nonce(sequence, 1)), None)
-        cipher.encryptor().update_into(data, into)
+        cipher.encryptor().update_into(source(data), data)
 
     def _stream(self, key: bytes, sequence: int, block: int) -> Callable[[Buffer], bytes]:
         return Cipher(algorithms.ChaCha20(key, self._nonce(sequence, block)), None).encryptor().update
@@ -219,11 +233,11 @@ class ChaChaSealing(Sealing):
         self._keys = _ChaChaKeys(key)
 
     @override
-    def seal(self, sequence: int, pieces: Sequence[Buffer], size: int, into: memoryview) -> int:
-        end = frame(pieces, size, 8, 4, _frame)
-        into[:4] = self._keys.length(sequence, _frame[:4])
-        self._keys.crypt(sequence, _frame[4:end], into[4:end])
-        into[end : end + 16] = Poly1305.generate_tag(self._keys.code_key(sequence), into[:end])
+    def seal(self, sequence: int, packet: memoryview, size: int) -> int:
+        end = frame(size, 8, 4, packet)
+        packet[:4] = self._keys.length(sequence, packet[:4])
+        self._keys.crypt(sequence, packet[4:end])
+        packet[end : end + 16] = Poly1305.generate_tag(self._keys.code_key(sequence), packet[:end])
         return end + 16
 
 
@@ -244,13 +258,14 @@ class ChaChaOpening(Opening):
         return length
 
     @override
-    def open(self, sequence: int, packet: memoryview, into: memoryview) -> None:
+    def open(self, sequence: int, packet: memoryview) -> memoryview:
         end = len(packet) - 16
         try:
             Poly1305.verify_tag(self._keys.code_key(sequence), packet[:end], bytes(packet[end:]))
         except InvalidSignature:
             raise PeerError(_CHANGED) from None
-        self._keys.crypt(sequence, packet[4:end], into[: end - 4])
+        self._keys.crypt(sequence, packet[4:end])
+        return packet[4:end]
 
 
 @dataclass(frozen=True)
@@ -274,12 +289,11 @@ class CtrSealing(Sealing):
         self._mac_key = mac_key
 
     @override
-    def seal(self, sequence: int, pieces: Sequence[Buffer], size: int, into: memoryview) -> int:
-        end = frame(pieces, size, 16, 4, _frame)
-        into[:4] = _frame[:4]
-        self._encrypt(_frame[4:end], into[4:])
-        code = self._mac.code(self._mac_key, sequence, into[:end])
-        into[end : end + len(code)] = code
+    def seal(self, sequence: int, packet: memoryview, size: int) -> int:
+        end = frame(size, 16, 4, packet)
+        self._encrypt(source(packet[4:end]), packet[4:])
+        code = self._mac.code(self._mac_key, sequence, packet[:end])
+        packet[end : end + len(code)] = code
         return end + len(code)
 
 
@@ -295,11 +309,12 @@ class CtrOpening(_ClearLength):
         self.tail_bytes = mac.code_bytes
 
     @override
-    def open(self, sequence: int, packet: memoryview, into: memoryview) -> None:
+    def open(self, sequence: int, packet: memoryview) -> memoryview:
         end = len(packet) - self.tail_bytes
         if not hmac.compare_digest(self._mac.code(self._mac_key, sequence, packet[:end]), packet[end:]):
             raise PeerError(_CHANGED)
-        self._decrypt(packet[4:end], into)
+        self._decrypt(source(packet[4:end]), packet[4:])
+        return packet[4:end]
 
 
 @dataclass(frozen=True)

@@ -233,6 +233,10 @@ class Connection(SSHService):
         size = len(data)
         self.transport.send(CHANNEL_DATA, (_DATA.pack(CHANNEL_DATA, channel, size), data), _DATA.size + size)
 
+    def place(self, size: int) -> memoryview | None:
+        """Where `size` bytes that `send_data` sends next may be put, so that they are not copied."""
+        return self.transport.place(_DATA.size, size)
+
     def cork(self) -> None:
         """What is sent until `uncork` goes out as one."""
         self.transport.cork()
@@ -454,8 +458,8 @@ class Connection(SSHService):
         if channel is not None:
             self._obeys(channel, channel.adjusted, size)
 
-    def data_received(self, payload: memoryview) -> bool:
-        """CHANNEL_DATA, its number first; True when it has to stay good until `data_settled`.
+    def data_received(self, payload: memoryview) -> None:
+        """CHANNEL_DATA, its number first, which is good until `data_settled`.
 
         Small packets for a channel that lends what arrives are gathered, and lent together.
         """
@@ -469,7 +473,7 @@ class Connection(SSHService):
         if loan is not None and (loan is not channel or size > GATHERED_BYTES or len(self._loans) >= MOST_PIECES):
             self.data_settled()
         if channel is None:
-            return False
+            return
         if size < CHAT_BYTES <= channel.window_left:
             self.chatted()
         data = payload[_DATA.size :]
@@ -480,12 +484,11 @@ class Connection(SSHService):
                 self.data_settled()
                 self.refused += 1
                 channel.offended(error)
-                return False
+                return
             self._loan = channel
             self._loans.append(data)
-            return True
+            return
         self._obeys(channel, channel.received, data)
-        return False
 
     def data_settled(self) -> None:
         """Hand over the data that was gathered."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from avinet.flow.chunks import Chunks
 from avinet.flow.turns import Priority
 from avinet.flow.window import SendWindow
-from avinet.sockets import Lender
+from avinet.sockets import Lender, arrived
 from avinet.ssh.messages import CHANNEL_EXTENDED_DATA, STDERR
 from avinet.ssh.strings import uint32
 
@@ -16,6 +16,8 @@ HIGH_BYTES = 64 * 1024
 """What may wait to be sent before a producer is paused."""
 LOW_BYTES = 16 * 1024
 """What is left when it is resumed."""
+_LEAST_BYTES = 4096
+"""What is worth a call to read, with less window too."""
 CHAT_BYTES = 4096
 """What is written in smaller pieces than this is taken for somebody's question or answer."""
 
@@ -36,6 +38,9 @@ class Carrier(Protocol):
 
     def send_data(self, channel: int, data: bytes | memoryview) -> None:
         """Send CHANNEL_DATA to the peer's `channel`."""
+
+    def place(self, size: int) -> memoryview | None:
+        """Where `size` bytes that `send_data` sends next may be put, so that they are not copied."""
 
     def chatted(self) -> None:
         """A little thing was said, and not because a window was almost closed."""
@@ -135,13 +140,16 @@ class Outgoing:
         self._errors.append(data)
         self._offer()
 
-    def room(self) -> int:
-        """How much can be sent at once; when nothing can, the producer waits until it can."""
-        if not self.waiting and self.window.left and self._carrier.flowing:
-            return min(self.window.left, self._carrier.batch_bytes)
-        self._pause()
-        self._take_turn()
-        return 0
+    def buffer(self) -> memoryview | None:
+        """Where to read what can be sent at once; when nothing can, the producer waits until it can."""
+        window, carrier = self.window, self._carrier
+        if self.waiting or not window.left or not carrier.flowing:
+            self._pause()
+            self._take_turn()
+            return None
+        size = min(window.left, carrier.batch_bytes)
+        place = carrier.place(size) if _LEAST_BYTES <= size <= window.packet_bytes else None
+        return arrived()[: max(size, _LEAST_BYTES)] if place is None else place
 
     def _send_now(self, data: memoryview) -> int:
         """Send what nothing stands in the way of; returns how much that was."""

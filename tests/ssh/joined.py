@@ -49,6 +49,9 @@ class Below:
         assert len(message) == size
         self.sendPacket(number, message[1:])
 
+    def place(self, before: int, size: int) -> memoryview:
+        return memoryview(bytearray(size))
+
     def cork(self) -> None: ...
 
     def uncork(self) -> None: ...

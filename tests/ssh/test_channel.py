@@ -120,12 +120,13 @@ class Source:
         consumer.registerProducer(self, True)
 
     def run(self) -> None:
-        while self.left and not self.paused and (room := self.consumer.room()):
-            self.most = max(self.most, room)
+        while self.left and not self.paused and (buffer := self.consumer.buffer()) is not None:
+            self.most = max(self.most, len(buffer))
             at = len(self.expected) - self.left
-            memory = bytearray(self.expected[at : at + room])
+            memory = buffer[: self.left]
+            memory[:] = self.expected[at : at + len(buffer)]
             self.left -= len(memory)
-            self.consumer.lend(memoryview(memory))
+            self.consumer.lend(memory)
             memory[:] = bytes(len(memory))
 
     def pauseProducing(self) -> None:
@@ -526,7 +527,7 @@ class SlowReaderTests(SynchronousTestCase):
         joined.settle()
         source.run()
         self.assertEqual(bytes(borrower.received), b"")
-        self.assertEqual(near.transport.room(), 0, "no more than the window is on its way")
+        self.assertIsNone(near.transport.buffer(), "no more than the window is on its way")
         self.assertLessEqual(3_000_000 - source.left, STOCK.window_bytes)
         far.transport.resumeProducing()
         joined.settle()
@@ -539,11 +540,11 @@ class SlowReaderTests(SynchronousTestCase):
         joined = Joined()
         bulk, _ = joined.talk()
         chat, _ = joined.talk()
-        self.assertEqual(bulk.transport.room(), joined.left.limits.window_bytes)
+        self.assertEqual(len(bulk.transport.buffer()), joined.left.limits.window_bytes)
         chat.transport.write(b"how are you?")
-        self.assertEqual(bulk.transport.room(), COMPANY_BYTES)
+        self.assertEqual(len(bulk.transport.buffer()), COMPANY_BYTES)
         joined.left.transport.heard_at += COMPANY_S
-        self.assertEqual(bulk.transport.room(), joined.left.limits.window_bytes)
+        self.assertEqual(len(bulk.transport.buffer()), joined.left.limits.window_bytes)
 
     def test_a_tunnel_that_backs_up_pauses_the_sources(self) -> None:
         """(S24)"""

@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import PeerError
+from avinet.ssh import ciphers
 from avinet.ssh.ciphers import CIPHERS, MACS, Keys, Padding, authenticates
 from avinet.ssh.packets import Inbound, Outbound
 
 LIMIT = 35000
+LARGE = 1 << 20
+SPLIT = 64 * 1024
 PAIRS = [(cipher, mac) for cipher in CIPHERS for mac in (MACS if not authenticates(cipher) else [b""])]
 
 
@@ -25,6 +28,12 @@ def ends(cipher: bytes, mac: bytes) -> tuple[Outbound, Inbound]:
     outbound.switch(keys.sealing, restart=False)
     inbound.switch(keys.opening, restart=False)
     return outbound, inbound
+
+
+def feed(inbound: Inbound, data: bytes) -> None:
+    """All of `data` arrives, for which there is room."""
+    inbound.space()[: len(data)] = data
+    inbound.filled(len(data))
 
 
 class PacketTests(SynchronousTestCase):
@@ -45,7 +54,7 @@ class PacketTests(SynchronousTestCase):
         stream = b"".join(map(outbound.seal, payloads))
         got = []
         for at in range(0, len(stream), piece):
-            inbound.feed(stream[at : at + piece])
+            feed(inbound, stream[at : at + piece])
             while (payload := inbound.next_packet()) is not None:
                 got.append(bytes(payload))
             inbound.settle()
@@ -56,63 +65,84 @@ class PacketTests(SynchronousTestCase):
     @settings(deadline=None)
     @given(
         st.sampled_from([None, *PAIRS]),
-        st.lists(st.one_of(st.binary(min_size=1, max_size=50), st.integers(15_000, 34_000).map(bytes)), max_size=6),
-        st.lists(st.integers(1, 30_000), min_size=1, max_size=20),
+        st.lists(st.one_of(st.binary(min_size=1, max_size=50), st.integers(60_000, 500_000).map(bytes)), max_size=6),
+        st.lists(st.integers(1, 600_000), min_size=1, max_size=20),
     )
     def test_the_rest_of_a_large_packet_is_read_to_where_it_begins(
         self, algorithms: tuple[bytes, bytes] | None, payloads: list[bytes], pieces: list[int]
     ) -> None:
         payloads = [b"\x5e" + payload for payload in payloads]
         outbound, inbound = ends(*algorithms) if algorithms else (Outbound(), Inbound(LIMIT))
+        inbound.packet_bytes = LARGE
         stream = memoryview(b"".join(map(outbound.seal, payloads)))
         got, at, turn = [], 0, 0
         while at < len(stream):
-            piece = bytearray(stream[at : at + pieces[turn % len(pieces)]])
+            memory = inbound.space()
+            self.assertGreaterEqual(len(memory), inbound.missing)
+            piece = stream[at : at + min(len(memory), pieces[turn % len(pieces)])]
             turn += 1
-            memory = inbound.buffer()
-            if memory is None:
-                inbound.feed(piece)
-            else:
-                del piece[len(memory) :]
-                memory[: len(piece)] = piece
-                inbound.filled(len(piece))
+            memory[: len(piece)] = piece
+            inbound.filled(len(piece))
             at += len(piece)
             while (payload := inbound.next_packet()) is not None:
                 got.append(bytes(payload))
-            inbound.settle(read_on=True)
+            inbound.settle()
             self.assertLessEqual(inbound.missing, len(stream) - at + 1, "it waits for nothing that does not come")
             self.assertGreater(inbound.missing, 0)
-            piece[:] = bytes(len(piece))
         self.assertEqual(got, payloads)
         self.assertEqual((len(inbound), inbound.missing), (0, 1))
-        self.assertIsNone(inbound.buffer(), "an idle connection holds no memory")
 
     @settings(deadline=None, max_examples=30)
-    @given(st.sampled_from(PAIRS), st.lists(st.tuples(st.integers(1, 34_000), st.booleans()), min_size=1, max_size=60))
-    def test_payloads_that_are_kept_stay_good_until_there_is_no_room(
-        self, algorithms: tuple[bytes, bytes], sizes: list[tuple[int, bool]]
+    @given(st.sampled_from(PAIRS), st.lists(st.integers(1, 34_000), min_size=1, max_size=25))
+    def test_payloads_stay_good_until_all_is_settled(self, algorithms: tuple[bytes, bytes], sizes: list[int]) -> None:
+        outbound, inbound = ends(*algorithms)
+        payloads = [bytes((number % 251,)) * size for number, size in enumerate(sizes)]
+        feed(inbound, b"".join(map(outbound.seal, payloads)))
+        views = [inbound.next_packet() for _ in payloads]
+        self.assertEqual([bytes(view) for view in views if view is not None], payloads)
+
+    @settings(deadline=None, max_examples=50)
+    @given(st.sampled_from(PAIRS), st.binary(max_size=40), st.binary(min_size=1, max_size=3000), st.booleans())
+    def test_the_end_of_a_payload_may_lie_in_its_place_already(
+        self, algorithms: tuple[bytes, bytes], before: bytes, data: bytes, second: bool
     ) -> None:
         outbound, inbound = ends(*algorithms)
-        payloads = [bytes((number % 251,)) * size for number, (size, _) in enumerate(sizes)]
-        kept: list[memoryview] = []
-        got: list[bytes] = []
+        if second:
+            outbound.add((b"first",), 5)
+        place = outbound.space(1 + len(before), 4000)[: len(data)]
+        place[:] = data
+        outbound.add((b"x", before, place), 1 + len(before) + len(data))
+        feed(inbound, bytes(outbound.view()))
+        if second:
+            self.assertEqual(inbound.next_packet(), b"first")
+        self.assertEqual(inbound.next_packet(), b"x" + before + data)
 
-        def let_go() -> None:
-            got.extend(map(bytes, kept))
-            kept.clear()
-
-        inbound.make_room = let_go
-        inbound.feed(b"".join(map(outbound.seal, payloads)))
-        for payload, (_, keep) in zip(payloads, sizes, strict=True):
-            view = inbound.next_packet()
-            assert view is not None
-            self.assertEqual(view, payload)
-            if keep:
-                kept.append(view)
-                inbound.keep()
-        let_go()
+    def test_only_much_of_a_packet_holds_memory(self) -> None:
+        outbound, inbound = Outbound(), Inbound(LARGE)
+        packet = outbound.seal(bytes(200_000))
+        for count, held in ((100, False), (SPLIT - 101, False), (1, True), (100_000, True)):
+            feed(inbound, packet[:count])
+            packet = packet[count:]
+            self.assertIsNone(inbound.next_packet())
+            inbound.settle()
+            self.assertEqual(inbound._memory is not None, held)
+            self.assertEqual(inbound.missing, len(packet))
+        feed(inbound, packet)
+        self.assertIsNotNone(inbound.next_packet())
         inbound.settle()
-        self.assertEqual(got, [payload for payload, (_, keep) in zip(payloads, sizes, strict=True) if keep])
+        self.assertIsNone(inbound._memory)
+
+    def test_without_the_library_doing_so_in_place_packets_are_the_same(self) -> None:
+        self.assertTrue(ciphers.IN_PLACE, "this build of cryptography is slower than it could be")
+        sealed = [ends(*algorithms)[0] for algorithms in PAIRS]
+        self.patch(ciphers, "_padding", Padding(bytes))
+        packets = [outbound.seal(b"payload") for outbound in sealed]
+        self.patch(ciphers, "IN_PLACE", False)
+        for algorithms, packet in zip(PAIRS, packets, strict=True):
+            outbound, inbound = ends(*algorithms)
+            self.assertEqual(outbound.seal(b"payload"), packet)
+            feed(inbound, packet)
+            self.assertEqual(inbound.next_packet(), b"payload")
 
     @settings(deadline=None)
     @given(st.sampled_from(PAIRS), st.binary(min_size=1, max_size=100), st.data())
@@ -122,7 +152,7 @@ class PacketTests(SynchronousTestCase):
         outbound, inbound = ends(*algorithms)
         packet = bytearray(outbound.seal(payload))
         packet[draw.draw(st.integers(0, len(packet) - 1))] ^= 1 << draw.draw(st.integers(0, 7))
-        inbound.feed(bytes(packet))
+        feed(inbound, bytes(packet))
         try:
             self.assertIsNone(inbound.next_packet())
         except PeerError:
@@ -132,14 +162,14 @@ class PacketTests(SynchronousTestCase):
         for algorithms in PAIRS:
             outbound, inbound = ends(*algorithms)
             outbound.seal(b"lost")
-            inbound.feed(outbound.seal(b"hello"))
+            feed(inbound, outbound.seal(b"hello"))
             self.assertRaises(PeerError, inbound.next_packet)
 
     def test_new_keys_can_start_the_count_again(self) -> None:
         for restart, sequence in ((True, 0), (False, 3)):
             outbound, inbound = Outbound(), Inbound(LIMIT)
             for _ in range(3):
-                inbound.feed(outbound.seal(b"plain"))
+                feed(inbound, outbound.seal(b"plain"))
                 inbound.next_packet()
             outbound.switch(outbound._sealing, restart=restart)
             inbound.switch(inbound._opening, restart=restart)
@@ -151,7 +181,7 @@ class HeaderTests(SynchronousTestCase):
 
     def refused(self, length: int, padding: int, body: bytes) -> None:
         inbound = Inbound(LIMIT)
-        inbound.feed(struct.pack(">IB", length, padding) + body)
+        feed(inbound, struct.pack(">IB", length, padding) + body)
         with self.assertRaises(PeerError, msg=f"{length} {padding}"):
             inbound.next_packet()
 
@@ -180,17 +210,17 @@ class GreetingTests(SynchronousTestCase):
 
     def test_lines_end_with_a_line_feed_and_perhaps_a_carriage_return(self) -> None:
         inbound = Inbound(LIMIT)
-        inbound.feed(b"one\r\ntwo\nthr")
+        feed(inbound, b"one\r\ntwo\nthr")
         self.assertEqual([inbound.next_line(), inbound.next_line(), inbound.next_line()], [b"one", b"two", None])
 
     def test_a_line_that_is_too_long_is_refused(self) -> None:
         inbound = Inbound(LIMIT)
-        inbound.feed(b"SSH-2.0-" + b"x" * 247)
+        feed(inbound, b"SSH-2.0-" + b"x" * 247)
         self.assertRaises(PeerError, inbound.next_line)
 
     def test_a_greeting_without_end_is_refused(self) -> None:
         inbound = Inbound(LIMIT)
-        inbound.feed((b"x" * 200 + b"\n") * 21)
+        feed(inbound, (b"x" * 200 + b"\n") * 21)
         with self.assertRaises(PeerError):
             for _ in range(21):
                 inbound.next_line()

@@ -1,4 +1,4 @@
-"""Memory that a connection uses while it is at work and gives back at once: an idle connection holds none of it."""
+"""Floor 0: memory that a connection uses while it is at work, and gives back at once: an idle one holds none of it."""
 
 from __future__ import annotations
 
