@@ -180,6 +180,7 @@ class _DirectReactor:
 
     def __init__(self, reactor: PosixReactorBase) -> None:
         self._reactor = reactor
+        self.seconds = reactor.seconds
         directlyProvides(self, providedBy(reactor))
 
     def __getattr__(self, name: str) -> Any:

@@ -221,9 +221,9 @@ class BinaryPackets(SSHTransportBase):
         try:
             self._guarded(self._advance)
         finally:
-            self._running = False
             self._inbound.settle()
             self.uncork()
+            self._running = False
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Do `work` for the peer: its faults end its connection, and ours too, but ours are logged as such."""
@@ -237,7 +237,7 @@ class BinaryPackets(SSHTransportBase):
 
     def _advance(self) -> None:
         try:
-            while not self._held and self._take():
+            while not self._held and len(self._inbound) and self._take():
                 pass
         finally:
             self._settle_data()
@@ -253,12 +253,12 @@ class BinaryPackets(SSHTransportBase):
             if line is not None:
                 self._greeted(line)
             return line is not None
-        before = len(self._inbound)
+        before = len(self._inbound) if self._hasty_bytes > 0 else 0
         payload = self._inbound.next_packet()
         if payload is None:
             return False
         number = payload[0]
-        if self._hasty_bytes > 0:
+        if before:
             self._hasty_bytes -= before - len(self._inbound)
             if number >= 80:
                 raise PeerError(f"it sent message {number} before it was told that it is logged in")
@@ -376,7 +376,8 @@ class BinaryPackets(SSHTransportBase):
         outbound.clear()
         if self._full:
             self._count_backlog(size)
-        self._rekey_when_due()
+        if not self._running:
+            self._rekey_when_due()
 
     def _count_backlog(self, count: int) -> None:
         self._backlog_bytes += count

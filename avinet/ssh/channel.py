@@ -367,11 +367,7 @@ class Channel:
         self._receive.received(count)
 
     def received_all(self, pieces: Sequence[memoryview]) -> None:
-        """Data of the peer that was expected, good only during the call."""
-        if not self.lending:
-            for piece in pieces:
-                self._take_in(piece)
-            return
+        """Lend data of the peer that was expected, good only during the call; the channel was `lending` since then."""
         assert self._taker is not None
         self._receive.consumed(sum(map(len, pieces)))
         self._handing = True
