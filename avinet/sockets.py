@@ -21,6 +21,8 @@ READ_BYTES = 512 * 1024
 MOST_PIECES = 64
 """What is lent in one call at most."""
 _MOST_WAITED_BYTES = 512 * 1024
+_ACCEPTS = 4
+"""How many connections are accepted in a turn of the loop: those that came before are heard, or seen to be gone."""
 
 _arrived = memoryview(bytearray(READ_BYTES))
 """Where reads go: one for the process, as control returns only when all in it has been taken or copied."""
@@ -167,6 +169,11 @@ class _Client(_Direct, tcp.Client):
 
 class _Port(tcp.Port):
     transport: Any = _Server
+
+    @override
+    def doRead(self) -> None:
+        self.numberAccepts = _ACCEPTS
+        super().doRead()
 
 
 class _Connector(tcp.Connector):

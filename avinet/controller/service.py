@@ -25,9 +25,10 @@ from avinet.controller.node import Node
 from avinet.controller.operators import operator_routes, peer_name
 from avinet.controller.sessions import Session
 from avinet.controller.settings import ControllerSettings
-from avinet.enrolment.door import Allowance, enrolment_routes
+from avinet.enrolment.door import BURST, PER_S, enrolment_routes
 from avinet.errors import AvinetError, LocalError
 from avinet.files import FolderLock, private_folder
+from avinet.flow.allowance import Allowance
 from avinet.rest.door import Door, DoorLimits, Table
 from avinet.sockets import direct
 from avinet.ssh.gate import Limits
@@ -175,7 +176,7 @@ class ControllerService(Service):
             nonce_key=self._domain.nonce_key,
             signer=signer,
             now=self._wall,
-            allowance=Allowance(self._reactor.seconds),
+            allowance=Allowance(self._reactor.seconds, burst=BURST, per_s=PER_S),
         )
         return Door(self._reactor, Table(routes), tasks=node.tasks)
 

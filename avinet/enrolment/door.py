@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from cryptography import x509
@@ -10,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from avinet.enrolment.challenge import LIFE_S, new_nonce
 from avinet.enrolment.registrar import Registrar
-from avinet.errors import TooMany
+from avinet.flow.allowance import Allowance
 from avinet.rest.route import Reply, Request, Route
 from avinet.trust import signatures
 from avinet.trust.authority import chain_header
@@ -18,27 +17,8 @@ from avinet.trust.signatures import SignedResponse
 from avinet.wire.enrolment import CHAIN_HEADER, REQUEST_LIMIT_BYTES, Challenge, EnrolmentRequest, Receipt
 from avinet.wire.trust import SignedTrust
 
-
-class Allowance:
-    """How often one source may ask: `burst` at once, `per_s` in the long run; the latest `sources` are remembered."""
-
-    def __init__(
-        self, now: Callable[[], float], *, burst: float = 200, per_s: float = 20, sources: int = 10_000
-    ) -> None:
-        self._now, self._burst, self._per_s, self._most = now, burst, per_s, sources
-        self._sources: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, source: str) -> None:
-        """Count one request. Raises `TooMany`."""
-        now = self._now()
-        left, since = self._sources.pop(source, (self._burst, now))
-        left = min(self._burst, left + max(0.0, now - since) * self._per_s)
-        allowed = left >= 1
-        self._sources[source] = (left - 1 if allowed else left, now)
-        if len(self._sources) > self._most:
-            self._sources.popitem(last=False)
-        if not allowed:
-            raise TooMany("too many requests from this address", retry_after_s=1 / self._per_s)
+BURST, PER_S = 200, 20
+"""How often one source may ask: at once, and in the long run."""
 
 
 def enrolment_routes(

@@ -1,4 +1,8 @@
-"""How many peers may be on their way in: in all, and from one source; a pure count with the clock passed in."""
+"""How many peers may be on their way in: in all, and from one source; a pure count with the clock passed in.
+
+A key exchange costs this end a signature, and a peer that does not finish it next to nothing (DHEat, CVE-2002-20001).
+So a source whose peers leave before that is let in only now and then. Those who finish cost their source nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 
 from avinet.errors import TooMany
+from avinet.flow.allowance import Allowance
+from avinet.ssh.phases import Stage
 
 _KNOWN_SOURCES = 10_000
 _DAY_S = 86400.0
@@ -20,6 +26,9 @@ class Limits:
     A source is an IPv4 address or an IPv6 network of 64 bits; one from which someone logged in within a day is proven,
     and may bring as many as a whole site behind one address has. From `early` on, as a part of all, unproven sources
     are turned away at random, the more so the fuller it is.
+
+    `unfinished` peers of a source may leave at once before they have finished a key exchange, `unfinished_per_s` in the
+    long run; what was too much, `unfinished_debt` at most, has to be sat out.
     """
 
     in_all: int = 1000
@@ -27,6 +36,9 @@ class Limits:
     per_proven_source: int = 800
     early: float = 0.5
     retry_after_s: float = 5.0
+    unfinished: float = 10.0
+    unfinished_per_s: float = 4.0
+    unfinished_debt: float = 40.0
 
 
 def source_of(host: str) -> str:
@@ -50,6 +62,9 @@ class Gate:
         self._inside = 0
         self._by_source: dict[str, int] = {}
         self._proven: OrderedDict[str, float] = OrderedDict()
+        self._unfinished = Allowance(
+            now, burst=limits.unfinished, per_s=limits.unfinished_per_s, debt=limits.unfinished_debt
+        )
 
     def __len__(self) -> int:
         return self._inside
@@ -63,6 +78,9 @@ class Gate:
             raise TooMany("too many peers are logging in", retry_after_s=limits.retry_after_s)
         if source and from_source >= (limits.per_proven_source if proven else limits.per_source):
             raise TooMany("too many peers of this address are logging in", retry_after_s=limits.retry_after_s)
+        wait_s = self._unfinished.wait_s(source) if source else 0.0
+        if wait_s:
+            raise TooMany("too many peers of this address finish no key exchange", retry_after_s=wait_s)
         free_from = limits.early * limits.in_all
         if not proven and self._inside >= free_from:
             fullness = (self._inside - free_from) / (limits.in_all - free_from)
@@ -71,15 +89,19 @@ class Gate:
         self._inside += 1
         self._by_source[source] = from_source + 1
 
-    def leave(self, source: str, *, logged_in: bool) -> None:
-        """A peer that had entered is gone, or it has logged in, which proves its source."""
+    def leave(self, source: str, stage: Stage) -> None:
+        """A peer that had entered is gone at `stage`, or it has logged in, which proves its source."""
         self._inside -= 1
         left = self._by_source[source] - 1
         if left:
             self._by_source[source] = left
         else:
             del self._by_source[source]
-        if logged_in and source:
+        if not source:
+            return
+        if stage is Stage.OPENING:
+            self._unfinished.spend(source)
+        elif stage is Stage.CONNECTED:
             self._proven[source] = self._now()
             self._proven.move_to_end(source)
             if len(self._proven) > _KNOWN_SOURCES:

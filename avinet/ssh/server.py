@@ -26,6 +26,7 @@ from avinet.ssh.binary import VERSION
 from avinet.ssh.gate import Gate, Limits, source_of
 from avinet.ssh.identity import Identity, Refusal
 from avinet.ssh.packets import Outbound
+from avinet.ssh.phases import Stage
 from avinet.ssh.policy import HOST_KEY, Policy
 from avinet.ssh.shown import host_of, printable, shown_address
 from avinet.ssh.strings import Reader, string, uint32
@@ -45,8 +46,8 @@ class HostKeys:
 class ServerTransport(Transport, SSHServerTransport):
     """The server's end of one connection.
 
-    `left_gate` is called once: with True when the peer has logged in, with False when it is gone without. `refused` is
-    called at most once, when it is gone without and is to blame for that; `ended` once, when it is gone.
+    `left_gate` is called once: when the peer has logged in, or when it is gone without, with how far it came. `refused`
+    is called at most once, when it is gone without and is to blame for that; `ended` once, when it is gone.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class ServerTransport(Transport, SSHServerTransport):
         host_keys: HostKeys,
         admission: Admission,
         connection: ConnectionFactory,
-        left_gate: Callable[[bool], None],
+        left_gate: Callable[[Stage], None],
         refused: Callable[[Refusal], None],
         ended: Callable[[ServerTransport], None],
     ) -> None:
@@ -104,7 +105,7 @@ class ServerTransport(Transport, SSHServerTransport):
 
     @override
     def logged_in(self, identity: Identity, connection: ConnectionFactory) -> None:
-        self._left_gate(True)
+        self._left_gate(Stage.CONNECTED)
         self.distrust_early()
         self.sendPacket(phases.USERAUTH_SUCCESS, b"")
         super().logged_in(identity, connection)
@@ -115,14 +116,17 @@ class ServerTransport(Transport, SSHServerTransport):
         if self.identity is not None:
             self._admission.left(self.identity)
         else:
-            self._left_gate(False)
+            self._left_gate(self.phases.stage)
             if self._refusal is not None:
                 self._refused(self._refusal)
         self._ended(self)
 
 
 class _TurnedAway(Protocol):
-    """A peer that is told to come back later, and nothing else."""
+    """A peer that is told to come back later, and nothing else.
+
+    It reads so twice: in a line before the version (RFC 4253 §4.2), for who looks no further, and in a DISCONNECT.
+    """
 
     transport: Any
 
@@ -134,9 +138,10 @@ class _TurnedAway(Protocol):
     @override
     def connectionMade(self) -> None:
         text = retry_text(self._error).encode("utf-8")
+        greeting = b"avinet: " + text + b"\r\n" + VERSION + b"\r\n"
         told = bytes((phases.DISCONNECT,)) + uint32(DISCONNECT_TOO_MANY_CONNECTIONS) + string(text) + string(b"")
         self._deadline = self._clock.callLater(self._close_s, self.transport.abortConnection)
-        self.transport.write(VERSION + b"\r\n" + Outbound().seal(told))
+        self.transport.write(greeting + Outbound().seal(told))
         self.transport.loseConnection()
 
     @override
@@ -202,7 +207,7 @@ class Server(Factory):
             self._host_keys,
             self._admission,
             self._connection,
-            lambda logged_in: self._gate.leave(source, logged_in=logged_in),
+            lambda stage: self._gate.leave(source, stage),
             self._refused,
             self._open.discard,
         )

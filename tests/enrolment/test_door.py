@@ -11,8 +11,8 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.aio import Tasks, as_deferred
-from avinet.enrolment.door import Allowance, enrolment_routes
-from avinet.errors import TooMany
+from avinet.enrolment.door import enrolment_routes
+from avinet.flow.allowance import Allowance
 from avinet.rest.door import Door, Table
 from avinet.rest.route import Request
 from avinet.trust import signatures
@@ -124,25 +124,3 @@ class DoorTests(SynchronousTestCase):
         self.assertEqual((status, headers["retry-after"]), (429, "1"))
         self.clock.advance(1)
         self.assertEqual(self.said(b"GET /v1/trust HTTP/1.1\r\nhost: x\r\n\r\n")[0], 200)
-
-
-class AllowanceTests(SynchronousTestCase):
-    def test_a_source_that_has_much_left_does_not_help_another(self) -> None:
-        clock = Clock()
-        allowance = Allowance(clock.seconds, burst=2, per_s=1)
-        allowance.take("a")
-        allowance.take("b")
-        allowance.take("a")
-        self.assertRaises(TooMany, allowance.take, "a")
-        allowance.take("b")
-        clock.advance(100)
-        allowance.take("a")
-        allowance.take("a")
-        self.assertRaises(TooMany, allowance.take, "a")
-
-    def test_what_it_remembers_is_bounded(self) -> None:
-        allowance = Allowance(lambda: 0.0, burst=1, sources=3)
-        for source in "abcd":
-            allowance.take(source)
-        allowance.take("a")
-        self.assertRaises(TooMany, allowance.take, "d")

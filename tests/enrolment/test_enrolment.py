@@ -14,10 +14,11 @@ from twisted.trial.unittest import TestCase
 from avinet.aio import Tasks
 from avinet.cloud.bundle import domain_bundle
 from avinet.enrolment.client import Enrolment
-from avinet.enrolment.door import Allowance, enrolment_routes
+from avinet.enrolment.door import BURST, PER_S, enrolment_routes
 from avinet.enrolment.identity import Identity, user_data
 from avinet.errors import Conflict, Forbidden, Gone, LocalError, Unauthenticated
 from avinet.files import private_folder, write_atomic
+from avinet.flow.allowance import Allowance
 from avinet.rest.door import Door, Table
 from avinet.store.sqlite import SQLiteStore
 from avinet.trust import keys
@@ -79,7 +80,7 @@ class EnrolmentTests(TestCase):
             nonce_key=domain().nonce_key,
             signer=signer,
             now=self.office.now,
-            allowance=Allowance(self.office.now),
+            allowance=Allowance(self.office.now, burst=BURST, per_s=PER_S),
         )
 
     def boot(self, name: str, id: str, claim: str, generation: int = 1) -> Identity:

@@ -20,9 +20,13 @@ PATIENCE_S = 60.0
 
 
 class Node:
-    """The process `controller` on `machine`, and those of service engines, each named by its id."""
+    """The process `controller` on `machine`, and those of service engines, each named by its id.
 
-    def __init__(self) -> None:
+    `ssh_settings` are lines of the controller's settings for its door for tunnels.
+    """
+
+    def __init__(self, ssh_settings: str = "") -> None:
+        self._ssh_settings = ssh_settings
         self.machine = Machine(PATIENCE_S)
         self.folder: Path = self.machine.folder
         self.settings = self.folder / "controller.toml"
@@ -32,7 +36,7 @@ class Node:
     def _write_settings(self, ssh: int, https: int) -> None:
         self.settings.write_text(
             f'node = "node-1"\nstate = "controller"\nsocket = "controller.sock"\naddresses = ["127.0.0.1"]\n\n'
-            f'[ssh]\nlisten = ["127.0.0.1"]\nport = {ssh}\n\n'
+            f'[ssh]\nlisten = ["127.0.0.1"]\nport = {ssh}\n{self._ssh_settings}\n'
             f'[https]\nlisten = ["127.0.0.1"]\nport = {https}\n\n'
             f'[cloud]\nfolder = "instances"\nengine = "builtin"\n'
         )
@@ -116,10 +120,11 @@ class NodeCase(SynchronousTestCase):
     """Each test has a controller of its own; `engines` are connected when it begins."""
 
     engines: tuple[str, ...] = ()
+    ssh_settings = ""
 
     @override
     def setUp(self) -> None:
-        self.node = Node()
+        self.node = Node(self.ssh_settings)
         self.addCleanup(self.node.machine.close)
         self.node.init()
         if self.engines:

@@ -17,6 +17,7 @@ from zope.interface import directlyProvides
 
 from avinet.errors import TooMany
 from avinet.ssh.gate import Gate, Limits, source_of
+from avinet.ssh.phases import Stage
 from avinet.ssh.server import Server, ServerTransport
 from avinet.ssh.shown import shown_address
 from tests.ssh.attacker import Siege
@@ -58,13 +59,13 @@ class GateTests(SynchronousTestCase):
     def test_a_source_where_someone_logged_in_within_a_day_may_bring_a_site(self) -> None:
         gates = Gates(Limits())
         gates.let_in("192.0.2.1", 1)
-        gates.gate.leave("192.0.2.1", logged_in=True)
+        gates.gate.leave("192.0.2.1", Stage.CONNECTED)
         self.assertEqual(gates.let_in("192.0.2.1", 900), 800)
 
     def test_after_a_day_it_is_as_any_other(self) -> None:
         gates = Gates(Limits())
         gates.let_in("192.0.2.1", 1)
-        gates.gate.leave("192.0.2.1", logged_in=True)
+        gates.gate.leave("192.0.2.1", Stage.CONNECTED)
         gates.now = 86401
         self.assertEqual(gates.let_in("192.0.2.1", 900), 200)
 
@@ -76,15 +77,55 @@ class GateTests(SynchronousTestCase):
     def test_a_proven_source_is_not_thinned(self) -> None:
         gates = Gates(Limits(in_all=100, per_source=100), chance=0.0)
         gates.let_in("192.0.2.1", 1)
-        gates.gate.leave("192.0.2.1", logged_in=True)
+        gates.gate.leave("192.0.2.1", Stage.CONNECTED)
         self.assertEqual(gates.let_in("192.0.2.1", 1000), 100)
+
+    def unfinished(self, gates: Gates, source: str, tries: int) -> int:
+        """How many of `tries` peers of `source` get in that leave before they have finished a key exchange."""
+        entered = 0
+        for _ in range(tries):
+            if gates.let_in(source, 1):
+                entered += 1
+                gates.gate.leave(source, Stage.OPENING)
+        return entered
+
+    def test_who_begins_key_exchanges_and_finishes_none_is_let_in_less_often(self) -> None:
+        """(S12)"""
+        gates = Gates(Limits())
+        self.assertEqual(self.unfinished(gates, "192.0.2.1", 1000), 10)
+        entered = 0
+        for _ in range(100):
+            gates.now += 0.1
+            entered += self.unfinished(gates, "192.0.2.1", 100)
+        self.assertLessEqual(entered, 41)
+        self.assertEqual(gates.let_in("192.0.2.2", 100), 100, "nobody else has to wait")
+
+    def test_those_who_came_in_together_are_counted_too(self) -> None:
+        """(S12)"""
+        gates = Gates(Limits())
+        self.assertEqual(gates.let_in("192.0.2.1", 200), 200)
+        for _ in range(200):
+            gates.gate.leave("192.0.2.1", Stage.OPENING)
+        gates.now += 10
+        self.assertEqual(gates.let_in("192.0.2.1", 1), 0)
+        gates.now += 1
+        self.assertEqual(gates.let_in("192.0.2.1", 200), 200, "what is owed is soon paid")
+
+    def test_a_site_of_500_behind_one_address_pays_nothing_for_coming_back_at_once_and_again(self) -> None:
+        gates = Gates(Limits())
+        gates.let_in("192.0.2.1", 1)
+        gates.gate.leave("192.0.2.1", Stage.CONNECTED)
+        for stage in (Stage.CONNECTED, Stage.LOGIN, Stage.SERVICE, Stage.CONNECTED):
+            self.assertEqual(gates.let_in("192.0.2.1", 500), 500)
+            for _ in range(500):
+                gates.gate.leave("192.0.2.1", stage)
 
     def test_what_is_remembered_is_bounded(self) -> None:
         gates = Gates(Limits())
         for number in range(10_050):
             source = f"source {number}"
             gates.gate.enter(source)
-            gates.gate.leave(source, logged_in=True)
+            gates.gate.leave(source, Stage.CONNECTED)
         self.assertEqual(len(gates.gate._proven), 10_000)
         self.assertEqual(gates.gate._by_source, {})
 
@@ -97,7 +138,7 @@ class GateTests(SynchronousTestCase):
                 inside += [source] * gates.let_in(source, 1)
             elif source in inside:
                 inside.remove(source)
-                gates.gate.leave(source, logged_in=len(inside) % 2 == 0)
+                gates.gate.leave(source, Stage.SERVICE if len(inside) % 2 else Stage.CONNECTED)
             self.assertEqual(len(gates.gate), len(inside))
             self.assertLessEqual(len(inside), 5)
             self.assertLessEqual(max(map(inside.count, "abc")), 4)
@@ -134,7 +175,8 @@ class DoorTests(SynchronousTestCase):
         self.assertEqual(self.factory.logging_in, 2)
         silent = Wires(self.dial("192.0.2.1"), Protocol())
         self.assertIn(b"retry-after=4", bytes(silent.left.out))
-        self.assertTrue(bytes(silent.left.out).startswith(b"SSH-2.0-avinet"))
+        self.assertTrue(bytes(silent.left.out).startswith(b"avinet: too many peers of this address"))
+        self.assertIn(b"\r\nSSH-2.0-avinet", bytes(silent.left.out))
         silent.flush()
         self.assertFalse(silent.left.connected)
         self.assertEqual(self.factory.turned_away, 1)
