@@ -42,6 +42,9 @@ from avinet.ssh.transport import ConnectionFactory, Transport
 CONNECTION = b"ssh-connection"
 USERAUTH = b"ssh-userauth"
 PUBLICKEY = b"publickey"
+_NAME_BYTES = 64
+_BLOB_BYTES = 128
+"""More than an Ed25519 key or signature has."""
 
 
 class Admission(Protocol):
@@ -90,16 +93,17 @@ class Claim:
     def decode(cls, packet: bytes) -> Claim:
         """The request in the body of a USERAUTH_REQUEST. Raises `PeerError`."""
         reader = Reader(packet, "USERAUTH_REQUEST")
-        user, service, method = reader.text(), reader.string(), reader.string()
+        user, service, method = reader.text(), reader.string(_NAME_BYTES), reader.string(_NAME_BYTES)
         if method != PUBLICKEY:
             return cls(user, service, printable(method))
-        signed, algorithm, blob = reader.byte(), reader.string(), reader.string()
+        signed, algorithm = reader.byte(), reader.string(_NAME_BYTES)
         if signed > 1:
             raise PeerError("an authentication request is neither signed nor unsigned")
-        signature = reader.string() if signed else None
-        reader.end()
         if algorithm != ED25519:
             return cls(user, service, f"a key of the kind {printable(algorithm)}")
+        blob = reader.string(_BLOB_BYTES)
+        signature = reader.string(_BLOB_BYTES) if signed else None
+        reader.end()
         return cls(user, service, "publickey", blob, signature)
 
 

@@ -297,6 +297,11 @@ class BinaryPackets(SSHTransportBase):
         """What has come already was sent by a peer that did not know yet how its login ends: no channels in it."""
         self._hasty_bytes = len(self._inbound)
 
+    def take_large(self) -> None:
+        """The peer is known: it may send large packets, of which the rest is read to where the beginning is."""
+        self._inbound.packet_bytes = self.policy.packet_bytes
+        self._reads_on = hasattr(self.transport, "read_least")
+
     def hold(self) -> None:
         """Take no more packets until `release`; the peer may send only little meanwhile."""
         self._held = True

@@ -28,10 +28,14 @@ from avinet.ssh.identity import Identity, Refusal
 from avinet.ssh.packets import Outbound
 from avinet.ssh.phases import Stage
 from avinet.ssh.policy import HOST_KEY, Policy
-from avinet.ssh.shown import host_of, printable, shown_address
+from avinet.ssh.shown import host_of, printable, shortened, shown_address
 from avinet.ssh.strings import Reader, string, uint32
 from avinet.ssh.transport import ConnectionFactory, Transport
 from avinet.trust.keys import fingerprint
+
+_LINE_BYTES = 200
+"""What is logged of a peer that was refused, whatever it said."""
+_USER_BYTES = 20
 
 
 class HostKeys:
@@ -215,12 +219,17 @@ class Server(Factory):
         return transport
 
     def _refused(self, refusal: Refusal) -> None:
+        user = shortened(refusal.user, _USER_BYTES)
+        key = fingerprint(refusal.public_key) if refusal.public_key else "none"
+        who = f" (user {user!r}, key {key})" if refusal.user or refusal.public_key else ""
+        left = _LINE_BYTES - len(f"refused {refusal.address}: {who}".encode())
         self.log.warn(
-            "refused {peer}: {why} (user {user!r}, key {key})",
+            "refused {peer}: {why}{who}",
             peer=refusal.address,
-            why=refusal.why,
-            user=refusal.user,
-            key=fingerprint(refusal.public_key) if refusal.public_key else "none",
+            why=shortened(refusal.why, left),
+            who=who,
+            user=user,
+            key=key,
         )
         if self._on_refused is not None:
             self._on_refused(refusal)

@@ -21,6 +21,14 @@ def shown_address(address: object) -> str:
     return "a tunnel"
 
 
+def shortened(text: str, limit_bytes: int) -> str:
+    """`text`, cut where it takes more than `limit_bytes`."""
+    data = text.encode("utf-8")
+    if len(data) <= limit_bytes:
+        return text
+    return data[: limit_bytes - 3].decode("utf-8", "ignore") + "…"
+
+
 def printable(data: bytes) -> str:
     """What a peer said, cut and escaped so that it fits into a line of a log."""
     text = data[: _SHOWN + 1].decode("utf-8", "replace")

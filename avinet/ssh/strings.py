@@ -10,6 +10,7 @@ from avinet.errors import PeerError
 
 _UINT32 = struct.Struct(">I")
 _NAME_BYTES = 64
+_NAMES = 128
 ED25519 = b"ssh-ed25519"
 ED25519_BYTES = 32
 ED25519_SIGNATURE_BYTES = 64
@@ -82,10 +83,12 @@ class Reader:
             raise PeerError(f"a {self._what} has text that is not UTF-8") from None
 
     def name_list(self) -> tuple[bytes, ...]:
-        """The next name-list: names of 1 to 64 printable ASCII characters."""
+        """The next name-list: at most 128 names of 1 to 64 printable ASCII characters."""
         data = self.string()
         if not data:
             return ()
+        if data.count(b",") >= _NAMES:
+            raise PeerError(f"a {self._what} has a list of more than {_NAMES} names")
         names = tuple(data.split(b","))
         if any(not 0 < len(name) <= _NAME_BYTES for name in names) or not data.isascii() or not _printable(data):
             raise PeerError(f"a {self._what} has a malformed list of names")

@@ -35,7 +35,9 @@ from avinet.ssh.policy import STRICT_CLIENT, STRICT_SERVER, Policy
 from avinet.ssh.shown import printable
 from avinet.ssh.strings import Reader
 
-_KEXINIT_BYTES = 35000
+_TEXT_BYTES = 4096
+_KEXINIT_BYTES = 8192
+"""Several times what any implementation sends."""
 _EARLIEST = 0.75
 """New keys come up to a quarter earlier than they must: a fleet that logged in at once does not rekey at once."""
 
@@ -80,7 +82,7 @@ class Transport(BinaryPackets):
     @override
     def ssh_DISCONNECT(self, packet: bytes) -> None:
         reader = Reader(packet, "DISCONNECT")
-        self.told(reader.uint32(), printable(reader.string()))
+        self.told(reader.uint32(), printable(reader.string(_TEXT_BYTES)))
 
     def told(self, code: int, text: str) -> None:
         """The peer ends the connection, for a reason of RFC 4253 §11.1."""
@@ -162,5 +164,5 @@ class Transport(BinaryPackets):
         self._disarm()
         self.phases.logged_in()
         self.identity = identity
-        self._inbound.packet_bytes = self.policy.packet_bytes
+        self.take_large()
         self._guarded(lambda: self.setService(connection(identity)))
