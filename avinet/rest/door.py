@@ -34,7 +34,18 @@ from avinet.wire.message import encode
 from avinet.wire.problem import Problem
 
 HEAD_LIMIT_BYTES = 16 * 1024
+TARGET_LIMIT_BYTES = 2048
+QUERY_FIELDS = 32
+CHUNKS = 256
+"""How many small chunks a body may come in; of 4 KiB and more there may be any number."""
+_SLICE_BYTES = 4096
+"""What twisted.web is given at once: it copies the rest of that for every line."""
 PIPE_PROTOCOL = "avinet-pipe"
+INERT = {
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
+"""Headers of every answer: whatever stands in it, a browser runs nothing of it, and shows it in no other page."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +69,7 @@ class Table:
             for route in routes
         ]
         self._adapter = Map(rules, redirect_defaults=False).bind("door")
-        self.limit_bytes = max((route.limit_bytes for route in routes), default=0)
+        self.limit_bytes = max((route.limit_bytes for route in routes if route.takes is not None), default=0)
 
     def match(self, method: str, path: str) -> tuple[Route, Mapping[str, str]] | Problem:
         """The route and the arguments in its path, or why there is none (404, 405)."""
@@ -78,6 +89,7 @@ class DoorRequest(http.Request):
     channel: DoorChannel
     content: BytesIO
     _received = 0
+    _chunks = 0
 
     @override
     def gotLength(self, length: int | None) -> None:
@@ -88,7 +100,9 @@ class DoorRequest(http.Request):
     @override
     def handleContentChunk(self, data: bytes) -> None:
         self._received += len(data)
-        if self._received > self.channel.door.table.limit_bytes:
+        self._chunks += 1
+        limit_bytes = self.channel.door.table.limit_bytes
+        if self._received > limit_bytes or self._chunks > CHUNKS + limit_bytes // _SLICE_BYTES:
             self.channel.refuse(413)
         else:
             self.content.write(data)
@@ -127,14 +141,12 @@ class DoorRequest(http.Request):
             self.channel.become_pipe(reply)
             return
         self.setResponseCode(reply.status)
-        for name, value in reply.headers.items():
+        body, kind = b"" if reply.body is None else reply.body, "application/octet-stream"
+        if not isinstance(body, bytes):
+            body, kind = encode(body), "application/json"
+        headers = INERT | ({"content-type": kind} if body else {}) | dict(reply.headers)
+        for name, value in headers.items():
             self.setHeader(name, value)
-        body = reply.body
-        if body is not None and not isinstance(body, bytes):
-            body = encode(body)
-            if not self.responseHeaders.hasHeader("content-type"):
-                self.setHeader("content-type", "application/json")
-        body = body or b""
         self.setHeader("content-length", str(len(body)))
         if body:
             self.write(body)
@@ -148,7 +160,11 @@ class DoorRequest(http.Request):
             return _said(problem(400, "the request's head is not ASCII"))
         if self.clientproto != b"HTTP/1.1":
             return _said(problem(505, "this door speaks HTTP/1.1"))
+        if len(target) > TARGET_LIMIT_BYTES:
+            return _said(problem(414))
         path, _, query = target.partition("?")
+        if query.count("&") >= QUERY_FIELDS:
+            return _said(problem(400, f"the query has more than {QUERY_FIELDS} fields"))
         found = self.channel.door.table.match(self.method.decode("ascii", "replace"), path)
         if isinstance(found, Problem):
             return _said(found)
@@ -163,7 +179,7 @@ class DoorRequest(http.Request):
                 target=target,
                 authority=headers.get("host", ""),
                 arguments=arguments,
-                query=dict(parse_qsl(query, keep_blank_values=True, max_num_fields=32)),
+                query=dict(parse_qsl(query, keep_blank_values=True)),
                 headers=headers,
                 repeated=repeated,
                 body=body,
@@ -212,6 +228,7 @@ class DoorChannel(http.HTTPChannel):
         self._refused = False
         self._answering = False
         self._early = False
+        self._waited = False
         self._closing = False
 
     @override
@@ -225,14 +242,28 @@ class DoorChannel(http.HTTPChannel):
 
     @override
     def dataReceived(self, data: bytes) -> None:
-        if self._pipe is not None:
-            self._pipe.dataReceived(data)
-            return
-        if self._refused:
+        self._waited = True
+        for at in range(0, len(data), _SLICE_BYTES):
+            if self._pipe is not None:
+                self._pipe.dataReceived(data[at:])
+                return
+            self._take(data[at : at + _SLICE_BYTES])
+
+    def _take(self, data: bytes) -> None:
+        if self._refused or self._closing:
             return
         if not self._answering and self._deadline is None:
             self._deadline = self.callLater(self.door.limits.read_s, partial(self.refuse, 408))
         super().dataReceived(data)
+
+    @override
+    def lineReceived(self, line: bytes) -> None:
+        if self._refused or self._closing:
+            return
+        if line[:1] in (b" ", b"\t"):  # a folded line (RFC 9112, section 5.2)
+            self.refuse(400)
+        else:
+            super().lineReceived(line)
 
     @override
     def rawDataReceived(self, data: bytes) -> None:
@@ -244,21 +275,30 @@ class DoorChannel(http.HTTPChannel):
 
     @override
     def allContentReceived(self) -> None:
-        if not self._refused:
-            self._end_deadline()
-            self._answering, self._early = True, False
-            super().allContentReceived()
+        if self._refused:
+            return
+        self._end_deadline()
+        if not self._waited:
+            self._refused = True
+            self.loseConnection()
+            return
+        self._answering, self._early, self._waited = True, False, False
+        super().allContentReceived()
 
     @override
     def requestDone(self, request: http.Request) -> None:
         self._answering = False
+        # Requests that do not wait for their turn need not be answered (RFC 9112, section 9.3.2).
+        self.persistent = self.persistent and not self._early
         super().requestDone(request)
 
     @override
     def loseConnection(self) -> None:
+        """Close when the peer has taken its answers; it has as long for that as a connection may be idle."""
         if not self._closing:
             self._closing = True
             self._end_deadline()
+            self._deadline = self.callLater(self.door.limits.idle_s, self.transport.abortConnection)
             super().loseConnection()
 
     @override
@@ -274,9 +314,13 @@ class DoorChannel(http.HTTPChannel):
         head = (
             f"HTTP/1.1 {code} {http.RESPONSES[code].decode()}\r\nconnection: close\r\ncontent-length: {len(body)}\r\n"
         )
-        fields = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        fields = "".join(f"{name}: {value}\r\n" for name, value in (INERT | headers).items())
         self.transport.write((head + fields + "\r\n").encode() + body)
         self.loseConnection()
+
+    @override
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.refuse(400)
 
     def become_pipe(self, pipe: Pipe) -> None:
         """Answer 101; from here on the bytes belong to `pipe`. The peer sends none of them before it has the answer."""

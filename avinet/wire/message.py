@@ -96,8 +96,9 @@ def decode_signed(data: bytes, into: type[M], *, limit_bytes: int, what: str = "
     if len(data) > limit_bytes:
         raise TooLarge(f"the {what} has more than {limit_bytes} bytes")
     try:
+        message = msgspec.json.decode(data, type=into)  # the first to look, as it keeps nothing that is not in `into`
         json.loads(data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-        return msgspec.json.decode(data, type=into)
+        return message
     except (ValueError, RecursionError) as error:
         raise Invalid(f"the {what} is not valid: {_plain(str(error))}") from error
 

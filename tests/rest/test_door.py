@@ -1,7 +1,8 @@
-"""A door and its client, joined in memory: what goes through, and what is refused."""
+"""A door and its client, joined in memory: what goes through, and what is refused (H1)."""
 
 from __future__ import annotations
 
+import gzip
 from typing import Any
 
 from twisted.internet.address import IPv4Address
@@ -167,6 +168,118 @@ class DoorTests(SynchronousTestCase):
             self.clock.advance(2)
         self.assertIn(b"408", transport.value().split(b"\r\n")[0])
         self.clock.advance(120)
+
+    def test_a_request_that_drips_is_ended_whatever_part_of_it_drips(self) -> None:
+        for head in (b"", b"GET /v1/whoami HTTP/1.1\r\nx: ", b"PUT /v1/echo HTTP/1.1\r\ncontent-length: 100\r\n\r\n"):
+            channel = self.door.buildProtocol(None)
+            transport = StringTransport()
+            channel.makeConnection(transport)
+            channel.dataReceived(head + b"G")
+            for _ in range(14):
+                self.clock.advance(2)
+                channel.dataReceived(b"E")
+            self.assertEqual(transport.value(), b"")
+            self.clock.advance(2)
+            self.assertIn(b"408", transport.value().split(b"\r\n")[0])
+            self.clock.advance(120)
+
+    def test_an_answer_that_nobody_takes_is_dropped(self) -> None:
+        class Stuck(StringTransport):
+            aborted = False
+
+            def abortConnection(self) -> None:
+                self.aborted = True
+
+        for ends in (b"", b"connection: close\r\n"):
+            channel = self.door.buildProtocol(None)
+            transport = Stuck()
+            channel.makeConnection(transport)
+            channel.dataReceived(b"GET /v1/whoami HTTP/1.1\r\nhost: x\r\n" + ends + b"\r\n")
+            self.assertIn(b" 200 ", transport.value())
+            self.clock.advance(59)
+            self.assertFalse(transport.aborted)
+            self.clock.pump([2.0] * 31)
+            self.assertTrue(transport.aborted)
+            channel.connectionLost()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_requests_that_do_not_wait_for_their_answers_get_one(self) -> None:
+        request = b"GET /v1/whoami HTTP/1.1\r\nhost: x\r\n\r\n"
+        said = self.raw(request * 20)
+        self.assertEqual(said.value().count(b"HTTP/1.1 200"), 1)
+        self.assertTrue(said.disconnecting)
+        waiting: Deferred[None] = Deferred()
+
+        async def slow(request: Request) -> Reply:
+            await waiting
+            return Reply(200, b"done")
+
+        self.door = Door(self.clock, Table([Route("GET", "/v1/whoami", slow, "Slow")]), tasks=self.tasks)
+        said = self.raw(request * 20)
+        waiting.callback(None)
+        self.assertEqual(said.value().count(b"HTTP/1.1 200"), 1)
+        self.assertTrue(said.disconnecting)
+
+    def test_requests_that_wait_for_their_answers_share_a_connection(self) -> None:
+        channel = self.door.buildProtocol(None)
+        transport = StringTransport()
+        channel.makeConnection(transport)
+        for number in range(1, 21):
+            channel.dataReceived(b"GET /v1/whoami HTTP/1.1\r\nhost: x\r\n\r\n")
+            self.assertEqual(transport.value().count(b"HTTP/1.1 200"), number)
+
+    def status(self, data: bytes) -> bytes:
+        return self.raw(data).value().split(b" ")[1]
+
+    def test_what_is_too_long_or_too_many_is_refused(self) -> None:
+        query = b"&".join(b"a=b" for _ in range(33))
+        chunks = b"1\r\na\r\n" * 1000
+        for head, status in (
+            (b"GET /v1/whoami?" + query, b"400"),
+            (b"GET /" + b"a/" * 1100, b"414"),
+            (b"GET /v1/whoami?a=" + b"b" * 2048, b"414"),
+            (b"PUT /v1/echo", b"413"),
+        ):
+            whole = head + b" HTTP/1.1\r\nhost: x\r\n"
+            whole += b"transfer-encoding: chunked\r\n\r\n" + chunks if status == b"413" else b"\r\n"
+            self.assertEqual(self.status(whole), status)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_folded_header_is_refused(self) -> None:
+        self.assertEqual(self.status(b"GET /v1/whoami HTTP/1.1\r\nx: a\r\n b\r\n\r\n"), b"400")
+
+    def test_nothing_is_unpacked_and_no_cookie_is_heeded(self) -> None:
+        packed = gzip.compress(b"a" * 1_000_000)
+        head = (
+            b"PUT /v1/echo HTTP/1.1\r\nhost: x\r\ncookie: a=b\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n"
+        )
+        said = self.raw(head % len(packed) + packed)
+        head, _, body = said.value().partition(b"\r\n\r\n")
+        self.assertEqual(body, packed)
+        self.assertNotIn(b"set-cookie", head.lower())
+
+    def test_every_answer_is_inert_in_a_browser(self) -> None:
+        """(H6)"""
+        kinds = set()
+        for data in (
+            b"GET /v1/whoami HTTP/1.1\r\n\r\n",
+            b"GET /v1/refusal HTTP/1.1\r\n\r\n",
+            b"GET /v1/<script> HTTP/1.1\r\n\r\n",
+            b'POST /v1/greetings/bob HTTP/1.1\r\ncontent-length: 16\r\n\r\n{"name":"alice"}',
+            b"DELETE /v1/echo HTTP/1.1\r\n\r\n",
+            b"GET /v1/whoami HTTP/1.0\r\n\r\n",
+            b"PUT /v1/echo HTTP/1.1\r\ncontent-length: 1000000\r\n\r\n",
+            b"GET /v1/whoami\r\n\r\n",
+            b"<script> a b c\r\n\r\n",
+            b"GET / HTTP/1.1\r\nno header\r\n\r\n",
+        ):
+            head = self.raw(data).value().partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+            self.assertIn(b"content-security-policy: default-src 'none'; frame-ancestors 'none'", head, data)
+            self.assertIn(b"x-content-type-options: nosniff", head, data)
+            kinds |= {line for line in head if line.startswith(b"content-type:")}
+        self.assertEqual(
+            kinds, {b"content-type: application/" + kind for kind in (b"octet-stream", b"json", b"problem+json")}
+        )
 
     def test_the_number_of_connections_is_bounded(self) -> None:
         door = Door(self.clock, Table(ROUTES), tasks=self.tasks, limits=DoorLimits(connections=2))
