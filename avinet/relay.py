@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet import error
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol
+from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IPushProducer
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from typing_extensions import override
@@ -14,6 +14,23 @@ from zope.interface import implementer
 
 from avinet.errors import PeerError
 from avinet.sockets import Lender
+
+
+@implementer(IPushProducer)
+class Reading:
+    """The reading half of a transport, for the other side of a relay to pause.
+
+    A transport that is lost stops its producer, which closes a transport as if that were all: here it does nothing, as
+    only the relay knows how the other side has to end. `lends` says that to resume it begins to read, and no more.
+    """
+
+    def __init__(self, transport: Any) -> None:
+        self.lends = isinstance(transport, Lender)
+        self.pauseProducing = transport.pauseProducing
+        self.resumeProducing = transport.resumeProducing
+
+    def stopProducing(self) -> None:
+        """The relay is told of the loss next."""
 
 
 @implementer(IProtocol, IHalfCloseableProtocol)
@@ -48,7 +65,7 @@ class Relay(Protocol):
                 side._pass_on_loss()
                 return
         for side, far in ((self, other), (other, self)):
-            side.transport.registerProducer(far.transport, True)
+            side.transport.registerProducer(Reading(far.transport), True)
             if isinstance(side.transport, Lender) and isinstance(far.transport, Lender):
                 side.transport.lend_to(side)
         for side in (self, other):

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet import tcp
@@ -52,6 +53,11 @@ class Socket:
             return b""
         raise OSError(errno.EWOULDBLOCK, os.strerror(errno.EWOULDBLOCK))
 
+    def recv_into(self, buffer: memoryview) -> int:
+        taken = self.recv(len(buffer))
+        buffer[: len(taken)] = taken
+        return len(taken)
+
     def writable(self) -> bool:
         return self.peer.closed or self.was_reset or len(self.peer.inbox) < CAPACITY
 
@@ -61,6 +67,9 @@ class Socket:
         taken = bytes(data[: CAPACITY - len(self.peer.inbox)])
         self.peer.inbox += taken
         return len(taken)
+
+    def sendmsg(self, pieces: Sequence[Any]) -> int:
+        return self.send(b"".join(pieces))
 
     def shutdown(self, how: int) -> None:
         if how != socket.SHUT_RD:
@@ -110,10 +119,10 @@ class Net(Clock, _DisconnectSelectableMixin):
     def getWriters(self) -> list[Any]:
         return list(self._writers)
 
-    def connect(self, near: IProtocol, far: IProtocol) -> None:
-        """Connect two protocols."""
-        for end, protocol in zip(socket_pair(), (near, far), strict=True):
-            connection: Any = tcp.Connection(end, protocol, self)  # type: ignore[arg-type]
+    def connect(self, near: IProtocol, far: IProtocol, kind: type[tcp.Connection] = tcp.Connection) -> None:
+        """Connect two protocols, the far one over a connection of this kind."""
+        for end, protocol, make in zip(socket_pair(), (near, far), (tcp.Connection, kind), strict=True):
+            connection: Any = make(end, protocol, self)  # type: ignore[arg-type]
             connection.connected = 1
             connection.startReading()
             protocol.makeConnection(connection)
@@ -121,11 +130,12 @@ class Net(Clock, _DisconnectSelectableMixin):
     def run(self) -> None:
         """Move all that can move."""
         for _ in range(100_000):
-            if not self._turn():
+            if not self.turn():
                 return
         raise AssertionError("it does not come to rest")
 
-    def _turn(self) -> bool:
+    def turn(self) -> bool:
+        """Let each connection do one thing that it can do; whether anything moved."""
         moved = any(call.getTime() <= self.seconds() for call in self.calls)
         self.advance(0)
         for each in list(self._readers):

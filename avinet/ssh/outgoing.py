@@ -8,7 +8,8 @@ from typing import Any, Protocol
 from avinet.flow.chunks import Chunks
 from avinet.flow.turns import Priority
 from avinet.flow.window import SendWindow
-from avinet.sockets import Lender, arrived
+from avinet.relay import Reading
+from avinet.sockets import arrived
 from avinet.ssh.messages import CHANNEL_EXTENDED_DATA, STDERR
 from avinet.ssh.strings import uint32
 
@@ -242,7 +243,7 @@ class Outgoing:
         if self.producer is not None:
             raise RuntimeError(f"cannot register {producer} while {self.producer} is registered")
         self.producer, self._streaming, self._paused = producer, streaming, False
-        self._lender = isinstance(producer, Lender)
+        self._lender = isinstance(producer, Reading) and producer.lends
         if not streaming:
             producer.resumeProducing()
         elif len(self._outbox) > HIGH_BYTES:
