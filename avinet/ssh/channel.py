@@ -401,12 +401,13 @@ class Channel:
             self._hand_over()
         return True
 
-    def received_error(self, data: bytes) -> None:
-        """Data of a kind that nobody reads here: it costs window, which is given back."""
+    def received_error(self, data: bytes) -> bool:
+        """Data of a kind that nobody reads here: it costs window, which is given back; False when it must not come."""
         self._receive.received(len(data))
         self._receive.consumed(len(data))
         if self._takes():
             self._grant()
+        return self._arrived is Half.OPEN
 
     def adjusted(self, count: int) -> None:
         """The peer has opened its window by `count` bytes. Raises `PeerError`."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import product
+from typing import Any, ClassVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -218,6 +219,100 @@ class StrayTests(SynchronousTestCase):
         self.assertEqual(lone.below.unknown, 1)
 
 
+WINDOW, DATA, EXTENDED, EOF, CLOSE, REQUEST = (
+    CHANNEL_WINDOW_ADJUST,
+    CHANNEL_DATA,
+    CHANNEL_EXTENDED_DATA,
+    CHANNEL_EOF,
+    CHANNEL_CLOSE,
+    CHANNEL_REQUEST,
+)
+
+
+class MatrixTests(SynchronousTestCase):
+    """Every message of a channel, in every state that the channel can be in (S28)."""
+
+    USED = frozenset({WINDOW, DATA, EXTENDED, EOF, CLOSE, REQUEST})
+    LEGAL: ClassVar[dict[str, frozenset[int]]] = {
+        "never opened": frozenset(),
+        "that we open": frozenset({CHANNEL_OPEN_CONFIRMATION, CHANNEL_OPEN_FAILURE}),
+        "that we wanted": frozenset({CHANNEL_OPEN_CONFIRMATION, CHANNEL_OPEN_FAILURE}),
+        "that we wanted, and that came": frozenset({CLOSE}),
+        "that we were refused": frozenset(),
+        "that the peer opens": frozenset(),
+        "open": USED,
+        "ended by the peer": frozenset({WINDOW, CLOSE, REQUEST}),
+        "ended by us": USED,
+        "closed by us": USED,
+        "closed by the peer": frozenset(),
+        "closed by both": frozenset(),
+    }
+    """The messages that make sense, or may have been sent before the peer knew; all others are strays."""
+
+    def state(self, name: str) -> tuple[Lone, int]:
+        """A connection, and the number of the channel in this state."""
+        if name == "that the peer opens":
+            lone = Lone(Slow(Clock()))
+            lone.say(CHANNEL_OPEN, open_message(7))
+            return lone, 0
+        lone = Lone()
+        if name.startswith("that we"):
+            opened = connect(lone.connection, Talker())
+            opened.addErrback(lambda failure: None)
+            lone.below.out.clear()
+            if name.startswith("that we wanted"):
+                opened.cancel()
+            if name.endswith("that came"):
+                lone.say(CHANNEL_OPEN_CONFIRMATION, uint32(0) + uint32(7) + uint32(1000) + uint32(1000))
+            if name == "that we were refused":
+                lone.say(CHANNEL_OPEN_FAILURE, uint32(0) + uint32(1) + string(b"no") + string(b""))
+            return lone, 0
+        if name == "never opened":
+            return lone, 5
+        id, talker = lone.open()
+        match name:
+            case "ended by the peer":
+                lone.say(EOF, uint32(id))
+            case "ended by us":
+                talker.transport.loseWriteConnection()
+            case "closed by us":
+                talker.transport.abortConnection()
+            case "closed by the peer":
+                lone.say(CLOSE, uint32(id))
+            case "closed by both":
+                talker.transport.abortConnection()
+                lone.say(CLOSE, uint32(id))
+        lone.clock.advance(0)
+        lone.below.out.clear()
+        return lone, id
+
+    def test_each_is_taken_or_counted_and_the_tunnel_lives(self) -> None:
+        for name, legal in self.LEGAL.items():
+            for number, payload in StrayTests().messages(0):
+                lone, id = self.state(name)
+                case = (name, number)
+                lone.say(number, uint32(id) + payload[4:])
+                self.assertEqual(lone.connection.strays, int(number not in legal), case)
+                self.assertEqual((lone.below.failed, lone.below.unknown, lone.below.closed), (None, 0, ""), case)
+                before = lone.connection.channels
+                lone.say(CHANNEL_OPEN, open_message(8))
+                self.assertEqual(lone.connection.channels, before + 1, case)
+                lone.connection.serviceStopped()
+                self.assertEqual((lone.connection.channels, lone.clock.getDelayedCalls()), (0, []), case)
+
+    def test_each_twice_is_no_worse(self) -> None:
+        for name in self.LEGAL:
+            for (number, payload), (other, more) in product(StrayTests().messages(0), repeat=2):
+                lone, id = self.state(name)
+                lone.say(number, uint32(id) + payload[4:])
+                lone.say(other, uint32(id) + more[4:])
+                self.assertIsNone(lone.below.failed, (name, number, other))
+                lone.connection.serviceStopped()
+                self.assertEqual(
+                    (lone.connection.channels, lone.clock.getDelayedCalls()), (0, []), (name, number, other)
+                )
+
+
 class LimitTests(SynchronousTestCase):
     def refusal(self, said: list[tuple[int, bytes]]) -> int:
         ((number, payload),) = said
@@ -242,6 +337,35 @@ class LimitTests(SynchronousTestCase):
             self.failureResultOf(opened, OpenRefused)
             lone.say(CHANNEL_CLOSE, uint32(0))
             self.assertEqual((lone.connection.channels, lone.connection.strays), (0, 0))
+
+    def test_the_limits_are_exact(self) -> None:
+        """(S27)"""
+        limits = ChannelLimits()
+        least, most = limits.least_packet_bytes, limits.most_bytes
+        for window, packet, well in [
+            (1, least, True),
+            (0, least, False),
+            (1, least - 1, False),
+            (most, most, True),
+            (most + 1, most, False),
+            (most, most + 1, False),
+        ]:
+            ((number, _),) = Lone().say(CHANNEL_OPEN, open_message(7, window, packet))
+            self.assertEqual(number == CHANNEL_OPEN_CONFIRMATION, well, (window, packet))
+
+    def test_a_window_may_add_up_to_the_largest_number_and_no_further(self) -> None:
+        """(S27)"""
+        for steps, well in (
+            ([MOST - 1000], True),
+            ([MOST - 1000, 1], False),
+            ([0] * 100, True),
+            ([1 << 31] * 2, False),
+        ):
+            lone = Lone()
+            id, talker = lone.open()
+            said = [each for step in steps for each in lone.say(CHANNEL_WINDOW_ADJUST, uint32(id) + uint32(step))]
+            self.assertEqual((said, len(talker.lost)), ([], 0) if well else ([(CHANNEL_CLOSE, uint32(7))], 1), steps)
+            lone.open()
 
     def test_a_window_beyond_the_largest_number_costs_the_channel(self) -> None:
         """(S27)"""
