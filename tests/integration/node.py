@@ -22,11 +22,13 @@ PATIENCE_S = 60.0
 class Node:
     """The process `controller` on `machine`, and those of service engines, each named by its id.
 
-    `ssh_settings` are lines of the controller's settings for its door for tunnels.
+    `ssh_settings` are lines of the controller's settings for its door for tunnels, `address` is where service engines
+    reach it.
     """
 
-    def __init__(self, ssh_settings: str = "") -> None:
+    def __init__(self, ssh_settings: str = "", address: str = "127.0.0.1") -> None:
         self._ssh_settings = ssh_settings
+        self._address = address
         self.machine = Machine(PATIENCE_S)
         self.folder: Path = self.machine.folder
         self.settings = self.folder / "controller.toml"
@@ -35,9 +37,10 @@ class Node:
 
     def _write_settings(self, ssh: int, https: int) -> None:
         self.settings.write_text(
-            f'node = "node-1"\nstate = "controller"\nsocket = "controller.sock"\naddresses = ["127.0.0.1"]\n\n'
-            f'[ssh]\nlisten = ["127.0.0.1"]\nport = {ssh}\n{self._ssh_settings}\n'
-            f'[https]\nlisten = ["127.0.0.1"]\nport = {https}\n\n'
+            f'node = "node-1"\nstate = "controller"\nsocket = "controller.sock"\n'
+            f'addresses = ["{self._address}"]\n\n'
+            f'[ssh]\nlisten = ["{self._address}"]\nport = {ssh}\n{self._ssh_settings}\n'
+            f'[https]\nlisten = ["{self._address}"]\nport = {https}\n\n'
             f'[cloud]\nfolder = "instances"\nengine = "builtin"\n'
         )
 
@@ -65,9 +68,9 @@ class Node:
             place.mkdir()
             self._boots[each["id"]] = list(LocalBoot("builtin")(order, place))
 
-    def start_engine(self, id: str) -> None:
-        """Start the process of a service engine that is expected, or was ended."""
-        self.machine.start(id, *self._boots[id])
+    def start_engine(self, id: str, *within: str) -> None:
+        """Start the process of a service engine that is expected, or was ended, `within` another command."""
+        self.machine.start(id, *within, *self._boots[id])
 
     def boot(self, id: str) -> list[str]:
         """The command that starts a service engine."""
