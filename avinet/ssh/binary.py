@@ -149,7 +149,7 @@ class BinaryPackets(SSHTransportBase):
         self._flush()
         self.why = self.why or why
         self.closing = True
-        self._inbound.clear()
+        self._forget()
         self._waiting.clear()
         self._arm(self.policy.close_s, self.transport.abortConnection)
         self.transport.unregisterProducer()
@@ -158,9 +158,15 @@ class BinaryPackets(SSHTransportBase):
     def abortConnection(self) -> None:
         """Drop the connection at once."""
         self.closing = True
-        self._inbound.clear()
+        self._forget()
         self._outbound.clear()
         self.transport.abortConnection()
+
+    def _forget(self) -> None:
+        """What has arrived will not be taken."""
+        self._inbound.clear()
+        if not self._running:
+            self._inbound.settle()
 
     @override
     def loseConnection(self) -> None:
@@ -175,6 +181,7 @@ class BinaryPackets(SSHTransportBase):
     def connectionLost(self, reason: Failure | None = None) -> None:
         self.closing = True
         self._disarm()
+        self._forget()
         self._waiting.clear()
         self._outbound.clear()
         self._take_data, self._settle_data = None, _nothing
@@ -191,7 +198,7 @@ class BinaryPackets(SSHTransportBase):
     def lent(self, data: memoryview) -> None:
         """Take the packets in `data`, which was read into `buffer`."""
         if self.closing:
-            self._inbound.clear()
+            self._forget()
             return
         self._inbound.filled(len(data))
         self._work()

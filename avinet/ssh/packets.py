@@ -78,8 +78,8 @@ class Inbound:
             scratch.give_back(memory)
 
     def clear(self) -> None:
-        """Forget what has not been taken; whoever is at work on what was may go on."""
-        self._memory, self._start, self._end = None, 0, 0
+        """Forget what has not been taken; its memory stays until `settle`, for whoever is at work on what was."""
+        self._start = self._end
         self._kept = b""
         self._wanted = 0
 
