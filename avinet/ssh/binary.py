@@ -67,6 +67,33 @@ class TakesData(Protocol):
 class BinaryPackets(SSHTransportBase):
     """What is below key exchange and services; `Transport` is the rest of it."""
 
+    __slots__ = (
+        "_backlog_bytes",
+        "_clock",
+        "_corks",
+        "_deadline",
+        "_full",
+        "_hasty_bytes",
+        "_held",
+        "_inbound",
+        "_lend",
+        "_outbound",
+        "_paced",
+        "_read_least",
+        "_reads_on",
+        "_running",
+        "_take_data",
+        "_waiting",
+        "address",
+        "closing",
+        "heard_at",
+        "phases",
+        "policy",
+        "unknown_messages",
+        "why",
+    )
+    """There is a dictionary too, for what Conch keeps; it is small as long as it has at most 30 names."""
+
     log = Logger()
     transport: Any
 
@@ -112,6 +139,7 @@ class BinaryPackets(SSHTransportBase):
         wire.registerProducer(self, True)
         self._arm(self.policy.login_s, self._late)
         super().connectionMade()
+        del self.currentEncryptions  # Conch's own, for which there is no use here
 
     def _arm(self, seconds: float, expire: Callable[[], None]) -> None:
         """Set the one deadline that is running: for the login, for new keys, or for closing."""

@@ -7,7 +7,6 @@ connection lives. The table of channels forgives: a message for a channel that i
 from __future__ import annotations
 
 import struct
-from collections import deque
 from collections.abc import Callable
 from itertools import count
 from typing import Any, ClassVar
@@ -66,6 +65,7 @@ from avinet.ssh.transport import Transport
 _DATA = struct.Struct(">BII")
 _NAME_BYTES = 64
 _CHANNELS = 1 << 32
+_LIMITS = ChannelLimits()
 
 GATHERED_BYTES = 64 * 1024
 """Packets of a peer that are not larger are lent several at once."""
@@ -83,13 +83,13 @@ class Connection(SSHService):
     transport: Transport
 
     def __init__(self, clock: IReactorTime, limits: ChannelLimits | None = None) -> None:
-        self.limits = limits or ChannelLimits()
+        self.limits = limits or _LIMITS
         self.strays = 0
         self.refused = 0
         self._clock = clock
         self._table: dict[int, Opening | Accepting | Closing | Channel] = {}
         self._numbers = count()
-        self._requests: deque[Deferred[bytes]] = deque()
+        self._requests: list[Deferred[bytes]] = []
         self._turns: Turns[Outgoing] = Turns()
         self._pipe: Pipe | None = None
         self._chat_at = float("-inf")
@@ -196,7 +196,7 @@ class Connection(SSHService):
                 case Accepting(work=Deferred() as work):
                     work.cancel()
         while self._requests:
-            self._requests.popleft().errback(Unavailable("the tunnel was lost before the answer"))
+            self._requests.pop(0).errback(Unavailable("the tunnel was lost before the answer"))
         while self._wakeup is not None:
             if self._wakeup.active():
                 self._wakeup.cancel()
@@ -361,7 +361,7 @@ class Connection(SSHService):
 
     def _answered(self, result: bytes | Failure) -> None:
         if self._requests:
-            self._requests.popleft().callback(result)
+            self._requests.pop(0).callback(result)
         else:
             self.strays += 1
 

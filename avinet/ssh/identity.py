@@ -8,7 +8,7 @@ from typing import Any
 from avinet.trust.keys import fingerprint
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Identity:
     """The peer of an authenticated connection.
 

@@ -70,7 +70,7 @@ class Proposal:
         return cookie + b"".join(map(name_list, lists)) + bytes((self.guessed,)) + uint32(0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Algorithms:
     """What was agreed, for both directions; a MAC is empty where the cipher needs none."""
 

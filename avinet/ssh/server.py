@@ -54,6 +54,8 @@ class ServerTransport(Transport, SSHServerTransport):
     is called at most once, when it is gone without and is to blame for that; `ended` once, when it is gone.
     """
 
+    __slots__ = ("_admission", "_connection", "_ended", "_left_gate", "_refusal", "_refused")
+
     def __init__(
         self,
         clock: IReactorTime,

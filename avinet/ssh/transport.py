@@ -41,11 +41,16 @@ _KEXINIT_BYTES = 8192
 _EARLIEST = 0.75
 """New keys come up to a quarter earlier than they must: a fleet that logged in at once does not rekey at once."""
 
+_OF_AN_EXCHANGE = ("ourKexInitPayload", "otherKexInitPayload", "nextEncryptions", "ecPriv", "ecPub")
+"""What Conch and its key exchange keep of one, and nobody needs afterwards."""
+
 ConnectionFactory = Callable[[Identity], SSHService]
 
 
 class Transport(BinaryPackets):
     """What both roles share: the order of messages, key exchange, and the change to the service."""
+
+    __slots__ = ("_keys", "_keys_until", "algorithms", "exchanges", "identity")
 
     def __init__(self, clock: IReactorTime, policy: Policy) -> None:
         super().__init__(clock, policy)
@@ -151,6 +156,9 @@ class Transport(BinaryPackets):
         self._inbound.switch(self._keys.opening, restart=self.phases.strict)
         self.phases.keyed()
         self.exchanges += 1
+        del self._keys
+        for name in _OF_AN_EXCHANGE:
+            self.__dict__.pop(name, None)
         if opening:
             self.secured()
         else:

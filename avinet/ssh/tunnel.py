@@ -72,8 +72,12 @@ class Tunnel(Connection):
     """
 
     log = Logger()
-    quiet = 0.4
-    """The part of `dead_after_s` after which a silent peer is asked."""
+    quiet = 0.7
+    """The part of `dead_after_s` after which a silent peer is asked.
+
+    Late enough that a service engine that reports every 10 s need not ask at all, and early enough that the kernel can
+    send the question four times before the answer is missed.
+    """
 
     def __init__(
         self,
@@ -191,7 +195,7 @@ class Tunnel(Connection):
 class ServerTunnel(Tunnel):
     """A node's end. `on_offer` is told of each service that the peer offers out of those that it may."""
 
-    quiet = 0.5
+    quiet = 0.8
 
     def __init__(
         self,
