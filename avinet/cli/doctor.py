@@ -17,6 +17,8 @@ from avinet.units import format_seconds
 from avinet.wire.fleet import Status
 
 PATIENCE_S = 10.0
+STALL_S = 0.25
+"""What keeps a node longer from everything else is felt by whoever waits for it."""
 SHORTEST_S = 86400.0
 """A node certificate lives for days and is renewed after a third of its life: one day left means that renewal fails."""
 
@@ -53,6 +55,12 @@ def examine(node: Node) -> Iterator[Finding]:
         yield Finding("node", False, str(error))
         return
     yield Finding("node", True, f"{found.node} answers in {(time.monotonic() - begun) * 1000:.0f} ms")
+    yield Finding(
+        "event loop",
+        found.longest_stall_s < STALL_S,
+        f"busy with one thing for at most {found.longest_stall_s * 1000:.0f} ms of late",
+        "the machine is overloaded, or its disk is slow; service engines may be put onto more nodes",
+    )
     left_s = max(0.0, found.node_certificate_expires - time.time())
     yield Finding(
         "certificate",

@@ -21,6 +21,7 @@ def control_routes(
     desired: Desired,
     distributor: Distributor,
     *,
+    slot_s: Callable[[Session], float],
     trust: Callable[[], tuple[SignedTrust, TrustDocument]],
     now: Callable[[], float],
 ) -> Sequence[Route]:
@@ -39,6 +40,7 @@ def control_routes(
                 server_time=now(),
                 trust_epoch=trust()[1].epoch,
                 desired=version.revision if version else 0,
+                reconnect_slot_s=slot_s(session),
             ),
         )
 

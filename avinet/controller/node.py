@@ -30,6 +30,7 @@ from avinet.enrolment.records import EngineRecord, ImageRecord
 from avinet.enrolment.registrar import Registrar
 from avinet.errors import AvinetError, Conflict, Invalid
 from avinet.ids import parse_id
+from avinet.stalls import Stalls
 from avinet.store.interface import Store
 from avinet.telemetry.fleet import Fleet
 from avinet.trust import keys
@@ -87,7 +88,12 @@ class Node:
         self.states = States(reactor, store)
         self.desired = Desired(reactor, store, self.documents, known, self._desired_changed, random)
         self.sessions = Sessions(
-            reactor, self.directory, alarm=self._alarm, ready=self._ready, gone=self._gone, probe_s=2.0
+            reactor,
+            self.directory,
+            alarm=self._alarm,
+            ready=self._ready,
+            gone=self._gone,
+            logins_per_second=settings.ssh.logins_per_second,
         )
         self.reverse = Reverse(self.sessions, domain.avictlruser_key, lambda: self.standing.fence, now)
         self.distributor = Distributor(reactor, self.reverse, self.desired, self.states, random)
@@ -100,6 +106,7 @@ class Node:
             self._bundle,
             settings.enrolment.claim_s,
         )
+        self.stalls = Stalls(reactor)
         self._started = now()
         self._image_keys: set[str] = set()
 
@@ -111,9 +118,11 @@ class Node:
         await self.desired.start()
         self._image_keys = {each.public_key for each in await self.engines.images()}
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
+        self.stalls.start()
 
     async def stop(self) -> None:
         """Write what is unsaved, and end all work."""
+        self.stalls.stop()
         self.distributor.stop()
         self.desired.stop()
         self.directory.stop()
@@ -282,9 +291,15 @@ class Node:
                 enrolled=sum(each.state == "enrolled" for each in records),
                 revoked=sum(each.state == "revoked" for each in records),
                 connected=len(self.sessions),
+                acknowledged=sum(map(self._acknowledged, self.sessions)),
                 in_sync=sum(desired is not None and state.applied == desired for desired, state in versions),
                 refused=sum(desired is not None and state.refused == desired for desired, state in versions),
             ),
             servers_up=up,
             servers_down=down,
+            longest_stall_s=round(self.stalls.longest_s, 3),
         )
+
+    def _acknowledged(self, session: Session) -> bool:
+        desired = self.desired.version(session.id)
+        return session.hello is not None and desired is not None and self.states.get(session.id).applied == desired

@@ -187,6 +187,7 @@ class ControllerService(Service):
                 node.standing.node.id,
                 node.desired,
                 node.distributor,
+                slot_s=node.sessions.slot_s,
                 trust=lambda: (node.standing.signed, node.standing.document),
                 now=self._wall,
             )
@@ -233,7 +234,11 @@ class ControllerService(Service):
                 login_s=settings.login_s,
                 key_exchanges=POST_QUANTUM if settings.post_quantum_only else Policy.key_exchanges,
             ),
-            limits=Limits(in_all=settings.unauthenticated, per_source=settings.unauthenticated_from_one),
+            limits=Limits(
+                in_all=settings.unauthenticated,
+                per_source=settings.unauthenticated_from_one,
+                per_second=settings.logins_per_second,
+            ),
             random=self._random,
             on_refused=refused,
         )

@@ -11,6 +11,7 @@ from twisted.logger import Logger
 
 from avinet.enrolment.directory import Login
 from avinet.errors import AvinetError, Forbidden, Unavailable
+from avinet.flow.places import Places
 from avinet.rest.client import Client
 from avinet.ssh.identity import Identity
 from avinet.ssh.tunnel import Tunnel
@@ -36,6 +37,8 @@ class Session:
     peer: str
     since: float
     control: Client
+    place: int
+    """Where it is in the line of those that come back when the node was lost."""
     hello: Hello | None = None
 
     @property
@@ -45,7 +48,7 @@ class Session:
 
 
 class Sessions:
-    """The sessions by service engine, and the decision who becomes one.
+    """The sessions by service engine, and the decision who becomes one; of those that come back, `logins_per_second`.
 
     `alarm(kind, login, peer)` records what an operator should see. `ready` is called when a session can be asked,
     `gone` when it has ended.
@@ -62,6 +65,7 @@ class Sessions:
         ready: Callable[[Session], None],
         gone: Callable[[Session], None],
         probe_s: float = 2.0,
+        logins_per_second: float = 300.0,
     ) -> None:
         self._clock = clock
         self._keys = keys
@@ -69,6 +73,8 @@ class Sessions:
         self._ready = ready
         self._gone = gone
         self._probe_s = probe_s
+        self._logins_per_second = logins_per_second
+        self._places = Places()
         self._live: dict[str, Session] = {}
         self._entering: set[str] = set()
 
@@ -127,7 +133,7 @@ class Sessions:
             authority=CONTROL.partition(":")[0],
             where=f"service engine {login.id}",
         )
-        session = Session(login, tunnel, peer, self._clock.seconds(), control)
+        session = Session(login, tunnel, peer, self._clock.seconds(), control, self._places.take())
         self._live[login.id] = session
         tunnel.when_lost().addCallback(lambda why: self.lost(session, why))
         self.log.info("{id} has opened its tunnel from {peer}", id=login.id, peer=peer)
@@ -142,6 +148,7 @@ class Sessions:
         """The tunnel of `session` has ended."""
         if self._live.get(session.id) is session:
             del self._live[session.id]
+            self._places.leave(session.place)
             self._gone(session)
             self.log.info("{id} has lost its tunnel: {why}", id=session.id, why=why)
 
@@ -153,6 +160,10 @@ class Sessions:
                 f"service engine {id} is not connected", hint="see avictl se show for when it was last seen"
             )
         return session
+
+    def slot_s(self, session: Session) -> float:
+        """How many seconds after a loss of the node it should dial again: one after the other."""
+        return session.place / self._logins_per_second
 
     def find(self, id: str) -> Session | None:
         """The session of a service engine, if it has one."""

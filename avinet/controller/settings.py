@@ -16,6 +16,7 @@ Addresses = Annotated[tuple[str, ...], Meta(min_length=1, max_length=16)]
 class Ssh(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The door for tunnels. `dead_after_s` is how long a silent tunnel is believed.
 
+    `logins_per_second` is how fast a fleet that lost the node is asked to come back, one service engine after the other.
     `unauthenticated` bounds the connections that have not logged in, in all and from one source (/32 or /64). With
     `post_quantum_only` no peer gets in whose key exchange a quantum computer could open later.
     """
@@ -24,6 +25,7 @@ class Ssh(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     port: Port = 22
     dead_after_s: Seconds = 15.0
     login_s: Seconds = 30.0
+    logins_per_second: Annotated[float, Meta(ge=1, le=100000)] = 300.0
     unauthenticated: int = 1000
     unauthenticated_from_one: int = 200
     post_quantum_only: bool = False

@@ -7,8 +7,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.application.internet import ClientService
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
@@ -16,7 +17,6 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 from zope.interface import implementer
 
-from avinet.aio import Tasks
 from avinet.backoff import Backoff
 from avinet.errors import AvinetError, Unavailable
 from avinet.rest.client import Client
@@ -27,7 +27,34 @@ from avinet.ssh.tunnel import ClientTunnel, Services, Tunnel
 from avinet.wire.trust import Node
 
 USER = "aviseuser"
+CONNECT_S = 10
+MOST_SLOT_S = 600.0
+"""No node may keep a service engine away for longer."""
 CONTROL, REPORTS, SSH = "control:80", "reports:80", "ssh:22"
+
+
+class Waits:
+    """How long to wait before the next dial to one node.
+
+    After a loss of the node it is the slot that the node gave for that: a node that lost a whole fleet gets it back at
+    the rate that it can take. Where not the node fell silent but the way to it, and between tries, it is the back-off.
+    """
+
+    def __init__(self, backoff: Backoff, random: Callable[[], float]) -> None:
+        self.retry_after_s = 0.0
+        """What the node asked for when it refused the last try."""
+        self.slot_s = 0.0
+        self.slotted = False
+        """Whether the loss before the next try is one for which the slot is meant."""
+        self._backoff = backoff
+        self._random = random
+
+    def delay_s(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row, of which the loss of a link is the first."""
+        after_s = self.retry_after_s
+        if self.slotted:
+            self.slotted, after_s = False, self.slot_s
+        return self._backoff.delay_s(max(0, failures - 1), self._random, after_s)
 
 
 class Link(Protocol):
@@ -36,10 +63,11 @@ class Link(Protocol):
     transport: Any
 
     def __init__(
-        self, clock: IReactorTime, node: Node, up: Callable[[Link], None], gone: Callable[[Link], None]
+        self, clock: IReactorTime, node: Node, waits: Waits, up: Callable[[Link], None], gone: Callable[[Link], None]
     ) -> None:
         self.node = node
         self._clock = clock
+        self._waits = waits
         self._up = up
         self._gone = gone
         self.tunnel: Tunnel
@@ -55,8 +83,13 @@ class Link(Protocol):
         name = service.partition(":")[0]
         return Client(self._clock, self.tunnel.endpoint(service), authority=name, where=f"node {self.node.id}")
 
+    def come_back_after(self, slot_s: float) -> None:
+        """The node wants to be dialled no sooner after it was lost."""
+        self._waits.slot_s = min(slot_s, MOST_SLOT_S)
+
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._waits.slotted = not self.tunnel.silent
         self._gone(self)
 
 
@@ -66,13 +99,15 @@ class _Rotating:
 
     log = Logger()
 
-    def __init__(self, node: Node, endpoints: list[LoginEndpoint], refused: Callable[[AvinetError], None]) -> None:
+    def __init__(
+        self, node: Node, endpoints: list[LoginEndpoint], waits: Waits, refused: Callable[[AvinetError], None]
+    ) -> None:
         self._node = node
         self._endpoints = endpoints
+        self._waits = waits
         self._refused = refused
         self._next = 0
         self._said = ""
-        self.retry_after_s = 0.0
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803
         endpoint = self._endpoints[self._next % len(self._endpoints)]
@@ -82,13 +117,13 @@ class _Rotating:
         return connecting
 
     def _connected(self, protocol: IProtocol) -> IProtocol:
-        self.retry_after_s, self._said = 0.0, ""
+        self._waits.retry_after_s, self._said = 0.0, ""
         return protocol
 
     def _failed(self, failure: Failure) -> Failure:
         error = failure.value
         after_s = error.retry_after_s if isinstance(error, Unavailable) else 0.0
-        self.retry_after_s = after_s if after_s > 1 else 0.0
+        self._waits.retry_after_s = after_s if after_s > 1 else 0.0
         if isinstance(error, AvinetError):
             if str(error) != self._said:
                 self._said = str(error)
@@ -123,28 +158,30 @@ def link_service(
         host, _, port = address.rpartition(":")
         return LoginEndpoint(
             reactor,
-            HostnameEndpoint(direct(reactor), host.strip("[]"), int(port), timeout=10),
+            _endpoint(direct(reactor), host.strip("[]"), int(port)),
             credentials,
             lambda identity: ClientTunnel(reactor, identity, services, dead_after_s=dead_after_s),
             where=f"node {node.id} at {address}",
             policy=policy,
         )
 
-    rotating = _Rotating(node, [login(address) for address in node.ssh], refused)
+    waits = Waits(backoff, random)
+    rotating = _Rotating(node, [login(address) for address in node.ssh], waits, refused)
 
     class Links(Factory):
         noisy = False
 
         @override
         def buildProtocol(self, addr: Any) -> Link:
-            return Link(reactor, node, up, gone)
+            return Link(reactor, node, waits, up, gone)
 
-    def delay_s(failures: int) -> float:
-        return backoff.delay_s(max(0, failures - 1), random, rotating.retry_after_s)
-
-    return ClientService(rotating, Links(), retryPolicy=delay_s, clock=reactor)
+    return ClientService(rotating, Links(), retryPolicy=waits.delay_s, clock=reactor)
 
 
-def spawn_greeting(tasks: Tasks, link: Link, greet: Callable[[Link], Any]) -> None:
-    """Greet the node; a greeting that fails ends the link, so that it is dialled anew."""
-    tasks.spawn(greet(link), f"greeting node {link.node.id}", lambda _: link.tunnel.close("the greeting failed"))
+def _endpoint(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+    """Dials a name, or at once an address: nothing is asked of a resolver then."""
+    if isIPAddress(host):
+        return TCP4ClientEndpoint(reactor, host, port, timeout=CONNECT_S)
+    if isIPv6Address(host):
+        return TCP6ClientEndpoint(reactor, host, port, timeout=CONNECT_S)
+    return HostnameEndpoint(reactor, host, port, timeout=CONNECT_S)

@@ -7,16 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.application.internet import ClientService
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, ensureDeferred, maybeDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
 
 from avinet.aio import Tasks
-from avinet.backoff import Backoff
 from avinet.config.apply import Applier
 from avinet.dataplane.choose import choose_dataplane
 from avinet.enrolment.client import Enrolment, read_trust, tls_client
@@ -28,14 +26,13 @@ from avinet.se.authority import NodeAuthority
 from avinet.se.clock import EngineClock
 from avinet.se.control import control_routes
 from avinet.se.engine import ServiceEngine
-from avinet.se.link import CONTROL, SSH, Link, link_service, spawn_greeting
+from avinet.se.link import CONTROL, SSH, Link
 from avinet.se.operators import OperatorKeys
 from avinet.se.settings import EngineSettings
 from avinet.se.shell import shell_server
+from avinet.se.tunnels import Tunnels
 from avinet.ssh.login import WrongHostKey
-from avinet.ssh.policy import Policy
 from avinet.telemetry.reports import Reporter
-from avinet.wire.report import Report
 from avinet.wire.session import HelloReply
 
 TUNNELS = 2
@@ -64,8 +61,7 @@ class EngineService(Service):
         self._failed = failed
         self._wall = wall
         self._tasks = Tasks()
-        self._links: list[Link] = []
-        self._services: dict[str, ClientService] = {}
+        self._tunnels: Tunnels | None = None
         self._trust_asked = -TRUST_RETRY_S
         state = private_folder(folder / settings.state)
         self._lock = FolderLock(state)
@@ -101,7 +97,7 @@ class EngineService(Service):
             state=state,
             boot=self._boot,
             clock=self._clock,
-            links=lambda: [link.node.id for link in self._links],
+            links=self._connected,
             trust_changed=self._dial,
         )
         self._shell = shell_server(
@@ -127,69 +123,39 @@ class EngineService(Service):
         receipt = self._identity.receipt
         assert receipt is not None
         authority = NodeAuthority(receipt.id, self._identity.nodes, self._clock.now, self._state / "fence")
-        self._control = Door(self._reactor, Table(control_routes(self._engine, authority)), tasks=self._tasks)
+        control = Door(self._reactor, Table(control_routes(self._engine, authority)), tasks=self._tasks)
+        self._tunnels = Tunnels(
+            self._reactor,
+            self._settings.tunnel,
+            self._identity.key,
+            {CONTROL: control, SSH: self._shell},
+            hello=self._engine.hello,
+            greeted=self._greeted,
+            refused=self._refused,
+            reporter=self._reporter,
+            random=self._random,
+            tasks=self._tasks,
+        )
         self._dial()
 
+    def _connected(self) -> list[str]:
+        return self._tunnels.nodes if self._tunnels is not None else []
+
     def _dial(self) -> None:
-        """Keep a link to each of the nodes that the trust document names now, and to no other."""
-        nodes = {node.id: node for node in list(self._identity.nodes())[:TUNNELS]}
-        for id in set(self._services) - set(nodes):
-            self._leave(id)
-        tunnel = self._settings.tunnel
-        for id, node in nodes.items():
-            if id not in self._services:
-                service = self._services[id] = link_service(
-                    self._reactor,
-                    node,
-                    self._identity.key,
-                    lambda _: {CONTROL: self._control, SSH: self._shell},
-                    policy=Policy(login_s=tunnel.login_s),
-                    dead_after_s=tunnel.dead_after_s,
-                    backoff=Backoff(tunnel.retry_first_s, tunnel.retry_cap_s),
-                    random=self._random,
-                    up=lambda link: spawn_greeting(self._tasks, link, self._greet),
-                    gone=self._gone,
-                    refused=self._refused,
-                )
-                service.startService()
+        """Keep a tunnel to those nodes that the trust document names now."""
+        if self._tunnels is not None:
+            self._tunnels.dial(list(self._identity.nodes())[:TUNNELS])
 
-    def _leave(self, id: str) -> None:
-        self._tasks.spawn(maybeDeferred(self._services.pop(id).stopService), f"leaving node {id}")
-
-    async def _greet(self, link: Link) -> None:
-        """The first request, then the services of this end, then reports."""
-        reply = (await link.control.request("PUT", "/v1/session", self._engine.hello())).decoded(HelloReply)
+    async def _greeted(self, link: Link, reply: HelloReply) -> None:
+        """A node has answered the first request: it may know the time better, and whom to trust."""
         if self._clock.learn(reply.server_time):
             self.log.warn("the clock of this machine is wrong: the time of node {node} is used", node=link.node.id)
-        self._links.append(link)
-        for service in (CONTROL, SSH):
-            await link.tunnel.offer(service)
-        self.log.info("tunnel to {node} is up", node=link.node.id)
-        self._report_through_first()
         if reply.trust_epoch > self._identity.epoch:
             await self._engine.trust(await read_trust(link.control))
 
-    def _gone(self, link: Link) -> None:
-        if link in self._links:
-            self._links.remove(link)
-            self.log.info("tunnel to {node} is lost", node=link.node.id)
-            self._report_through_first()
-
-    def _report_through_first(self) -> None:
-        """Reports go through one tunnel only."""
-        if not self._links:
-            self._reporter.attach(None)
-            return
-        link = self._links[0]
-
-        async def send(report: Report) -> None:
-            await link.reports.request("POST", "/v1/reports", report)
-
-        self._reporter.attach(send)
-
     def _refused(self, error: AvinetError) -> None:
         """A node that does not admit us, or is not the one we know: its keys may have changed. Ask over HTTPS."""
-        if isinstance(error, (WrongHostKey, Unauthenticated)) and not self._links:
+        if isinstance(error, (WrongHostKey, Unauthenticated)) and not self._connected():
             now = self._reactor.seconds()
             if now - self._trust_asked >= TRUST_RETRY_S:
                 self._trust_asked = now
@@ -216,9 +182,8 @@ class EngineService(Service):
     async def _stop(self) -> None:
         self._reporter.stop()
         await self._applier.stop()
-        for link in list(self._links):
-            link.tunnel.close("the service engine stops")
-        await DeferredList([maybeDeferred(each.stopService) for each in self._services.values()], consumeErrors=True)
+        if self._tunnels is not None:
+            await self._tunnels.stop()
         await self._dataplane.detach()
         self._tasks.stop()
         self._lock.release()

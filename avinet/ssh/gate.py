@@ -29,16 +29,21 @@ class Limits:
 
     `unfinished` peers of a source may leave at once before they have finished a key exchange, `unfinished_per_s` in the
     long run; what was too much, `unfinished_debt` at most, has to be sat out.
+
+    Those who are turned away are asked to come back one after the other, `per_second` of them from `retry_after_s` on,
+    and none later than `most_retry_after_s`.
     """
 
     in_all: int = 1000
     per_source: int = 200
     per_proven_source: int = 800
     early: float = 0.5
-    retry_after_s: float = 5.0
     unfinished: float = 10.0
     unfinished_per_s: float = 4.0
     unfinished_debt: float = 40.0
+    per_second: float = 300.0
+    retry_after_s: float = 1.0
+    most_retry_after_s: float = 30.0
 
 
 def source_of(host: str) -> str:
@@ -65,6 +70,7 @@ class Gate:
         self._unfinished = Allowance(
             now, burst=limits.unfinished, per_s=limits.unfinished_per_s, debt=limits.unfinished_debt
         )
+        self._turn = float("-inf")
 
     def __len__(self) -> int:
         return self._inside
@@ -75,9 +81,9 @@ class Gate:
         proven = self._is_proven(source)
         from_source = self._by_source.get(source, 0)
         if self._inside >= limits.in_all:
-            raise TooMany("too many peers are logging in", retry_after_s=limits.retry_after_s)
+            raise TooMany("too many peers are logging in", retry_after_s=self._later())
         if source and from_source >= (limits.per_proven_source if proven else limits.per_source):
-            raise TooMany("too many peers of this address are logging in", retry_after_s=limits.retry_after_s)
+            raise TooMany("too many peers of this address are logging in", retry_after_s=self._later())
         wait_s = self._unfinished.wait_s(source) if source else 0.0
         if wait_s:
             raise TooMany("too many peers of this address finish no key exchange", retry_after_s=wait_s)
@@ -85,9 +91,17 @@ class Gate:
         if not proven and self._inside >= free_from:
             fullness = (self._inside - free_from) / (limits.in_all - free_from)
             if self._random() < fullness:
-                raise TooMany("many peers are logging in", retry_after_s=limits.retry_after_s)
+                raise TooMany("many peers are logging in", retry_after_s=self._later())
         self._inside += 1
         self._by_source[source] = from_source + 1
+
+    def _later(self) -> float:
+        """When the next one that is turned away should come back: after the one before it."""
+        limits, now = self._limits, self._now()
+        self._turn = max(self._turn + 1 / limits.per_second, now + limits.retry_after_s)
+        if self._turn > now + limits.most_retry_after_s:
+            self._turn = now + limits.retry_after_s
+        return self._turn - now
 
     def leave(self, source: str, stage: Stage) -> None:
         """A peer that had entered is gone at `stage`, or it has logged in, which proves its source."""

@@ -92,6 +92,8 @@ class Tunnel(Connection):
         super().__init__(clock, limits)
         self.identity = identity
         self.lost = False
+        self.silent = False
+        """Whether it was given up because the peer gave no sign of life."""
         self.why = ""
         self._services = services(self)
         self._liveness = Liveness(dead_after_s, clock.seconds(), self.quiet)
@@ -160,7 +162,7 @@ class Tunnel(Connection):
             self._liveness.heard(self._heard_at)
         verdict, wait_s = self._liveness.due(self._clock.seconds())
         if verdict is Verdict.DEAD:
-            self.why = "it gives no sign of life"
+            self.silent, self.why = True, "it gives no sign of life"
             self.transport.blame(PeerError(self.why))
             self.transport.abortConnection()
             return

@@ -17,6 +17,7 @@ from avinet.wire.message import (
     Message,
     PublicKey,
     Revision,
+    Seconds,
     UnixTime,
 )
 from avinet.wire.report import ServerHealth, ServiceTraffic
@@ -176,18 +177,22 @@ class KeyAdmitted(Message, frozen=True, kw_only=True):
 
 
 class EngineCounts(Message, frozen=True, kw_only=True):
-    """How many service engines there are, by what they are doing; `in_sync` run what they should."""
+    """How many service engines there are, by what they are doing; `in_sync` run what they should, as far as is known.
+
+    `acknowledged` are those of them that have said so through the tunnel that they have now, or since it is up.
+    """
 
     expected: Count = 0
     enrolled: Count = 0
     revoked: Count = 0
     connected: Count = 0
+    acknowledged: Count = 0
     in_sync: Count = 0
     refused: Count = 0
 
 
 class Status(Message, frozen=True, kw_only=True):
-    """The node and its fleet in one view."""
+    """The node and its fleet in one view. `longest_stall_s` is how long its loop did nothing else of late."""
 
     node: Id
     domain: Id
@@ -201,6 +206,7 @@ class Status(Message, frozen=True, kw_only=True):
     engines: EngineCounts
     servers_up: Count = 0
     servers_down: Count = 0
+    longest_stall_s: Seconds = 0.0
 
 
 class Event(Message, frozen=True, kw_only=True):

@@ -43,6 +43,14 @@ class Gates:
             entered += 1
         return entered
 
+    def later(self, source: str) -> float:
+        """When one more of `source` is asked to come back."""
+        try:
+            self.gate.enter(source)
+        except TooMany as error:
+            return error.retry_after_s
+        raise AssertionError("it was let in")
+
 
 class GateTests(SynchronousTestCase):
     """The count of those who are on their way in (S11)."""
@@ -119,6 +127,15 @@ class GateTests(SynchronousTestCase):
             self.assertEqual(gates.let_in("192.0.2.1", 500), 500)
             for _ in range(500):
                 gates.gate.leave("192.0.2.1", stage)
+
+    def test_those_turned_away_come_back_one_after_the_other_and_none_too_late(self) -> None:
+        gates = Gates(Limits(in_all=0, per_second=10, retry_after_s=2, most_retry_after_s=5))
+        waits = [gates.later("192.0.2.1") for _ in range(40)]
+        self.assertEqual([round(wait, 6) for wait in waits[:3]], [2.0, 2.1, 2.2])
+        self.assertLessEqual(max(waits), 5)
+        self.assertLessEqual(max(waits.count(wait) for wait in waits), 2)
+        gates.now = 60
+        self.assertEqual(gates.later("192.0.2.1"), 2.0)
 
     def test_what_is_remembered_is_bounded(self) -> None:
         gates = Gates(Limits())

@@ -1,0 +1,127 @@
+"""The tunnels of a service engine: one to each of its nodes, greeted, its services offered, its reports through one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.application.internet import ClientService
+from twisted.internet.defer import DeferredList, gatherResults, maybeDeferred
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.logger import Logger
+
+from avinet.aio import Tasks, as_deferred
+from avinet.backoff import Backoff
+from avinet.errors import AvinetError
+from avinet.se.link import Link, link_service
+from avinet.se.settings import Tunnel as TunnelSettings
+from avinet.ssh.policy import Policy
+from avinet.telemetry.reports import Reporter
+from avinet.wire.report import Report
+from avinet.wire.session import Hello, HelloReply
+from avinet.wire.trust import Node
+
+
+class Tunnels:
+    """Keeps a link to each node that it is told of. `services` are offered to all of them.
+
+    `hello` is the first request on each, `greeted` is handed the reply before anything else happens; `refused` is told
+    each reason why there is no link to a node.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: TunnelSettings,
+        key: Ed25519PrivateKey,
+        services: Mapping[str, IProtocolFactory],
+        *,
+        hello: Callable[[], Hello],
+        greeted: Callable[[Link, HelloReply], Awaitable[None]],
+        refused: Callable[[AvinetError], None],
+        reporter: Reporter,
+        random: Callable[[], float],
+        tasks: Tasks,
+    ) -> None:
+        self._reactor = reactor
+        self._settings = settings
+        self._policy = Policy(login_s=settings.login_s)
+        self._key = key
+        self._services = services
+        self._hello = hello
+        self._greeted = greeted
+        self._refused = refused
+        self._reporter = reporter
+        self._random = random
+        self._tasks = tasks
+        self._links: list[Link] = []
+        self._dialling: dict[str, ClientService] = {}
+
+    @property
+    def nodes(self) -> list[str]:
+        """The ids of the nodes to which a tunnel stands."""
+        return [link.node.id for link in self._links]
+
+    def dial(self, nodes: Sequence[Node]) -> None:
+        """Keep a link to each of `nodes` from now on, and to no other."""
+        wanted = {node.id: node for node in nodes}
+        for id in set(self._dialling) - set(wanted):
+            self._tasks.spawn(maybeDeferred(self._dialling.pop(id).stopService), f"leaving node {id}")
+        for id, node in wanted.items():
+            if id not in self._dialling:
+                service = self._dialling[id] = link_service(
+                    self._reactor,
+                    node,
+                    self._key,
+                    lambda _: self._services,
+                    policy=self._policy,
+                    dead_after_s=self._settings.dead_after_s,
+                    backoff=Backoff(self._settings.retry_first_s, self._settings.retry_cap_s),
+                    random=self._random,
+                    up=self._up,
+                    gone=self._gone,
+                    refused=self._refused,
+                )
+                service.startService()
+
+    def _up(self, link: Link) -> None:
+        """Greet the node; a greeting that fails ends the link, so that it is dialled anew."""
+        what = f"greeting node {link.node.id}"
+        self._tasks.spawn(self._greet(link), what, lambda _: link.tunnel.close("the greeting failed"))
+
+    async def _greet(self, link: Link) -> None:
+        """The first request, then the services of this end, then reports."""
+        reply = (await link.control.request("PUT", "/v1/session", self._hello())).decoded(HelloReply)
+        link.come_back_after(reply.reconnect_slot_s)
+        await self._greeted(link, reply)
+        self._links.append(link)
+        await gatherResults([as_deferred(link.tunnel.offer(service)) for service in self._services], consumeErrors=True)
+        self.log.info("tunnel to {node} is up", node=link.node.id)
+        self._report_through_first()
+
+    def _gone(self, link: Link) -> None:
+        if link in self._links:
+            self._links.remove(link)
+            self.log.info("tunnel to {node} is lost", node=link.node.id)
+            self._report_through_first()
+
+    def _report_through_first(self) -> None:
+        """Reports go through one tunnel only."""
+        if not self._links:
+            self._reporter.attach(None)
+            return
+        link = self._links[0]
+
+        async def send(report: Report) -> None:
+            await link.reports.request("POST", "/v1/reports", report)
+
+        self._reporter.attach(send)
+
+    async def stop(self) -> None:
+        """Close all of them, and dial no more."""
+        for link in list(self._links):
+            link.tunnel.close("the service engine stops")
+        await DeferredList([maybeDeferred(each.stopService) for each in self._dialling.values()], consumeErrors=True)
