@@ -16,7 +16,7 @@ Addresses = Annotated[tuple[str, ...], Meta(min_length=1, max_length=16)]
 class Ssh(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The door for tunnels. `dead_after_s` is how long a silent tunnel is believed.
 
-    `logins_per_second` is how fast a fleet that lost the node is asked to come back, one service engine after the other.
+    `logins_per_second` is how fast a fleet that lost the node is asked to come back, one after the other.
     `unauthenticated` bounds the connections that have not logged in, in all and from one source (/32 or /64). With
     `post_quantum_only` no peer gets in whose key exchange a quantum computer could open later.
     """

@@ -104,7 +104,7 @@ class ManyTests(CrowdCase):
             self.assertLessEqual(inside, 1000)
             self.assertGreater(inside, 500, "the door is not shut before it is half full")
             told = [await self.said(one) for one in self.crowd]
-        self.assertEqual(sum(b"retry-after=5" in said for said in told), self.server.turned_away)
+        self.assertEqual(sum(b"retry-after=" in said for said in told), self.server.turned_away)
         self.assertEqual(sum(said.startswith(b"SSH-2.0-") for said in told), inside)
         self.assertEqual(len(events), self.server.turned_away, "one line for each")
         await self.disperse()

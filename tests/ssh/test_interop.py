@@ -367,7 +367,7 @@ class OwnEndsTests(TestCase):
         endpoint = self.serve(Limits(in_all=0, retry_after_s=9))
         for _ in range(20):
             error = await self.assertFailure(self.login(endpoint, b""), Unavailable)
-            self.assertEqual(error.retry_after_s, 9)
+            self.assertIn(error.retry_after_s, (9, 10), "one after the other")
 
 
 class _Quiet(Protocol):
