@@ -117,7 +117,7 @@ class _Direct(tcp.Connection):
 
     def lend_all(self, pieces: Sequence[memoryview]) -> None:
         sent = 0
-        if self.connected and not self._writeDisconnected and self.buffer() is not None:
+        if self._sends_now():
             try:
                 sent = self.socket.sendmsg(pieces)
             except OSError:
@@ -129,12 +129,18 @@ class _Direct(tcp.Connection):
 
     def _send(self, data: bytes | memoryview) -> int:
         """Send what the kernel takes at once; an error is left to the reactor's next attempt."""
-        if not self.connected or self._writeDisconnected or self._tempDataLen or self.dataBuffer:
+        if not self._sends_now():
             return 0
         try:
             return self.socket.send(data)
         except OSError:
             return 0
+
+    def _sends_now(self) -> bool:
+        """Whether what is written now need not wait: the reactor asks a producer that is pulled when it has sent."""
+        if self._tempDataLen or self.dataBuffer or (self.producer is not None and not self.streamingProducer):
+            return False
+        return bool(self.connected) and not self._writeDisconnected
 
     def read_least(self, size: int) -> None:
         """Do not read before at least about `size` bytes have arrived, or the end (SO_RCVLOWAT)."""

@@ -117,6 +117,24 @@ class Feeder:
         self.paused = True
 
 
+class Puller:
+    """Writes `data` to a transport, piece by piece as it is asked to, and ends the connection."""
+
+    def __init__(self, transport: Any, data: bytes) -> None:
+        self.transport, self.left = transport, data
+        transport.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        piece, self.left = self.left[:1000], self.left[1000:]
+        self.transport.write(piece)
+        if not self.left:
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    def stopProducing(self) -> None:
+        self.left = b""
+
+
 class DirectTests(TestCase):
     """Between two processes' worth of protocols."""
 
@@ -156,6 +174,13 @@ class DirectTests(TestCase):
         reason = await within(reactor, 10, far.lost, "the end")
         self.assertIsInstance(reason, ConnectionDone)
         self.assertEqual(sha256(far.received).digest(), sha256(DATA).digest())
+
+    async def test_a_producer_that_is_pulled_is_asked_for_more_although_all_was_sent_at_once(self) -> None:
+        near, far = Person(), Person()
+        await self.joined(near, far)
+        Puller(near.transport, DATA[:100_000])
+        self.assertIsInstance(await within(reactor, 10, far.lost, "the end"), ConnectionDone)
+        self.assertEqual(far.received, DATA[:100_000])
 
     async def test_no_more_is_read_than_there_is_room_for(self) -> None:
         near, far = Person(), Borrower(100_000)
