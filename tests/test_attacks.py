@@ -29,6 +29,7 @@ ROWS = {
     "S15": "packets whose lengths cannot be",
     "S16": "keys used for what they are not for",
     "S17": "another host key",
+    "S20": "changes of keys at every moment, from either end, thousands of them, and out of order",
     "S24": "a reader that does not read, and a source without end",
     "S25": "a target that does not read",
     "S26": "the ends of a connection in every order",

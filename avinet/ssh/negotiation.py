@@ -82,13 +82,17 @@ class Algorithms:
     mac_to_client: bytes
 
 
-def agree(client: Proposal, server: Proposal) -> Algorithms:
-    """From each list the client's first name that the server has too. Raises `PeerError` where there is none."""
+def agree(client: Proposal, server: Proposal, *, strict: bool) -> Algorithms:
+    """From each list the client's first name that the server has too. Raises `PeerError` where there is none.
+
+    Ciphers that authenticate by themselves are only for ends whose first key exchange was `strict`: without it,
+    chacha20-poly1305 does not notice that packets were cut off its beginning.
+    """
     exchanges = tuple(name for name in client.key_exchanges if name not in INDICATIONS)
     _first(client.compressions_to_server, server.compressions_to_server, "compression")
     _first(client.compressions_to_client, server.compressions_to_client, "compression")
-    to_server = _first(client.ciphers_to_server, server.ciphers_to_server, "cipher")
-    to_client = _first(client.ciphers_to_client, server.ciphers_to_client, "cipher")
+    to_server = _first_cipher(client.ciphers_to_server, server.ciphers_to_server, strict)
+    to_client = _first_cipher(client.ciphers_to_client, server.ciphers_to_client, strict)
     return Algorithms(
         _first(exchanges, server.key_exchanges, "key exchange"),
         _first(client.host_keys, server.host_keys, "kind of host key"),
@@ -97,6 +101,13 @@ def agree(client: Proposal, server: Proposal) -> Algorithms:
         b"" if authenticates(to_server) else _first(client.macs_to_server, server.macs_to_server, "MAC"),
         b"" if authenticates(to_client) else _first(client.macs_to_client, server.macs_to_client, "MAC"),
     )
+
+
+def _first_cipher(client: tuple[bytes, ...], server: tuple[bytes, ...], strict: bool) -> bytes:
+    if strict:
+        return _first(client, server, "cipher")
+    chained = tuple(name for name in client if not authenticates(name))
+    return _first(chained, server, "cipher to be used without strict key exchange")
 
 
 def guessed_wrong(client: Proposal, server: Proposal) -> bool:

@@ -9,6 +9,12 @@ from __future__ import annotations
 import enum
 
 from avinet.errors import PeerError
+from avinet.ssh.messages import (
+    CHANNEL_OPEN_CONFIRMATION,
+    CHANNEL_OPEN_FAILURE,
+    REQUEST_FAILURE,
+    REQUEST_SUCCESS,
+)
 
 DISCONNECT, IGNORE, UNIMPLEMENTED, DEBUG = 1, 2, 3, 4
 SERVICE_REQUEST, SERVICE_ACCEPT, EXT_INFO = 5, 6, 7
@@ -18,6 +24,8 @@ USERAUTH_REQUEST, USERAUTH_FAILURE, USERAUTH_SUCCESS, USERAUTH_BANNER, USERAUTH_
 _KEX = range(20, 50)
 _USERAUTH = range(50, 80)
 _CONNECTION = range(80, 128)
+_ANSWERS = frozenset((REQUEST_SUCCESS, REQUEST_FAILURE, CHANNEL_OPEN_CONFIRMATION, CHANNEL_OPEN_FAILURE))
+"""What paramiko sends in the middle of a key exchange that it began, as we asked: RFC 4253 §7.1 has it wait."""
 
 
 class Stage(enum.Enum):
@@ -77,6 +85,8 @@ class Phases:
             return self._exchange_message(number)
         if number in (IGNORE, UNIMPLEMENTED, DEBUG):
             return self._aside_message(number)
+        if self.stage is Stage.CONNECTED and number in _ANSWERS:
+            return Verdict.TAKE
         if self.stage is Stage.OPENING or self.exchange is not Exchange.NONE:
             raise self._wrong(number)
         if number in _USERAUTH:

@@ -135,7 +135,7 @@ class Transport(BinaryPackets):
         self.phases.proposed(
             strict=marker in theirs.key_exchanges, skip_guess=theirs.guessed and guessed_wrong(client, server)
         )
-        chosen = self.algorithms = agree(client, server)
+        chosen = self.algorithms = agree(client, server, strict=self.phases.strict)
         self.kexAlg, self.keyAlg = chosen.key_exchange, chosen.host_key
         ends = ((chosen.cipher_to_client, chosen.mac_to_client), (chosen.cipher_to_server, chosen.mac_to_server))
         (out_cipher, out_mac), (in_cipher, in_mac) = reversed(ends) if self.isClient else ends

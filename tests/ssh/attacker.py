@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,8 +12,9 @@ from typing_extensions import override
 
 from avinet.ssh.auth import PUBLICKEY, signed_part
 from avinet.ssh.login import ClientTransport, Credentials
-from avinet.ssh.phases import DISCONNECT, SERVICE_REQUEST, USERAUTH_REQUEST, Phases, Stage, Verdict
-from avinet.ssh.policy import Policy
+from avinet.ssh.negotiation import Proposal
+from avinet.ssh.phases import DISCONNECT, KEXINIT, SERVICE_REQUEST, USERAUTH_REQUEST, Phases, Stage, Verdict
+from avinet.ssh.policy import INDICATIONS, Policy
 from avinet.ssh.server import Server, ServerTransport
 from avinet.ssh.strings import ed25519_blob, string
 from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, Recorder, Wires, line_of
@@ -90,10 +92,35 @@ class Attacker(ClientTransport):
         return [number for number, _ in self.heard]
 
 
+class OldAttacker(Attacker):
+    """Knows no strict key exchange."""
+
+    @override
+    def sendPacket(self, messageType: int, payload: bytes) -> None:
+        if messageType == KEXINIT:
+            theirs = Proposal.decode(payload)
+            names = tuple(name for name in theirs.key_exchanges if name not in INDICATIONS)
+            payload = replace(theirs, key_exchanges=names).encode(payload[:16])
+            self.ourKexInitPayload = bytes((KEXINIT,)) + payload
+        super().sendPacket(messageType, payload)
+
+    @override
+    def ssh_KEXINIT(self, packet: bytes) -> None:
+        super().ssh_KEXINIT(packet)
+        self.phases.strict = False
+
+
 class Siege:
     """An attacker and a real server joined in memory."""
 
-    def __init__(self, *, policy: Policy | None = None, admission: Any = None, keyed: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        policy: Policy | None = None,
+        admission: Any = None,
+        keyed: bool = True,
+        attacker: type[Attacker] = Attacker,
+    ) -> None:
         self.clock = Clock()
         self.guests = admission if admission is not None else Guests()
         self.refusals: list[Any] = []
@@ -104,7 +131,7 @@ class Siege:
         server = self.factory.buildProtocol(IPv4Address("TCP", "198.51.100.7", 4711))
         assert isinstance(server, ServerTransport)
         self.server = server
-        self.attacker = Attacker(self.clock)
+        self.attacker = attacker(self.clock)
         self.wires = Wires(self.server, self.attacker)
         if keyed:
             self.flush()

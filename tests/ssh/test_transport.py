@@ -15,17 +15,26 @@ from typing_extensions import override
 from avinet.errors import PeerError
 from avinet.ssh import phases
 from avinet.ssh.ciphers import CIPHERS, MACS, authenticates
-from avinet.ssh.exchange import EXCHANGES
+from avinet.ssh.exchange import EXCHANGES, MLKEM768Curve25519
 from avinet.ssh.identity import Identity
 from avinet.ssh.negotiation import Proposal
 from avinet.ssh.packets import Outbound
 from avinet.ssh.policy import Policy
 from avinet.ssh.strings import string, uint32
-from tests.ssh.attacker import Siege
+from tests.ssh.attacker import Attacker, OldAttacker, Siege
 from tests.ssh.echo import Cat, RunCat
 from tests.ssh.pair import Pair, Recorder, logged_in
 
 VERSION = b"SSH-2.0-attacker\r\n"
+
+
+SEALS = tuple((cipher, mac) for cipher in CIPHERS for mac in ([b""] if authenticates(cipher) else MACS))
+"""Every cipher, with every MAC that it can be used with."""
+
+
+def sealed_by(cipher: bytes, mac: bytes, **settings: Any) -> Policy:
+    """A policy that has one cipher and one MAC."""
+    return Policy(ciphers=(cipher,), macs=(mac,) if mac else tuple(MACS), **settings)
 
 
 def received(service: SSHService | None) -> list[bytes]:
@@ -39,16 +48,14 @@ class LoginTests(SynchronousTestCase):
 
     def test_every_algorithm_of_the_policy_works(self) -> None:
         for exchange in EXCHANGES:
-            for cipher in CIPHERS:
-                for mac in [b""] if authenticates(cipher) else MACS:
-                    policy = Policy(key_exchanges=(exchange,), ciphers=(cipher,), macs=(mac,) if mac else tuple(MACS))
-                    pair = logged_in(client_policy=policy)
-                    assert pair.server.algorithms is not None
-                    self.assertEqual(pair.server.algorithms, pair.client.algorithms)
-                    self.assertEqual(pair.server.algorithms.key_exchange, exchange)
-                    self.assertEqual(pair.server.algorithms.cipher_to_client, cipher)
-                    self.assertEqual(pair.server.algorithms.mac_to_server, mac)
-                    pair.close()
+            for cipher, mac in SEALS:
+                pair = logged_in(client_policy=sealed_by(cipher, mac, key_exchanges=(exchange,)))
+                assert pair.server.algorithms is not None
+                self.assertEqual(pair.server.algorithms, pair.client.algorithms)
+                self.assertEqual(pair.server.algorithms.key_exchange, exchange)
+                self.assertEqual(pair.server.algorithms.cipher_to_client, cipher)
+                self.assertEqual(pair.server.algorithms.mac_to_server, mac)
+                pair.close()
 
     def test_the_post_quantum_exchange_is_the_first_choice_and_both_ends_are_strict(self) -> None:
         pair = logged_in()
@@ -84,17 +91,18 @@ class LoginTests(SynchronousTestCase):
 class NewKeysTests(SynchronousTestCase):
     """Keys change under way, from either end, and nothing is lost (S20, S22)."""
 
-    def send_numbered(self, pair: Pair, rounds: int, between: Callable[[int], None]) -> None:
+    def send_numbered(self, pair: Pair, rounds: int, between: Callable[[int], None], size: int = 4) -> None:
         """Send messages both ways without waiting, then see that all came in order."""
-        for number in range(rounds):
+        messages = [uint32(number) * (size // 4) for number in range(rounds)]
+        for number, message in enumerate(messages):
             between(number)
-            pair.client.sendPacket(94, uint32(number))
-            pair.server.sendPacket(94, uint32(number))
-            if number % 3 == 0:
+            pair.client.sendPacket(94, message)
+            pair.server.sendPacket(94, message)
+            if number % 3 == 0 or size > 4:
                 pair.wires.step()
         pair.flush()
         for service in (pair.server.service, pair.client.service):
-            self.assertEqual(received(service), [uint32(number) for number in range(rounds)])
+            self.assertEqual(received(service), messages)
 
     def test_from_either_end_and_from_both_at_once(self) -> None:
         for who in ("client", "server", "both"):
@@ -200,16 +208,37 @@ class NewKeysTests(SynchronousTestCase):
         self.assertEqual(pair.server.exchanges, 2)
         pair.close()
 
-    def test_algorithms_may_change_with_the_keys(self) -> None:
-        pair = logged_in()
-        pair.client.policy = Policy(key_exchanges=(b"curve25519-sha256",), ciphers=(b"aes128-ctr",))
-        pair.client.rekey()
-        pair.client.sendPacket(94, b"hello")
-        pair.flush()
-        assert pair.server.algorithms is not None
-        self.assertEqual(pair.server.algorithms.cipher_to_server, b"aes128-ctr")
-        self.assertEqual(received(pair.server.service), [b"hello"])
+    def test_algorithms_may_change_with_the_keys_from_any_to_any(self) -> None:
+        pair = logged_in(client_policy=sealed_by(*SEALS[0]))
+        chain = [after for before in SEALS for other in SEALS if other != before for after in (before, other)]
+        for number, (cipher, mac) in enumerate(chain):
+            exchange = tuple(EXCHANGES)[number % len(EXCHANGES)]
+            pair.client.policy = sealed_by(cipher, mac, key_exchanges=(exchange,))
+            (pair.client, pair.server)[number % 2].rekey()
+            pair.client.sendPacket(94, uint32(number))
+            pair.server.sendPacket(94, uint32(number))
+            pair.flush()
+            agreed = pair.server.algorithms
+            assert agreed is not None
+            self.assertEqual(agreed, pair.client.algorithms)
+            self.assertEqual(
+                (agreed.key_exchange, agreed.cipher_to_server, agreed.mac_to_client), (exchange, cipher, mac)
+            )
+        for service in (pair.server.service, pair.client.service):
+            self.assertEqual(received(service), [uint32(number) for number in range(len(chain))])
+        self.assertEqual(pair.server.exchanges, 1 + len(chain))
         pair.close()
+
+    def test_answers_may_come_in_the_middle_of_an_exchange_that_the_peer_began(self) -> None:
+        siege = Siege()
+        siege.log_in()
+        siege.attacker.sendKexInit()
+        answers = [(number, uint32(number)) for number in (81, 82, 91, 92)]
+        siege.attacker.say_all(*answers)
+        siege.flush()
+        self.assertEqual(siege.services[0].received, answers)
+        self.assertEqual(siege.server.exchanges, 2)
+        siege.end()
 
     def test_packet_counters_wrap(self) -> None:
         """(S23)"""
@@ -218,6 +247,16 @@ class NewKeysTests(SynchronousTestCase):
             end._inbound.sequence = end._outbound.sequence = 2**32 - 2
         self.send_numbered(pair, 5, lambda _: None)
         pair.close()
+
+    def test_every_kilobyte_to_megabyte_under_load_both_ways_whatever_seals_it(self) -> None:
+        for cipher, mac in SEALS:
+            for rekey_bytes, size in ((1_000, 400), (10_000, 4_000), (100_000, 16_000), (1_000_000, 32_000)):
+                policy = sealed_by(cipher, mac, rekey_bytes=rekey_bytes)
+                pair = logged_in(client_policy=policy, server_policy=policy, chunk_bytes=size * 2)
+                self.send_numbered(pair, 200, lambda _: None, size)
+                self.assertGreater(pair.server.exchanges, 5, (cipher, mac, rekey_bytes))
+                self.assertEqual(pair.server.exchanges, pair.client.exchanges)
+                pair.close()
 
     def test_a_stream_survives_many_changes_of_keys(self) -> None:
         small = Policy(rekey_bytes=1000)
@@ -269,16 +308,98 @@ class StalledExchangeTests(SynchronousTestCase):
         siege.flush()
         siege.end()
 
-    def test_a_second_kexinit_or_an_early_newkeys_ends_it(self) -> None:
-        for number, payload in (
-            (phases.KEXINIT, Proposal.of(Policy(), client=True).encode(bytes(16))),
-            (phases.NEWKEYS, b""),
-            (94, b"data"),
-        ):
-            siege = self.stalled()
-            siege.attacker.say(number, payload)
+    def test_anything_but_its_next_message_ends_it(self) -> None:
+        """(S20)"""
+        kexinit = (phases.KEXINIT, Proposal.of(Policy(), client=True).encode(bytes(16)))
+        offer = (phases.KEX_INIT, string(MLKEM768Curve25519().ours))
+        newkeys, data = (phases.NEWKEYS, b""), (94, b"data")
+        for begun, nexts in (((), (kexinit, newkeys, data)), ((offer,), (kexinit, offer, data))):
+            for number, payload in nexts:
+                siege = self.stalled()
+                siege.attacker.say_all(*begun)
+                siege.flush()
+                self.assertFalse(siege.cut)
+                siege.attacker.say(number, payload)
+                siege.flush()
+                self.assertTrue(siege.cut, (begun, number))
+                self.assertEqual(siege.services[0].received, [])
+                siege.end()
+
+    def test_no_new_keys_before_the_peers_kexinit_where_we_began(self) -> None:
+        """(S20)"""
+        for early in (phases.NEWKEYS, phases.KEX_INIT):
+            siege = Siege()
+            siege.log_in()
+            siege.attacker.deaf = True
+            siege.server.rekey()
+            siege.flush()
+            siege.attacker.say(94, b"data")
+            siege.attacker.say(early)
             siege.flush()
             self.assertTrue(siege.cut)
+            self.assertEqual(siege.services[0].received, [(94, b"data")])
+            siege.end()
+
+
+class TruncationTests(SynchronousTestCase):
+    """What stands at the beginning of a sealed stream cannot be cut off, whatever seals it (S4)."""
+
+    def test_by_whoever_only_cuts(self) -> None:
+        for cipher, mac in SEALS:
+            for count in (1, 2, 3):
+                siege = Siege(policy=sealed_by(cipher, mac))
+                for _ in range(count):
+                    siege.attacker.say(phases.IGNORE, string(b""))
+                siege.wires.right.out.clear()
+                siege.attacker.begin()
+                siege.flush()
+                self.assertTrue(siege.cut, (cipher, mac))
+                self.assertEqual(siege.services, [])
+                siege.end()
+
+    def test_on_the_way_to_a_client(self) -> None:
+        for cipher, mac in SEALS:
+            pair = Pair(server_policy=sealed_by(cipher, mac))
+            while pair.server.phases.stage is not phases.Stage.LOGIN:
+                self.assertTrue(pair.wires.step())
+            self.assertTrue(pair.wires.left.out)
+            pair.wires.left.out.clear()
+            pair.server.sendIgnore(b"")
+            pair.flush()
+            self.assertIsNone(pair.client.identity)
+            self.failureResultOf(pair.client.ready(), PeerError)
+            pair.close()
+
+    def put_in_and_cut(self, siege: Siege) -> None:
+        """Make the server count a packet that was not sealed, and cut the first sealed one off."""
+        siege.wires.right.out += Outbound().seal(bytes((phases.IGNORE,)) + string(b""))
+        siege.flush()
+        if not siege.cut:
+            siege.attacker.say(phases.IGNORE, string(b""))
+            siege.wires.right.out.clear()
+            siege.attacker.begin()
+            siege.attacker.say(*siege.attacker.claim())
+            siege.flush()
+            siege.clock.advance(31)
+            siege.flush()
+
+    def test_by_whoever_puts_something_in_before_it(self) -> None:
+        for attacker in (Attacker, OldAttacker):
+            for cipher, mac in SEALS:
+                siege = Siege(policy=sealed_by(cipher, mac), keyed=False, attacker=attacker)
+                self.put_in_and_cut(siege)
+                self.assertTrue(siege.cut, (cipher, mac))
+                self.assertEqual((siege.services, siege.guests.admitted), ([], []))
+                siege.end()
+
+    def test_without_strict_key_exchange_there_is_no_cipher_that_would_not_notice(self) -> None:
+        for cipher, mac in SEALS:
+            siege = Siege(policy=sealed_by(cipher, mac), keyed=False, attacker=OldAttacker)
+            siege.flush()
+            self.assertEqual(siege.cut, authenticates(cipher), cipher)
+            if not siege.cut:
+                siege.log_in()
+                self.assertFalse(siege.server.phases.strict)
             siege.end()
 
 
@@ -652,16 +773,6 @@ class KeyedAttackTests(SynchronousTestCase):
         siege.flush()
         self.assertTrue(siege.cut)
         self.assertIn("code is wrong", siege.refusals[0].why)
-        siege.end()
-
-    def test_a_deleted_packet(self) -> None:
-        """(S4)"""
-        siege = Siege()
-        siege.attacker.say(phases.IGNORE, string(b""))
-        siege.wires.right.out.clear()
-        siege.attacker.begin()
-        siege.flush()
-        self.assertTrue(siege.cut)
         siege.end()
 
     def test_unknown_messages_are_answered_counted_and_capped(self) -> None:

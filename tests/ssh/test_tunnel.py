@@ -22,9 +22,11 @@ from zope.interface.verify import verifyObject
 
 from avinet.aio import as_deferred
 from avinet.errors import Conflict, Invalid, NotFound, TimedOut, TooMany, Unavailable
+from avinet.ssh.ciphers import CIPHERS
 from avinet.ssh.messages import CHANNEL_OPEN, CONNECT_FAILED, GLOBAL_REQUEST, PROHIBITED, UNKNOWN_KIND
 from avinet.ssh.opening import ChannelLimits, OpenRefused, RequestRefused
 from avinet.ssh.outgoing import HIGH_BYTES
+from avinet.ssh.policy import Policy
 from avinet.ssh.services import CANCEL, DIRECT, FORWARD, FORWARDED, Destination
 from avinet.ssh.strings import string, uint32
 from tests.ssh.joined import ADDRESS, Talker, factory_of
@@ -92,6 +94,25 @@ class ServiceTests(TunnelCase):
         self.tunnels.client_services["reports:80"] = Factory()
         self.failureResultOf(self.tunnels.offer("reports:80"), RequestRefused)
         self.assertEqual((self.server.offered, self.tunnels.offers), (frozenset(), []))
+
+
+class NewKeysTests(SynchronousTestCase):
+    def test_ten_thousand_changes_of_keys_on_one_tunnel(self) -> None:
+        """(S20)"""
+        policies = [Policy(key_exchanges=(b"curve25519-sha256",), ciphers=(cipher,)) for cipher in CIPHERS]
+        tunnels = Tunnels(client_policy=policies[0])
+        near = tunnels.talk(tunnels.client, "control:80")
+        far = tunnels.server_services["control:80"].made[-1]  # type: ignore[attr-defined]
+        for number in range(10_000):
+            tunnels.pair.client.policy = policies[number % len(policies)]
+            (tunnels.pair.client, tunnels.pair.server)[number // 2 % 2].rekey()
+            near.transport.write(uint32(number))
+            far.transport.write(uint32(number))
+            tunnels.settle()
+        sent = b"".join(map(uint32, range(10_000)))
+        self.assertEqual((far.received, near.received), (sent, sent))
+        self.assertEqual({tunnels.pair.server.exchanges, tunnels.pair.client.exchanges}, {10_001})
+        tunnels.close()
 
 
 class HostileTests(TunnelCase):
