@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from typing import Any
 
 from twisted.conch.ssh.service import SSHService
@@ -18,17 +17,13 @@ PACKET = 32768
 
 
 class _Stream(SSHService):
-    """One channel: what is queued is sent as the window and the transport allow.
-
-    At its end `exchanged` is told how often keys were exchanged.
-    """
+    """One channel: what is queued is sent as the window and the transport allow."""
 
     name = b"ssh-connection"
     transport: Any
 
-    def __init__(self, identity: Identity, exchanged: Callable[[int], object] = int) -> None:
+    def __init__(self, identity: Identity) -> None:
         self.identity = identity
-        self._exchanged = exchanged
         self.queue = bytearray()
         self.window = 0
         self.packet = 0
@@ -39,13 +34,10 @@ class _Stream(SSHService):
         self.got = bytearray()
         self.started: Deferred[None] = Deferred()
         self.done: Deferred[bytes] = Deferred()
-        self.was_strict = False
         self._closed = False
 
     @override
     def serviceStopped(self) -> None:
-        self.was_strict = self.transport.phases.strict
-        self._exchanged(self.transport.exchanges)
         if not self.done.called:
             self.done.callback(bytes(self.got))
 

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
-import sys
-from collections.abc import Mapping
 from hashlib import sha256
-from pathlib import Path
 from random import Random
 from typing import Any
 
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
-from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocolFactory
-from twisted.internet.protocol import Factory, ProcessProtocol, Protocol, connectionDone
+from twisted.internet.interfaces import IHalfCloseableProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
-from twisted.trial.unittest import TestCase
 from typing_extensions import override
 from zope.interface import implementer
 
@@ -31,10 +25,12 @@ from avinet.ssh.login import Credentials, LoginEndpoint
 from avinet.ssh.server import Server
 from avinet.ssh.session import SessionConnection
 from avinet.ssh.sftp import FileServer, Folder
-from avinet.ssh.tunnel import ClientTunnel, ServerTunnel, Tunnel
+from avinet.ssh.tunnel import ClientTunnel
+from tests.interop.case import NodeCase, reactor
+from tests.interop.openssh import client_options
+from tests.interop.process import Process
 from tests.peers import require
 from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, line_of, protocol_factory
-from tests.ssh.test_interop import write_key
 
 DATA = Random(2).randbytes(5_000_000)
 
@@ -104,39 +100,11 @@ class Mirrors(Factory):
 
     def __init__(self) -> None:
         self.made: list[Mirror] = []
-        self._waiting: tuple[int, Deferred[list[Mirror]]] | None = None
 
     @override
     def buildProtocol(self, addr: Any) -> Mirror:
         self.made.append(Mirror())
-        if self._waiting is not None and len(self.made) == self._waiting[0]:
-            self._waiting[1].callback(self.made)
         return self.made[-1]
-
-    def when_made(self, count: int) -> Deferred[list[Mirror]]:
-        """All that were made, once there are `count`."""
-        waiting: Deferred[list[Mirror]] = Deferred()
-        if len(self.made) >= count:
-            waiting.callback(self.made)
-        else:
-            self._waiting = count, waiting
-        return waiting
-
-
-class Process(ProcessProtocol):
-    """A process that runs until it is told to end."""
-
-    def __init__(self) -> None:
-        self.said = b""
-        self.ended: Deferred[None] = Deferred()
-
-    @override
-    def errReceived(self, data: bytes) -> None:
-        self.said += data
-
-    @override
-    def processEnded(self, reason: Failure) -> None:
-        self.ended.callback(None)
 
 
 def expected(data: bytes) -> bytes:
@@ -144,102 +112,28 @@ def expected(data: bytes) -> bytes:
     return sha256(sha256(data).digest() + data).digest()
 
 
-class InteropCase(TestCase):
-    timeout = 60
+class StockCase(NodeCase):
+    """A node whose one service mirrors what it is sent."""
 
     @override
     def setUp(self) -> None:
-        # Paths of UNIX sockets are short.
-        self.folder = Path(os.path.relpath(self.mktemp()))
-        self.folder.mkdir()
-        self.tunnels: list[Any] = []
-        self.tunnel_up: Deferred[ServerTunnel] = Deferred()
-        self.services: dict[str, IProtocolFactory] = {"control:80": Mirrors()}
-        self.offered: Deferred[str] = Deferred()
-        self.dead_after_s = 15.0
-
-    def listen(self, connection: Any) -> int:
-        """The port of a server until the end of the test."""
-        server = Server(reactor, HOST_KEY, Guests(), connection)
-        port = reactor.listenTCP(0, server, interface="127.0.0.1")  # type: ignore[attr-defined]
-        self.addCleanup(self._stop, port, server)
-        number: int = port.getHost().port
-        return number
-
-    def _stop(self, port: Any, server: Server) -> Deferred[Any]:
-        lost = [tunnel.when_lost() for tunnel in self.tunnels]
-        server.close("the test is over")
-        return DeferredList([port.stopListening(), *lost])
-
-    def node(self) -> int:
-        """The port of a node."""
-        return self.listen(self._tunnel)
-
-    def _tunnel(self, identity: Identity) -> ServerTunnel:
-        def services(tunnel: Tunnel) -> Mapping[str, IProtocolFactory]:
-            return self.services
-
-        def offered(tunnel: Tunnel, service: str) -> None:
-            if not self.offered.called:
-                self.offered.callback(service)
-
-        def up(tunnel: Any) -> None:
-            self.tunnels.append(tunnel)
-            self.tunnel_up.callback(tunnel)
-
-        return ServerTunnel(reactor, identity, services, on_offer=offered, dead_after_s=self.dead_after_s, on_up=up)
-
-    def ssh(self, port: int, *arguments: str) -> list[str]:
-        """The arguments of a stock client, but for the options in `arguments`."""
-        known = self.folder / "known_hosts"
-        known.write_text(f"[127.0.0.1]:{port} {line_of(HOST_KEY)}\n")
-        command = ["-F", "/dev/null"]
-        for setting in (
-            "StrictHostKeyChecking=yes",
-            f"UserKnownHostsFile={known}",
-            "GlobalKnownHostsFile=/dev/null",
-            "IdentitiesOnly=yes",
-            f"IdentityFile={write_key(self.folder / 'key', USER_KEY)}",
-            "BatchMode=yes",
-        ):
-            command += ["-o", setting]
-        return [*command, *arguments]
+        super().setUp()
+        self.services["control:80"] = Mirrors()
 
     def hold(self, port: int, *arguments: str) -> Process:
         """A stock client that holds a tunnel until the end of the test."""
-        program = require("ssh")
-        process = Process()
-        command = [program, *self.ssh(port, "-N", "-p", str(port), *arguments), f"{USER}@127.0.0.1"]
-        self.process = reactor.spawnProcess(process, program, command, env=os.environ)  # type: ignore[attr-defined]
-        self.addCleanup(self._end, self.process, process)
-        return process
-
-    def _end(self, transport: Any, process: Process) -> Deferred[None]:
-        if transport.pid is not None:
-            transport.signalProcess("KILL")
-        return process.ended
+        command = [require("ssh"), *client_options(self.folder, port), "-N", "-p", str(port), *arguments]
+        return self.run_peer([*command, f"{USER}@127.0.0.1"])
 
 
-class StockTunnelTests(InteropCase):
+class StockTunnelTests(StockCase):
     """`ssh -N -L -R` in place of a service engine."""
-
-    async def free_port(self) -> int:
-        probe = reactor.listenTCP(0, protocol_factory(), interface="127.0.0.1")  # type: ignore[attr-defined]
-        port: int = probe.getHost().port
-        await probe.stopListening()
-        return port
-
-    def target(self) -> tuple[int, Mirrors]:
-        """A service of the engine on a port of its own."""
-        mirrors = Mirrors()
-        port = reactor.listenTCP(0, mirrors, interface="127.0.0.1")  # type: ignore[attr-defined]
-        self.addCleanup(port.stopListening)
-        return port.getHost().port, mirrors
 
     async def test_holds_the_tunnel_in_both_directions_and_every_byte_arrives(self) -> None:
         """(S26)"""
         local = await self.free_port()
-        target, mirrors = self.target()
+        mirrors = Mirrors()
+        target = self.target(mirrors)
         self.hold(
             self.node(), "-o", "ExitOnForwardFailure=yes", "-L", f"{local}:api:80", "-R", f"api:80:127.0.0.1:{target}"
         )
@@ -259,7 +153,7 @@ class StockTunnelTests(InteropCase):
 
     async def test_is_refused_what_it_may_not_offer_and_lives(self) -> None:
         """(S31)"""
-        target, _ = self.target()
+        target = self.target(Mirrors())
         forwards = ("reports:80", "127.0.0.1:8080", "control:80", "api:80", "*:9999")
         arguments = [each for name in forwards for each in ("-R", f"{name}:127.0.0.1:{target}")]
         process = self.hold(self.node(), *arguments)
@@ -270,14 +164,14 @@ class StockTunnelTests(InteropCase):
         self.assertEqual(sha256(await asker.answer).digest(), expected(b"hello"))
         await tunnel.probe(10.0)
         self.assertEqual(tunnel.offered, {"control:80"})
-        self.process.signalProcess("KILL")
-        await process.ended
+        await process.end("KILL")
         self.assertEqual(process.said.count(b"remote port forwarding failed"), 4, process.said)
 
     async def test_reaches_no_real_host(self) -> None:
         """(S31)"""
         local = self.folder / "l"
-        target, mirrors = self.target()
+        mirrors = Mirrors()
+        target = self.target(mirrors)
         self.hold(self.node(), "-L", f"{local}:127.0.0.1:{target}", "-R", f"ssh:22:127.0.0.1:{target}")
         tunnel = await self.tunnel_up
         await self.offered
@@ -290,68 +184,26 @@ class StockTunnelTests(InteropCase):
     async def test_answers_probes_and_is_given_up_when_it_is_stopped(self) -> None:
         """(S34)"""
         self.dead_after_s = 2.0
-        self.hold(self.node(), "-o", "ServerAliveInterval=1")
+        process = self.hold(self.node(), "-o", "ServerAliveInterval=1")
         tunnel = await self.tunnel_up
         self.assertLess(await tunnel.probe(10.0), 10.0)
-        self.process.signalProcess("STOP")
+        process.signal("STOP")
         self.assertEqual(await tunnel.when_lost(), "it gives no sign of life")
 
     async def test_that_is_killed_in_the_middle_is_an_error(self) -> None:
-        target, _ = self.target()
-        self.hold(self.node(), "-R", f"api:80:127.0.0.1:{target}")
+        target = self.target(Mirrors())
+        process = self.hold(self.node(), "-R", f"api:80:127.0.0.1:{target}")
         tunnel = await self.tunnel_up
         await self.offered
         asker = Asker(DATA)
         await tunnel.endpoint("control:80").connect(Factory.forProtocol(lambda: asker))
-        os.kill(self.process.pid, signal.SIGKILL)
+        process.signal("KILL")
         await tunnel.when_lost()
         await asker.lost
         self.assertEqual(tunnel.channels, 0)
 
 
-ASYNCSSH = """
-import asyncio, asyncssh, hashlib, random, sys
-async def main():
-    hosts = asyncssh.import_known_hosts(f"[127.0.0.1]:{sys.argv[1]} {sys.argv[3]}\\n")
-    async with asyncssh.connect("127.0.0.1", int(sys.argv[1]), username="aviseuser", client_keys=[sys.argv[2]],
-                                known_hosts=hosts, config=None) as connection:
-        await connection.forward_remote_port("api", 80, "127.0.0.1", int(sys.argv[4]))
-        async def ask(data):
-            reader, writer = await connection.open_connection("api", 80, encoding=None)
-            writer.write(data)
-            writer.write_eof()
-            return hashlib.sha256(await reader.read()).hexdigest()
-        data = sys.stdin.buffer.read()
-        print(*await asyncio.gather(*[ask(each) for each in (data, data[:1000], b"")]), flush=True)
-        await connection.wait_closed()
-asyncio.run(main())
-"""
-
-
-class AsyncsshTests(InteropCase):
-    """Another implementation holds the tunnel."""
-
-    async def test_every_byte_arrives_in_both_directions(self) -> None:
-        """(S26)"""
-        require("asyncssh")
-        mirrors = Mirrors()
-        target = reactor.listenTCP(0, mirrors, interface="127.0.0.1")  # type: ignore[attr-defined]
-        self.addCleanup(target.stopListening)
-        key = write_key(self.folder / "key", USER_KEY)
-        arguments = (str(self.node()), key, line_of(HOST_KEY), str(target.getHost().port))
-        output = getProcessOutputAndValue(sys.executable, ["-c", ASYNCSSH, *arguments], os.environ, stdinBytes=DATA)
-        tunnel = await self.tunnel_up
-        served: Any = self.services["control:80"]
-        await DeferredList([mirror.ended for mirror in await served.when_made(3)])
-        asker = Asker(DATA)
-        await tunnel.endpoint("control:80").connect(Factory.forProtocol(lambda: asker))
-        self.assertEqual(sha256(await asker.answer).digest(), expected(DATA))
-        tunnel.close("that was all")
-        out, err, _ = await output
-        self.assertEqual(out.split(), [expected(each).hex().encode() for each in (DATA, DATA[:1000], b"")], err)
-
-
-class StockSessionTests(InteropCase):
+class StockSessionTests(StockCase):
     """`ssh COMMAND`, `sftp` and `scp` towards an engine, through its tunnel to a node."""
 
     @override
@@ -402,10 +254,7 @@ class StockSessionTests(InteropCase):
                 connected.addCallback(lambda _: outside.join(inside))
                 return outside
 
-        port = reactor.listenTCP(0, Pipe(), interface="127.0.0.1")  # type: ignore[attr-defined]
-        self.addCleanup(port.stopListening)
-        number: int = port.getHost().port
-        return number
+        return self.target(Pipe())
 
     async def output(self, program: str, *arguments: str) -> tuple[bytes, bytes, int]:
         result: tuple[bytes, bytes, int] = await getProcessOutputAndValue(require(program), arguments, env=os.environ)
@@ -414,14 +263,20 @@ class StockSessionTests(InteropCase):
     async def test_ssh_runs_commands_and_tells_their_status(self) -> None:
         port = await self.engine()
         for line, status in (("status", 0), ("seven", 7)):
-            out, err, code = await self.output("ssh", *self.ssh(port, "-p", str(port)), f"{USER}@127.0.0.1", line)
+            out, err, code = await self.output(
+                "ssh", *client_options(self.folder, port), "-p", str(port), f"{USER}@127.0.0.1", line
+            )
             self.assertEqual((out, err, code), (line.encode() * 1000, b"said " + line.encode(), status))
-        out, err, code = await self.output("ssh", *self.ssh(port, "-p", str(port)), f"{USER}@127.0.0.1", "fail")
+        out, err, code = await self.output(
+            "ssh", *client_options(self.folder, port), "-p", str(port), f"{USER}@127.0.0.1", "fail"
+        )
         self.assertEqual((out, err, code), (b"", b"there is no such command\n", 255))
 
     async def test_ssh_gets_no_shell(self) -> None:
         port = await self.engine()
-        out, err, code = await self.output("ssh", *self.ssh(port, "-T", "-p", str(port)), f"{USER}@127.0.0.1")
+        out, err, code = await self.output(
+            "ssh", *client_options(self.folder, port), "-T", "-p", str(port), f"{USER}@127.0.0.1"
+        )
         self.assertEqual((out, code), (b"", 255))
         self.assertIn(b"shell request failed", err)
 
@@ -439,7 +294,7 @@ class StockSessionTests(InteropCase):
             "ln access.log x",
         )
         batch.write_text("\n".join(["ls -l", f"get access.log {got}", *(f"-{each}" for each in tries), "pwd"]) + "\n")
-        arguments = self.ssh(port, "-P", str(port), "-b", str(batch))
+        arguments = [*client_options(self.folder, port), "-P", str(port), "-b", str(batch)]
         out, err, code = await self.output("sftp", *arguments, f"{USER}@127.0.0.1")
         self.assertEqual(code, 0, err)
         self.assertEqual(sha256(got.read_bytes()).digest(), sha256(DATA).digest())
@@ -451,7 +306,7 @@ class StockSessionTests(InteropCase):
     async def test_scp_fetches(self) -> None:
         port = await self.engine()
         got = self.folder / "got.log"
-        arguments = self.ssh(port, "-P", str(port))
+        arguments = [*client_options(self.folder, port), "-P", str(port)]
         _out, err, code = await self.output("scp", *arguments, f"{USER}@127.0.0.1:access.log", str(got))
         self.assertEqual(code, 0, err)
         self.assertEqual(sha256(got.read_bytes()).digest(), sha256(DATA).digest())
