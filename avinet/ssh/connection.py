@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from avinet.aio import as_deferred, within
 from avinet.errors import AvinetError, PeerError, TooMany, Unavailable
+from avinet.flow.budget import Budget
 from avinet.flow.pipe import Pipe
 from avinet.flow.turns import Priority, Turns
 from avinet.flow.window import ReceiveWindow, SendWindow
@@ -92,6 +93,7 @@ class Connection(SSHService):
         self._requests: list[Deferred[bytes]] = []
         self._turns: Turns[Outgoing] = Turns()
         self._pipe: Pipe | None = None
+        self._budget: Budget | None = None
         self._chat_at = float("-inf")
         self._loan: Channel | None = None
         self._loans: list[memoryview] = []
@@ -285,15 +287,16 @@ class Connection(SSHService):
             self._sending = False
             self.transport.uncork()
 
-    def delivered(self, channel: int, count: int) -> int:
+    def delivered(self, channel: int, count: int, held: int) -> int:
         """`count` bytes that arrived on our `channel` have been consumed; the window that it should have now."""
-        if self._pipe is None:
+        if self._pipe is None or self._budget is None:
             self._pipe = Pipe(self.limits.window_bytes, self.limits.most_window_bytes)
+            self._budget = Budget(self.limits.most_window_bytes, self._pipe.least)
         now = self._clock.seconds()
         window = self._pipe.delivered(now, count, channel, hurried=self._in_company)
         if self._pipe.ask(now):
             self.measure(self._pipe.round_trip)
-        return window
+        return self._budget.size(channel, held, window)
 
     def measure(self, measured: Callable[[float, float], None]) -> None:
         """Ask the peer something, and tell `measured` the time and how many seconds the answer took."""
@@ -321,6 +324,8 @@ class Connection(SSHService):
     def over(self, channel: int) -> None:
         """CLOSE has gone both ways: the number is free."""
         self._table.pop(channel, None)
+        if self._budget is not None:
+            self._budget.free(channel)
 
     def _number(self) -> int:
         for number in self._numbers:

@@ -64,7 +64,7 @@ class ChannelLimits:
     window_bytes: int = 128 * 1024
     """Of a new channel; it grows and shrinks with what the link turns out to hold."""
     most_window_bytes: int = 32 * 1024 * 1024
-    """All windows of a tunnel through which data flows, together."""
+    """All windows of a tunnel together, beyond the least that each has: one gets half of what is left."""
     packet_bytes: int = MOST_DATA_BYTES
     stock_packet_bytes: int = 32 * 1024
     """What a packet may carry when the peer is not of our own kind."""

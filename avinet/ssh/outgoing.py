@@ -58,8 +58,11 @@ class Carrier(Protocol):
     def soon(self, call: Callable[[], None]) -> None:
         """Call back when whatever is going on has ended."""
 
-    def delivered(self, channel: int, count: int) -> int:
-        """`count` bytes that arrived on our `channel` have been consumed; the window that it should have now."""
+    def delivered(self, channel: int, count: int, held: int) -> int:
+        """`count` bytes that arrived on our `channel` have been consumed; the window that it should have now.
+
+        The window that it had is open again, so that its peer may have us hold `held` bytes.
+        """
 
     def over(self, channel: int) -> None:
         """CLOSE has gone both ways on our `channel`."""

@@ -388,6 +388,24 @@ class LimitTests(SynchronousTestCase):
         id, _ = lone.open()
         self.assertEqual(lone.say(CHANNEL_DATA, uint32(id) + string(bytes(11))), [(CHANNEL_CLOSE, uint32(7))])
 
+    def test_readers_that_stop_after_a_fast_start_pin_little_together(self) -> None:
+        """(S24) Each channel in turn flows fast enough for all the window there is, and then reads no more."""
+        first, most, count = 1000, 50_000, 50
+        lone = Lone(window_bytes=first, most_window_bytes=most, packet_bytes=1 << 20)
+        held: dict[int, int] = {}
+        for _ in range(count):
+            id, talker = lone.open()
+            held[id] = first
+            for _ in range(20):
+                said = lone.say(CHANNEL_DATA, uint32(id) + string(bytes(held[id])))
+                given = [payload for number, payload in said if number == CHANNEL_WINDOW_ADJUST]
+                held[id] = sum(int.from_bytes(payload[4:], "big") for payload in given)
+                lone.clock.advance(0.01)
+                lone.say(REQUEST_FAILURE)
+            talker.transport.pauseProducing()
+        self.assertGreater(max(held.values()), 10 * first, "the windows did grow")
+        self.assertLessEqual(sum(held.values()), most + count * first)
+
     def test_standard_error_costs_window_too_and_gets_it_back(self) -> None:
         lone = Lone(window_bytes=10, packet_bytes=10)
         id, talker = lone.open()
