@@ -13,7 +13,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.errors import PeerError
-from avinet.sockets import Lender
+from avinet.sockets import Lender, has_all_of
 
 
 @implementer(IPushProducer)
@@ -25,7 +25,7 @@ class Reading:
     """
 
     def __init__(self, transport: Any) -> None:
-        self.lends = isinstance(transport, Lender)
+        self.lends = has_all_of(transport, Lender)
         self.pauseProducing = transport.pauseProducing
         self.resumeProducing = transport.resumeProducing
 
@@ -66,7 +66,7 @@ class Relay(Protocol):
                 return
         for side, far in ((self, other), (other, self)):
             side.transport.registerProducer(Reading(far.transport), True)
-            if isinstance(side.transport, Lender) and isinstance(far.transport, Lender):
+            if has_all_of(side.transport, Lender) and has_all_of(far.transport, Lender):
                 side.transport.lend_to(side)
         for side in (self, other):
             side.transport.resumeProducing()

@@ -7,14 +7,16 @@ TCP connections work like this; in everything else they are Twisted's own, and a
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from twisted.internet import main, tcp
 from twisted.internet.interfaces import IConnector, IListeningPort
 from twisted.internet.posixbase import PosixReactorBase
-from typing_extensions import override
+from typing_extensions import TypeIs, override
 from zope.interface import directlyProvides, providedBy
+
+T = TypeVar("T")
 
 READ_BYTES = 512 * 1024
 """What is read at once, where nobody says where to read to."""
@@ -31,6 +33,11 @@ _arrived = memoryview(bytearray(READ_BYTES))
 def arrived() -> memoryview:
     """The memory that all reads share."""
     return _arrived
+
+
+def has_all_of(thing: object, protocol: Callable[..., T]) -> TypeIs[T]:
+    """Whether `thing` has the methods of `protocol`; they are looked up once a type, and by isinstance each time."""
+    return issubclass(type(thing), protocol)  # type: ignore[arg-type]  # mypy takes no protocol for a type[T]
 
 
 class Taker(Protocol):
@@ -165,7 +172,16 @@ class _Server(_Direct, tcp.Server):
 
 
 class _Client(_Direct, tcp.Client):
-    """A connection that was dialled."""
+    """A connection that was dialled; to this machine it is there at once, and needs no turn of the reactor."""
+
+    _dialled = False
+
+    @override
+    def doConnect(self) -> None:
+        if not self._dialled and hasattr(self, "connector"):
+            self._dialled = True
+            self.socket.connect_ex(self.realAddress)
+        super().doConnect()
 
     @override
     def _connectDone(self) -> None:

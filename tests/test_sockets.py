@@ -9,9 +9,9 @@ from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.error import ConnectionDone
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
+from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.protocol import ClientFactory, Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -52,6 +52,19 @@ class Person(Protocol):
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.lost.callback(reason.value)
+
+
+class _Dialling(ClientFactory):
+    """Builds one protocol."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    @override
+    def buildProtocol(self, addr: Any) -> Protocol:
+        return self._protocol
 
 
 class Borrower(Person):
@@ -241,6 +254,23 @@ class DirectTests(TestCase):
         await within(reactor, 10, near.lost, "the end")
         near.transport.write(b"too late")
         near.transport.lend(memoryview(b"too late"))
+
+    async def test_a_port_of_this_machine_where_nobody_listens_refuses_once(self) -> None:
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            for each in (reactor, direct(reactor)):
+                endpoint = TCP4ClientEndpoint(each, "127.0.0.1", nobody.getsockname()[1])
+                await self.assertFailure(endpoint.connect(Factory.forProtocol(Person)), ConnectionRefusedError)
+
+    async def test_a_port_of_this_machine_is_reached_in_the_next_turn(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            near, turn = Person(), Deferred[None]()
+            direct(reactor).connectTCP(*listening.getsockname(), _Dialling(near))
+            reactor.callLater(0, turn.callback, None)
+            await turn
+            self.assertTrue(near.made.called)
+            near.transport.abortConnection()
+            await near.lost
 
 
 class OtherReactorTests(SynchronousTestCase):

@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from avinet import __version__
 from avinet.errors import AvinetError, PeerError, TimedOut
-from avinet.sockets import Lender
+from avinet.sockets import Lender, has_all_of
 from avinet.ssh import phases
 from avinet.ssh.ciphers import Buffer
 from avinet.ssh.messages import CHANNEL_DATA
@@ -132,14 +132,14 @@ class BinaryPackets(SSHTransportBase):
         if ITCPTransport.providedBy(wire):
             wire.setTcpNoDelay(True)
             wire.setTcpKeepAlive(True)
-        if isinstance(wire, Lender):
+        if has_all_of(wire, Lender):
             wire.lend_to(self)
             self._lend = wire.lend
         self._read_least = getattr(wire, "read_least", self._read_least)
         wire.registerProducer(self, True)
         self._arm(self.policy.login_s, self._late)
-        super().connectionMade()
-        del self.currentEncryptions  # Conch's own, for which there is no use here
+        self._outbound.begin(self.ourVersionString + b"\r\n")
+        self.sendKexInit()
 
     def _arm(self, seconds: float, expire: Callable[[], None]) -> None:
         """Set the one deadline that is running: for the login, for new keys, or for closing."""
@@ -451,7 +451,7 @@ class BinaryPackets(SSHTransportBase):
     def _pace(self) -> None:
         """Tell the service when it had better stop sending, and when it may go on."""
         paced = self._full or self.phases.sending_blocked
-        if paced is not self._paced and isinstance(self.service, Paced) and not self.closing:
+        if paced is not self._paced and has_all_of(self.service, Paced) and not self.closing:
             self._paced = paced
             if paced:
                 self.service.pauseProducing()
@@ -475,7 +475,7 @@ class BinaryPackets(SSHTransportBase):
         self.service = service
         service.transport = self
         service.serviceStarted()
-        if isinstance(service, TakesData):
+        if has_all_of(service, TakesData):
             self._take_data, self._settle_data = service.data_received, service.data_settled
         else:
             self._take_data, self._settle_data = None, _nothing

@@ -11,7 +11,7 @@ import os
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -202,24 +202,24 @@ class _ChaChaKeys:
     """The key material of chacha20-poly1305@openssh.com: a key for payloads and codes, and one for lengths."""
 
     def __init__(self, key: bytes) -> None:
-        self._key = key[:32]
-        self._length_key = key[32:]
+        self._payloads, self._lengths = (
+            Cipher(algorithms.ChaCha20(half, bytes(16)), None).encryptor() for half in (key[:32], key[32:])
+        )
 
     def length(self, sequence: int, four: Buffer) -> bytes:
         """Four bytes of a length, encrypted or decrypted."""
-        return self._stream(self._length_key, sequence, 0)(four)
+        self._lengths.reset_nonce(self._nonce(sequence, 0))
+        return self._lengths.update(four)
 
     def code_key(self, sequence: int) -> bytes:
         """The key of the code of one packet."""
-        return self._stream(self._key, sequence, 0)(bytes(32))
+        self._payloads.reset_nonce(self._nonce(sequence, 0))
+        return self._payloads.update(bytes(32))
 
     def crypt(self, sequence: int, data: memoryview) -> None:
         """Encrypt or decrypt the payload of a packet."""
-        cipher = Cipher(algorithms.ChaCha20(self._key, self._nonce(sequence, 1)), None)
-        cipher.encryptor().update_into(source(data), data)
-
-    def _stream(self, key: bytes, sequence: int, block: int) -> Callable[[Buffer], bytes]:
-        return Cipher(algorithms.ChaCha20(key, self._nonce(sequence, block)), None).encryptor().update
+        self._payloads.reset_nonce(self._nonce(sequence, 1))
+        self._payloads.update_into(source(data), data)
 
     @staticmethod
     def _nonce(sequence: int, block: int) -> bytes:
@@ -353,8 +353,16 @@ def authenticates(cipher: bytes) -> bool:
     return isinstance(CIPHERS.get(cipher), Aead)
 
 
+class Material(NamedTuple):
+    """What an exchange derives for one direction, 64 bytes of each; a construction uses as much as it needs."""
+
+    iv: bytes
+    key: bytes
+    code_key: bytes
+
+
 class Keys:
-    """The keys of both directions after one exchange, as Conch's key set-up fills them in; a MAC may be empty."""
+    """The keys of both directions after one exchange; the name of a MAC may be empty."""
 
     sealing: Sealing
     opening: Opening
@@ -363,27 +371,19 @@ class Keys:
         self._out = CIPHERS[out_cipher], MACS.get(out_mac)
         self._in = CIPHERS[in_cipher], MACS.get(in_mac)
 
-    def setKeys(  # noqa: N802 (what Conch calls)
-        self,
-        outIV: bytes,  # noqa: N803
-        outKey: bytes,  # noqa: N803
-        inIV: bytes,  # noqa: N803
-        inKey: bytes,  # noqa: N803
-        outInteg: bytes,  # noqa: N803
-        inInteg: bytes,  # noqa: N803
-    ) -> None:
-        """Take the derived key material, of which each construction uses as much as it needs."""
+    def derive(self, out: Material, into: Material) -> None:
+        """Make the constructions of both directions."""
         cipher, mac = self._out
-        key, iv = outKey[: cipher.key_bytes], outIV[: cipher.iv_bytes]
+        key, iv = out.key[: cipher.key_bytes], out.iv[: cipher.iv_bytes]
         if isinstance(cipher, Aead):
             self.sealing = cipher.sealing(key, iv)
         else:
             assert mac is not None
-            self.sealing = CtrSealing(key, iv, mac, outInteg[: mac.code_bytes])
+            self.sealing = CtrSealing(key, iv, mac, out.code_key[: mac.code_bytes])
         cipher, mac = self._in
-        key, iv = inKey[: cipher.key_bytes], inIV[: cipher.iv_bytes]
+        key, iv = into.key[: cipher.key_bytes], into.iv[: cipher.iv_bytes]
         if isinstance(cipher, Aead):
             self.opening = cipher.opening(key, iv)
         else:
             assert mac is not None
-            self.opening = CtrOpening(key, iv, mac, inInteg[: mac.code_bytes])
+            self.opening = CtrOpening(key, iv, mac, into.code_key[: mac.code_bytes])

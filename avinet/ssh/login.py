@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from hashlib import sha256
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -115,7 +114,8 @@ class ClientTransport(Transport, SSHClientTransport):
         super().ssh_KEXINIT(packet)
         if not self.phases.strict:
             raise PeerError("it does not offer strict key exchange")
-        self._exchange = EXCHANGES[self.kexAlg]()
+        assert self.algorithms is not None
+        self._exchange = EXCHANGES[self.algorithms.key_exchange]()
         self.sendPacket(phases.KEX_INIT, string(self._exchange.ours))
 
     @override
@@ -126,18 +126,13 @@ class ClientTransport(Transport, SSHClientTransport):
         public = read_ed25519_blob(host_key)
         self._check_pin(host_key)
         secret = self._exchange.secret(answer)
-        exchange_hash = sha256(self._hashed(host_key, answer) + secret).digest()
+        exchange_hash = self.exchange_hash(host_key, self._exchange.ours, answer, secret)
         try:
             Ed25519PublicKey.from_public_bytes(public).verify(read_ed25519_signature(signature), exchange_hash)
         except (InvalidSignature, ValueError):
             raise PeerError("it does not have the host key that it shows") from None
         self._host_key = host_key
-        self._keySetup(secret, exchange_hash)
-
-    def _hashed(self, host_key: bytes, answer: bytes) -> bytes:
-        versions = string(self.ourVersionString) + string(self.otherVersionString)
-        proposals = string(self.ourKexInitPayload) + string(self.otherKexInitPayload)
-        return versions + proposals + string(host_key) + string(self._exchange.ours) + string(answer)
+        self.exchanged(secret, exchange_hash)
 
     def _check_pin(self, host_key: bytes) -> None:
         line = key_line(host_key)

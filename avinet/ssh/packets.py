@@ -167,6 +167,12 @@ class Outbound:
     def __len__(self) -> int:
         return self._end
 
+    def begin(self, line: bytes) -> None:
+        """Let `line` go out before all packets."""
+        self._batch = scratch.borrow()
+        self._batch[: len(line)] = line
+        self._end = len(line)
+
     def fits(self, size: int) -> bool:
         """Whether a payload of `size` bytes still goes into the batch."""
         return self._end + size + OVERHEAD_BYTES <= scratch.SCRATCH_BYTES

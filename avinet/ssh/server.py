@@ -7,7 +7,6 @@ from random import random as uniform
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from twisted.conch.ssh.keys import Key
 from twisted.conch.ssh.transport import (
     DISCONNECT_SERVICE_NOT_AVAILABLE,
     DISCONNECT_TOO_MANY_CONNECTIONS,
@@ -23,13 +22,14 @@ from avinet.errors import AvinetError, PeerError, TooMany
 from avinet.ssh import phases
 from avinet.ssh.auth import Admission, AuthServer, retry_text
 from avinet.ssh.binary import VERSION
+from avinet.ssh.exchange import EXCHANGES
 from avinet.ssh.gate import Gate, Limits, source_of
 from avinet.ssh.identity import Identity, Refusal
 from avinet.ssh.packets import Outbound
 from avinet.ssh.phases import Stage
-from avinet.ssh.policy import HOST_KEY, Policy
+from avinet.ssh.policy import Policy
 from avinet.ssh.shown import host_of, printable, shortened, shown_address
-from avinet.ssh.strings import Reader, string, uint32
+from avinet.ssh.strings import ED25519, Reader, ed25519_blob, string, uint32
 from avinet.ssh.transport import ConnectionFactory, Transport
 from avinet.trust.keys import fingerprint
 
@@ -38,13 +38,16 @@ _LINE_BYTES = 200
 _USER_BYTES = 20
 
 
-class HostKeys:
-    """A host key where Conch looks for it."""
+class HostKey:
+    """What a server proves itself with."""
 
     def __init__(self, private_key: Ed25519PrivateKey) -> None:
-        key = Key(private_key)
-        self.privateKeys = {HOST_KEY: key}
-        self.publicKeys = {HOST_KEY: key.public()}
+        self.blob = ed25519_blob(private_key.public_key().public_bytes_raw())
+        self._sign = private_key.sign
+
+    def signature(self, data: bytes) -> bytes:
+        """The signature of `data`, as it is sent (RFC 8709 §6)."""
+        return string(ED25519) + string(self._sign(data))
 
 
 class ServerTransport(Transport, SSHServerTransport):
@@ -60,7 +63,7 @@ class ServerTransport(Transport, SSHServerTransport):
         self,
         clock: IReactorTime,
         policy: Policy,
-        host_keys: HostKeys,
+        host_key: HostKey,
         admission: Admission,
         connection: ConnectionFactory,
         left_gate: Callable[[Stage], None],
@@ -68,7 +71,7 @@ class ServerTransport(Transport, SSHServerTransport):
         ended: Callable[[ServerTransport], None],
     ) -> None:
         super().__init__(clock, policy)
-        self.factory: Any = host_keys
+        self.host_key = host_key
         self._admission = admission
         self._connection = connection
         self._left_gate = left_gate
@@ -90,12 +93,15 @@ class ServerTransport(Transport, SSHServerTransport):
     @override
     def exchange_received(self, payload: bytes) -> None:
         reader = Reader(payload, "key exchange")
-        reader.string()
+        theirs = reader.string()
         reader.end()
-        try:
-            self.ssh_KEX_DH_GEX_REQUEST_OLD(payload)
-        except ValueError as error:
-            raise PeerError("its key for the exchange is none") from error
+        assert self.algorithms is not None
+        ours, secret = EXCHANGES[self.algorithms.key_exchange].answered(theirs)
+        host_key = self.host_key
+        exchange_hash = self.exchange_hash(host_key.blob, theirs, ours, secret)
+        answer = string(host_key.blob) + string(ours) + string(host_key.signature(exchange_hash))
+        self.sendPacket(phases.KEX_REPLY, answer)
+        self.exchanged(secret, exchange_hash)
 
     @override
     def service_received(self, payload: bytes) -> None:
@@ -181,7 +187,7 @@ class Server(Factory):
         self.policy = policy or Policy()
         self.turned_away = 0
         self._clock = clock
-        self._host_keys = HostKeys(host_key)
+        self._host_key = HostKey(host_key)
         self._admission = admission
         self._connection = connection
         self._gate = Gate(limits or Limits(), clock.seconds, random)
@@ -210,7 +216,7 @@ class Server(Factory):
         transport = ServerTransport(
             self._clock,
             self.policy,
-            self._host_keys,
+            self._host_key,
             self._admission,
             self._connection,
             lambda stage: self._gate.leave(source, stage),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from base64 import b64encode
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from avinet.errors import PeerError
 _UINT32 = struct.Struct(">I")
 _NAME_BYTES = 64
 _NAMES = 128
+_NAME_LIST = re.compile(rb"[ -+\--~]{1,64}(?:,[ -+\--~]{1,64})*")
 ED25519 = b"ssh-ed25519"
 ED25519_BYTES = 32
 ED25519_SIGNATURE_BYTES = 64
@@ -89,10 +91,9 @@ class Reader:
             return ()
         if data.count(b",") >= _NAMES:
             raise PeerError(f"a {self._what} has a list of more than {_NAMES} names")
-        names = tuple(data.split(b","))
-        if any(not 0 < len(name) <= _NAME_BYTES for name in names) or not data.isascii() or not _printable(data):
+        if _NAME_LIST.fullmatch(data) is None:
             raise PeerError(f"a {self._what} has a malformed list of names")
-        return names
+        return tuple(data.split(b","))
 
     def rest(self) -> bytes:
         """All that has not been taken."""
@@ -102,10 +103,6 @@ class Reader:
         """Nothing may follow."""
         if self._at != len(self._data):
             raise PeerError(f"a {self._what} has {len(self._data) - self._at} bytes too many")
-
-
-def _printable(data: bytes) -> bool:
-    return data.decode("ascii").isprintable()
 
 
 def ed25519_blob(public: bytes) -> bytes:

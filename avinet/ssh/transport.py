@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from hashlib import sha256
 from random import uniform
-from typing import Any
 
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.interfaces import IReactorTime
@@ -28,12 +28,13 @@ from avinet.errors import PeerError
 from avinet.ssh import phases
 from avinet.ssh.binary import BinaryPackets
 from avinet.ssh.ciphers import Keys
+from avinet.ssh.exchange import derived
 from avinet.ssh.identity import Identity
 from avinet.ssh.negotiation import Algorithms, Proposal, agree, guessed_wrong
 from avinet.ssh.phases import Stage
 from avinet.ssh.policy import STRICT_CLIENT, STRICT_SERVER, Policy
 from avinet.ssh.shown import printable
-from avinet.ssh.strings import Reader
+from avinet.ssh.strings import Reader, string
 
 _TEXT_BYTES = 4096
 _KEXINIT_BYTES = 8192
@@ -41,16 +42,13 @@ _KEXINIT_BYTES = 8192
 _EARLIEST = 0.75
 """New keys come up to a quarter earlier than they must: a fleet that logged in at once does not rekey at once."""
 
-_OF_AN_EXCHANGE = ("ourKexInitPayload", "otherKexInitPayload", "nextEncryptions", "ecPriv", "ecPub")
-"""What Conch and its key exchange keep of one, and nobody needs afterwards."""
-
 ConnectionFactory = Callable[[Identity], SSHService]
 
 
 class Transport(BinaryPackets):
     """What both roles share: the order of messages, key exchange, and the change to the service."""
 
-    __slots__ = ("_keys", "_keys_until", "algorithms", "exchanges", "identity")
+    __slots__ = ("_keys", "_keys_until", "_proposal", "algorithms", "exchanges", "identity")
 
     def __init__(self, clock: IReactorTime, policy: Policy) -> None:
         super().__init__(clock, policy)
@@ -114,7 +112,8 @@ class Transport(BinaryPackets):
 
     @override
     def sendKexInit(self) -> None:
-        body = Proposal.of(self.policy, client=self.isClient).encode(os.urandom(16))
+        self._proposal = Proposal.of(self.policy, client=self.isClient)
+        body = self._proposal.encode(os.urandom(16))
         self.ourKexInitPayload = bytes((phases.KEXINIT,)) + body
         self.sendPacket(phases.KEXINIT, body)
         if self.phases.stage is Stage.CONNECTED:
@@ -129,18 +128,34 @@ class Transport(BinaryPackets):
         self.otherKexInitPayload = bytes((phases.KEXINIT,)) + packet
         if not self.phases.sending_blocked:
             self.sendKexInit()
-        ours = Proposal.of(self.policy, client=self.isClient)
-        client, server = (ours, theirs) if self.isClient else (theirs, ours)
+        client, server = (self._proposal, theirs) if self.isClient else (theirs, self._proposal)
         marker = STRICT_SERVER if self.isClient else STRICT_CLIENT
         self.phases.proposed(
             strict=marker in theirs.key_exchanges, skip_guess=theirs.guessed and guessed_wrong(client, server)
         )
         chosen = self.algorithms = agree(client, server, strict=self.phases.strict)
-        self.kexAlg, self.keyAlg = chosen.key_exchange, chosen.host_key
         ends = ((chosen.cipher_to_client, chosen.mac_to_client), (chosen.cipher_to_server, chosen.mac_to_server))
         (out_cipher, out_mac), (in_cipher, in_mac) = reversed(ends) if self.isClient else ends
         self._keys = Keys(out_cipher, in_cipher, out_mac, in_mac)
-        self.nextEncryptions: Any = self._keys
+
+    def exchange_hash(self, host_key: bytes, to_server: bytes, to_client: bytes, secret: bytes) -> bytes:
+        """What the server signs: all that was said in the exchange (RFC 8731 §3.1)."""
+        ours = string(self.ourVersionString), string(self.ourKexInitPayload)
+        theirs = string(self.otherVersionString), string(self.otherKexInitPayload)
+        client, server = (ours, theirs) if self.isClient else (theirs, ours)
+        proposals = client[0] + server[0] + client[1] + server[1]
+        return sha256(proposals + string(host_key) + string(to_server) + string(to_client) + secret).digest()
+
+    def exchanged(self, secret: bytes, exchange_hash: bytes) -> None:
+        """Both ends have the secret: what is sent from now on is sealed with keys from it."""
+        if self.sessionID is None:
+            self.sessionID = exchange_hash
+        to_server, to_client = derived(secret, exchange_hash, self.sessionID)
+        if self.isClient:
+            self._keys.derive(to_server, to_client)
+        else:
+            self._keys.derive(to_client, to_server)
+        self.sendPacket(phases.NEWKEYS, b"")
 
     @override
     def _new_keys_sent(self) -> None:
@@ -156,9 +171,7 @@ class Transport(BinaryPackets):
         self._inbound.switch(self._keys.opening, restart=self.phases.strict)
         self.phases.keyed()
         self.exchanges += 1
-        del self._keys
-        for name in _OF_AN_EXCHANGE:
-            self.__dict__.pop(name, None)
+        del self._keys, self._proposal, self.ourKexInitPayload, self.otherKexInitPayload
         if opening:
             self.secured()
         else:

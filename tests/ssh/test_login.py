@@ -30,7 +30,7 @@ from avinet.ssh.login import Credentials, LoginEndpoint, WrongHostKey
 from avinet.ssh.negotiation import Proposal
 from avinet.ssh.packets import Outbound
 from avinet.ssh.policy import Policy
-from avinet.ssh.server import HostKeys, Server
+from avinet.ssh.server import HostKey, Server
 from avinet.ssh.strings import string, uint32
 from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, Recorder, Wires, line_of, logged_in, protocol_factory
 
@@ -316,7 +316,7 @@ class MidLifeTests(SynchronousTestCase):
     def test_a_host_key_that_changes_with_the_keys_ends_it(self) -> None:
         """(S17)"""
         pair = logged_in(host_keys=(line_of(HOST_KEY), line_of(USER_KEY)))
-        pair.server.factory = HostKeys(USER_KEY)
+        pair.server.host_key = HostKey(USER_KEY)
         pair.client.rekey()
         pair.flush()
         self.assertIn("changed in mid-life", pair.client.why)

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import PeerError
 from avinet.ssh import ciphers
-from avinet.ssh.ciphers import CIPHERS, MACS, Keys, Padding, authenticates
+from avinet.ssh.ciphers import CIPHERS, MACS, Keys, Material, Padding, authenticates
 from avinet.ssh.packets import Inbound, Outbound
 
 LIMIT = 35000
@@ -23,7 +23,7 @@ def ends(cipher: bytes, mac: bytes) -> tuple[Outbound, Inbound]:
     """Two ends with the same keys."""
     keys = Keys(cipher, cipher, mac, mac)
     material = [bytes((number,)) * 128 for number in range(3)]
-    keys.setKeys(material[0], material[1], material[0], material[1], material[2], material[2])
+    keys.derive(Material(*material), Material(*material))
     outbound, inbound = Outbound(), Inbound(LIMIT)
     outbound.switch(keys.sealing, restart=False)
     inbound.switch(keys.opening, restart=False)
@@ -91,6 +91,13 @@ class PacketTests(SynchronousTestCase):
             self.assertGreater(inbound.missing, 0)
         self.assertEqual(got, payloads)
         self.assertEqual((len(inbound), inbound.missing), (0, 1))
+
+    def test_a_line_goes_out_with_the_first_packet(self) -> None:
+        outbound, inbound = Outbound(), Inbound(LIMIT)
+        outbound.begin(b"SSH-2.0-x\r\n")
+        feed(inbound, outbound.seal(b"payload"))
+        self.assertEqual(inbound.next_line(), b"SSH-2.0-x")
+        self.assertEqual(bytes(inbound.next_packet() or b""), b"payload")
 
     @settings(deadline=None, max_examples=30)
     @given(st.sampled_from(PAIRS), st.lists(st.integers(1, 34_000), min_size=1, max_size=25))
