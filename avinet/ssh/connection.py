@@ -7,19 +7,19 @@ connection lives. The table of channels forgives: a message for a channel that i
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any, ClassVar
 
 from twisted.conch.ssh.service import SSHService
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import NoProtocol
 from twisted.internet.interfaces import IDelayedCall, IProtocol, IProtocolFactory, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from avinet.aio import as_deferred, within
+from avinet.aio import as_deferred
 from avinet.errors import AvinetError, PeerError, TooMany, Unavailable
 from avinet.flow.budget import Budget
 from avinet.flow.pipe import Pipe
@@ -105,8 +105,8 @@ class Connection(SSHService):
 
     # what subclasses say
 
-    async def accept(self, kind: bytes, body: bytes) -> Accepted:
-        """The target of a channel that the peer opens; it may take its time. Raises `OpenRefused`."""
+    def accept(self, kind: bytes, body: bytes) -> Accepted | Awaitable[Accepted]:
+        """The target of a channel that the peer opens, now or when it is there. Raises `OpenRefused`."""
         raise OpenRefused("there are no channels of this kind", UNKNOWN_KIND)
 
     def requested(self, name: bytes, body: bytes) -> bytes | None:
@@ -129,41 +129,28 @@ class Connection(SSHService):
         limits = self.limits
         return limits.packet_bytes if self.transport.kindred else limits.stock_packet_bytes
 
-    async def open(
+    def open(
         self,
         kind: bytes,
         body: bytes,
         factory: IProtocolFactory,
         address: ChannelAddress,
         priority: Priority = Priority.COMMANDS,
-    ) -> IProtocol:
+    ) -> Deferred[IProtocol]:
         """A protocol of `factory` on a new channel, once the peer has confirmed it; cancelling gives it up.
 
-        Raises `OpenRefused`, `TooMany` or `Unavailable`, and what the factory raises.
+        Fails with `OpenRefused`, `TooMany`, `TimedOut` or `Unavailable`, and with what the factory raises.
         """
         if self._stopped:
-            raise Unavailable("the tunnel is gone")
+            return fail(Unavailable("the tunnel is gone"))
         if len(self._table) >= self.limits.channels:
-            raise TooMany(f"the tunnel has {len(self._table)} channels already")
-        limits = self.limits
+            return fail(TooMany(f"the tunnel has {len(self._table)} channels already"))
         id = self._number()
-        opening = Opening()
-        self._table[id] = opening
-        assert opening.answered is not None
-        ours = Terms(id, limits.window_bytes, self._packet_bytes)
+        opening = self._table[id] = Opening(self._clock, self.limits.open_s, factory, address, priority)
+        opened = opening.opened()
+        ours = Terms(id, self.limits.window_bytes, self._packet_bytes)
         self.transport.sendPacket(CHANNEL_OPEN, string(kind) + ours.encode() + body)
-        theirs = await within(self._clock, limits.open_s, opening.answered, f"the peer, asked for {address.service},")
-        try:
-            self.limits.check(theirs)
-            protocol = factory.buildProtocol(address)
-            if protocol is None:
-                raise NoProtocol
-        except BaseException:
-            self._table[id] = Closing()
-            self.send(CHANNEL_CLOSE, theirs.id)
-            raise
-        self._start(id, theirs, Accepted(protocol, address, priority=priority))
-        return protocol
+        return opened
 
     def request(self, name: bytes, body: bytes = b"") -> Deferred[bytes]:
         """What the peer answers to a global request. Fails with `RequestRefused`, `TooMany` or `Unavailable`."""
@@ -194,7 +181,7 @@ class Connection(SSHService):
                 case Channel():
                     entry.carrier_lost()
                 case Opening():
-                    entry.answer(Failure(Unavailable("the tunnel was lost before the channel was open")))
+                    entry.fail(Unavailable("the tunnel was lost before the channel was open"))
                 case Accepting(work=Deferred() as work):
                     work.cancel()
         while self._requests:
@@ -383,35 +370,38 @@ class Connection(SSHService):
             self._refuse(theirs, refusal)
             return
         id = self._number()
-        accepting = Accepting()
-        self._table[id] = accepting
-        work = as_deferred(self._accept(id, kind, theirs, body))
-        if not work.called:
-            accepting.work = work
-
-    async def _accept(self, id: int, kind: bytes, theirs: Terms, body: bytes) -> None:
-        """Confirm the channel once its target is there, or refuse it."""
+        accepting = self._table[id] = Accepting()
         try:
-            accepted = await self.accept(kind, body)
-        except CancelledError:
+            accepted = self.accept(kind, body)
+        except Exception:
+            self._not_accepted(Failure(), id, theirs, kind)
             return
-        except OpenRefused as refusal:
-            self._table.pop(id, None)
-            self._refuse(theirs, refusal)
-        except PeerError as error:
-            self._table.pop(id, None)
-            self.transport.fail(error)
-        except Exception as error:
-            if not isinstance(error, AvinetError):
-                self.log.failure("a channel of the kind {kind} could not be opened", kind=printable(kind))
-            self._table.pop(id, None)
-            self._refuse(theirs, OpenRefused("the service does not answer", CONNECT_FAILED))
+        if isinstance(accepted, Accepted):
+            self._accepted(accepted, id, theirs)
         else:
-            if self._stopped:
-                return
+            accepting.work = as_deferred(accepted)
+            accepting.work.addCallbacks(self._accepted, self._not_accepted, (id, theirs), {}, (id, theirs, kind))
+
+    def _accepted(self, accepted: Accepted, id: int, theirs: Terms) -> None:
+        """The target of a channel is there: confirm it."""
+        if not self._stopped:
             ours = Terms(id, self.limits.window_bytes, self._packet_bytes)
             self.send(CHANNEL_OPEN_CONFIRMATION, theirs.id, ours.encode())
             self._start(id, theirs, accepted)
+
+    def _not_accepted(self, failure: Failure, id: int, theirs: Terms, kind: bytes) -> None:
+        """There is no target: refuse the channel, if there is anyone left to tell."""
+        if self._table.pop(id, None) is None:
+            return
+        match failure.value:
+            case OpenRefused() as refusal:
+                self._refuse(theirs, refusal)
+            case PeerError() as error:
+                self.transport.fail(error)
+            case error:
+                if not isinstance(error, AvinetError):
+                    self.log.failure("a channel of the kind {kind} could not be opened", failure, kind=printable(kind))
+                self._refuse(theirs, OpenRefused("the service does not answer", CONNECT_FAILED))
 
     def _refuse(self, theirs: Terms, refusal: OpenRefused) -> None:
         self.refused += 1
@@ -424,9 +414,27 @@ class Connection(SSHService):
         opening = self._table.get(id)
         if not isinstance(opening, Opening):
             self.strays += 1
-        elif not opening.answer(theirs):
+        else:
+            self._confirmed(id, theirs, opening)
+
+    def _confirmed(self, id: int, theirs: Terms, opening: Opening) -> None:
+        """Connect a protocol to the channel, unless nobody wants it any more, or the factory has none."""
+        waiting = opening.answered()
+        try:
+            if waiting is None:
+                raise NoProtocol
+            self.limits.check(theirs)
+            protocol = opening.factory.buildProtocol(opening.address)
+            if protocol is None:
+                raise NoProtocol
+        except Exception as error:
             self._table[id] = Closing()
             self.send(CHANNEL_CLOSE, theirs.id)
+            if waiting is not None:
+                waiting.errback(error)
+        else:
+            self._start(id, theirs, Accepted(protocol, opening.address, priority=opening.priority))
+            waiting.callback(protocol)
 
     def _open_failure(self, packet: bytes) -> None:
         reader = Reader(packet, "CHANNEL_OPEN_FAILURE")
@@ -434,7 +442,7 @@ class Connection(SSHService):
         opening = self._table.get(id)
         if isinstance(opening, Opening):
             del self._table[id]
-            opening.answer(Failure(OpenRefused(f"the peer does not open the channel: {printable(text)}", code)))
+            opening.fail(OpenRefused(f"the peer does not open the channel: {printable(text)}", code))
         else:
             self.strays += 1
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocol
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
 
-from avinet.errors import AvinetError
+from avinet.errors import AvinetError, TimedOut
 from avinet.flow.turns import Priority
 from avinet.ssh.channel import ChannelAddress, RequestTaker, refuse_request
 from avinet.ssh.messages import PROHIBITED
-from avinet.ssh.strings import Reader, uint32
+from avinet.ssh.strings import Reader
+
+_TERMS = struct.Struct(">III")
 
 MOST_DATA_BYTES = 512 * 1024
 """What we put into a packet at most, whatever a peer would take."""
@@ -30,8 +33,7 @@ class RequestRefused(AvinetError):
     """The other side does not do what it was asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """One end's half of opening a channel: its number for it, and what it lets the other send."""
 
     id: int
@@ -41,11 +43,11 @@ class Terms:
     @classmethod
     def read(cls, reader: Reader) -> Terms:
         """The terms that come next in a message."""
-        return cls(reader.uint32(), reader.uint32(), reader.uint32())
+        return cls(*_TERMS.unpack(reader.take(_TERMS.size)))
 
     def encode(self) -> bytes:
         """As they are sent."""
-        return uint32(self.id) + uint32(self.window_bytes) + uint32(self.packet_bytes)
+        return _TERMS.pack(*self)
 
 
 @dataclass(frozen=True)
@@ -90,23 +92,48 @@ class Accepted:
 
 
 class Opening:
-    """A channel that we asked for; `answered` is None when nobody waits for it any more."""
+    """A channel that we asked for: what it is for, and who waits for it, but no longer than `seconds`."""
 
-    __slots__ = ("answered",)
+    __slots__ = ("_seconds", "_timer", "_waiting", "address", "factory", "priority")
 
-    def __init__(self) -> None:
-        self.answered: Deferred[Terms] | None = Deferred(self._forget)
+    def __init__(
+        self,
+        clock: IReactorTime,
+        seconds: float,
+        factory: IProtocolFactory,
+        address: ChannelAddress,
+        priority: Priority,
+    ) -> None:
+        self.factory = factory
+        self.address = address
+        self.priority = priority
+        self._seconds = seconds
+        self._timer = clock.callLater(seconds, self._expire)
+        self._waiting: Deferred[IProtocol] | None = None
 
-    def _forget(self, _: Deferred[Terms]) -> None:
-        self.answered = None
+    def opened(self) -> Deferred[IProtocol]:
+        """Fires with the protocol once it is connected; cancelling gives it up."""
+        self._waiting = Deferred(self._forget)
+        return self._waiting
 
-    def answer(self, result: Terms | Failure) -> bool:
-        """Tell who waits; False when nobody does."""
-        waiting, self.answered = self.answered, None
-        if waiting is None:
-            return False
-        waiting.callback(result)
-        return True
+    def _forget(self, _: Deferred[IProtocol]) -> None:
+        self.answered()
+
+    def answered(self) -> Deferred[IProtocol] | None:
+        """Who waits, to be told at once; nobody any more, when they have been told or have given up."""
+        waiting, self._waiting = self._waiting, None
+        if self._timer.active():
+            self._timer.cancel()
+        return waiting
+
+    def fail(self, error: Exception) -> None:
+        """Tell who waits that there will be no channel."""
+        waiting = self.answered()
+        if waiting is not None:
+            waiting.errback(error)
+
+    def _expire(self) -> None:
+        self.fail(TimedOut(f"the peer, asked for {self.address.service}, gave no answer within {self._seconds:g} s"))
 
 
 class Accepting:
@@ -115,7 +142,7 @@ class Accepting:
     __slots__ = ("work",)
 
     def __init__(self) -> None:
-        self.work: Deferred[None] | None = None
+        self.work: Deferred[Accepted] | None = None
 
 
 class Closing:

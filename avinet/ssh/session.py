@@ -145,7 +145,7 @@ class SessionConnection(Connection):
         self._command_s = command_s
 
     @override
-    async def accept(self, kind: bytes, body: bytes) -> Accepted:
+    def accept(self, kind: bytes, body: bytes) -> Accepted:
         if kind != SESSION:
             raise OpenRefused("there are only sessions", UNKNOWN_KIND)
         if body:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProtocol,
@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from typing_extensions import override
 from zope.interface import implementer
 
-from avinet.aio import as_deferred, within
+from avinet.aio import within
 from avinet.errors import AvinetError, Conflict, NotFound, PeerError
 from avinet.flow.liveness import Liveness, Verdict
 from avinet.ssh.channel import ChannelAddress
@@ -61,7 +61,7 @@ class ServiceEndpoint:
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803
         """A protocol of the factory, once the service is there; cancelling gives it up."""
-        return as_deferred(self._tunnel.open_service(self._service, protocolFactory))
+        return self._tunnel.open_service(self._service, protocolFactory)
 
 
 class Tunnel(Connection):
@@ -113,10 +113,10 @@ class Tunnel(Connection):
         """Connects to a service of the peer. Raises `Invalid` for what is no name of one."""
         return ServiceEndpoint(self, canonical(service))
 
-    async def open_service(self, service: str, factory: IProtocolFactory) -> IProtocol:
-        """A protocol of `factory` on a new channel to the peer's `service`.
+    def open_service(self, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
+        """A protocol of `factory` on a new channel to the peer's `service`; cancelling gives it up.
 
-        Raises `NotFound` when it is not on offer, `OpenRefused`, `TooMany`, `TimedOut` or `Unavailable`.
+        Fails with `NotFound` when it is not on offer, `OpenRefused`, `TooMany`, `TimedOut` or `Unavailable`.
         """
         raise NotImplementedError
 
@@ -221,19 +221,19 @@ class ServerTunnel(Tunnel):
         return self._offers.names
 
     @override
-    async def open_service(self, service: str, factory: IProtocolFactory) -> IProtocol:
+    def open_service(self, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         destination = self._offers.find(service)
         if destination is None:
-            raise NotFound(f"{self.identity.address} offers no {service}")
+            return fail(NotFound(f"{self.identity.address} offers no {service}"))
         address = ChannelAddress(service, self.identity.address)
-        return await self.open(FORWARDED, destination.encode_open(), factory, address, priority_of(service))
+        return self.open(FORWARDED, destination.encode_open(), factory, address, priority_of(service))
 
     @override
     async def offer(self, service: str) -> None:
         raise Conflict("the server's services need not be offered")
 
     @override
-    async def accept(self, kind: bytes, body: bytes) -> Accepted:
+    def accept(self, kind: bytes, body: bytes) -> Accepted:
         if kind != DIRECT:
             raise OpenRefused("there are no channels of this kind", UNKNOWN_KIND)
         return self._served(Destination.of_open(body).service)
@@ -273,10 +273,10 @@ class ClientTunnel(Tunnel):
         self._offering: dict[Destination, str] = {}
 
     @override
-    async def open_service(self, service: str, factory: IProtocolFactory) -> IProtocol:
+    def open_service(self, service: str, factory: IProtocolFactory) -> Deferred[IProtocol]:
         address = ChannelAddress(service, self.identity.address)
         body = Destination.named(service).encode_open()
-        return await self.open(DIRECT, body, factory, address, priority_of(service))
+        return self.open(DIRECT, body, factory, address, priority_of(service))
 
     @override
     async def offer(self, service: str) -> None:
@@ -293,7 +293,7 @@ class ClientTunnel(Tunnel):
             raise
 
     @override
-    async def accept(self, kind: bytes, body: bytes) -> Accepted:
+    def accept(self, kind: bytes, body: bytes) -> Accepted:
         if kind != FORWARDED:
             raise OpenRefused("there are no channels of this kind", UNKNOWN_KIND)
         service = self._offering.get(Destination.of_open(body))
