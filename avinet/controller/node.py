@@ -20,6 +20,7 @@ from avinet.config.distribute import Distributor
 from avinet.config.documents import Documents
 from avinet.config.states import States
 from avinet.controller.instances import Instances
+from avinet.controller.misuse import Alarms, Misuse
 from avinet.controller.reverse import Reverse
 from avinet.controller.sessions import Session, Sessions
 from avinet.controller.settings import ControllerSettings
@@ -108,7 +109,15 @@ class Node:
         )
         self.stalls = Stalls(reactor)
         self._started = now()
-        self._image_keys: set[str] = set()
+        self._image_keys: frozenset[str] = frozenset()
+        self.alarms = Alarms(now, self._record_alarm)
+        self.misuse = Misuse(
+            self.directory,
+            lambda: self._image_keys,
+            lambda: self.standing.document.nodes,
+            lambda: (self.standing.node.id, self.standing.domain.server.public_line),
+            self.alarms,
+        )
 
     async def start(self) -> None:
         """Take this node's place in the domain, and read what the store remembers."""
@@ -116,7 +125,7 @@ class Node:
         await self.states.start()
         await self.directory.start()
         await self.desired.start()
-        self._image_keys = {each.public_key for each in await self.engines.images()}
+        self._image_keys = frozenset(each.public_key for each in await self.engines.images())
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
         self.stalls.start()
 
@@ -155,11 +164,10 @@ class Node:
 
     def _alarm(self, kind: str, id: str, source: str) -> None:
         self.log.warn("alarm: {kind} of {id} from {source}", kind=kind, id=id, source=source)
-        self.tasks.spawn(self.engines.alarm(kind, id, source), "recording an alarm")
+        self.alarms.raise_for(kind, id, source)
 
-    def is_image_key(self, public_key: str) -> bool:
-        """Whether this is the key of an image: as a login it is an attempt at something else."""
-        return public_key in self._image_keys
+    def _record_alarm(self, kind: str, id: str, source: str) -> None:
+        self.tasks.spawn(self.engines.alarm(kind, id, source), "recording an alarm")
 
     # What operators ask for
 
@@ -234,7 +242,7 @@ class Node:
         not_after = datetime.fromtimestamp(self.now(), UTC) + IMAGE_LIFE
         record = ImageRecord(id=id, public_key=keys.public_line(key), not_after=not_after.timestamp())
         await self.engines.add_image(record, actor)
-        self._image_keys.add(record.public_key)
+        self._image_keys |= {record.public_key}
         return record
 
     # What operators see

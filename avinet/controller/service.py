@@ -32,7 +32,7 @@ from avinet.flow.allowance import Allowance
 from avinet.rest.door import Door, DoorLimits, Table
 from avinet.sockets import direct
 from avinet.ssh.gate import Limits
-from avinet.ssh.identity import Identity, Refusal
+from avinet.ssh.identity import Identity
 from avinet.ssh.policy import BACKLOG, POST_QUANTUM, Policy
 from avinet.ssh.server import Server
 from avinet.ssh.tunnel import ServerTunnel, Services, Tunnel
@@ -219,12 +219,6 @@ class ControllerService(Service):
             tunnel.when_lost().addCallback(lambda _: sessions.pop(tunnel, None))
             return tunnel
 
-        def refused(refusal: Refusal) -> None:
-            if refusal.public_key and node.is_image_key(refusal.public_key):
-                self._tasks.spawn(
-                    node.engines.alarm("image-key-as-login", refusal.user, refusal.address), "recording an alarm"
-                )
-
         return Server(
             self._reactor,
             self._domain.ssh_host_key,
@@ -240,7 +234,7 @@ class ControllerService(Service):
                 per_second=settings.logins_per_second,
             ),
             random=self._random,
-            on_refused=refused,
+            on_claim=node.misuse.turned_down,
         )
 
     def _open_socket(self, node: Node) -> None:

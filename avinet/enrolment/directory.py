@@ -40,6 +40,7 @@ class Directory:
         self._changed = changed
         self._engines: dict[str, EngineRecord] = {}
         self._ids: dict[str, str] = {}
+        self._owners: dict[str, str] = {}
         self._watch: Watch | None = None
         self.revision = 0
 
@@ -85,16 +86,28 @@ class Directory:
 
     def _take(self, id: str, entry: Entry | None) -> None:
         old = self._engines.pop(id, None)
-        if old is not None and self._ids.get(old.fingerprint) == id:
-            del self._ids[old.fingerprint]
+        if old is not None:
+            for known, key in self._keys(old):
+                if known.get(key) == id:
+                    del known[key]
         record = None
         if entry is not None:
             whole = msgspec.json.decode(entry.value, type=EngineRecord)
             record = self._engines[id] = msgspec.structs.replace(whole, receipt="")
-            if record.state == "enrolled":
-                self._ids[record.fingerprint] = id
+            for known, key in self._keys(record):
+                known[key] = id
         if record != old:
             self._changed(id, record)
+
+    def _keys(self, record: EngineRecord) -> Iterator[tuple[dict[str, str], str]]:
+        """The tables that a record has a place in."""
+        if record.state == "enrolled":
+            yield self._ids, record.fingerprint
+        yield from ((self._owners, key) for key in (record.public_key, record.host_key) if key)
+
+    def owner(self, public_key: str) -> str | None:
+        """Whose key it is or was, the host key of its SSH service included; None for a stranger's."""
+        return self._owners.get(public_key)
 
     def login(self, public_key: str) -> Login | None:
         """Whose key it is, in O(1); None for a key that may not log in."""

@@ -45,6 +45,8 @@ PUBLICKEY = b"publickey"
 _NAME_BYTES = 64
 _BLOB_BYTES = 128
 """More than an Ed25519 key or signature has."""
+_SHORT_KEYS = (b"ecdsa-sha2-nistp256", b"sk-ssh-ed25519@openssh.com", b"sk-ecdsa-sha2-nistp256@openssh.com")
+"""Other kinds of keys that are worth a line."""
 
 
 class Admission(Protocol):
@@ -81,11 +83,12 @@ def _request(user: bytes, blob: bytes, *, signed: bool) -> bytes:
 
 @dataclass(frozen=True)
 class Claim:
-    """An authentication request; if it is not by an Ed25519 key, `blob` is empty and `method` says what it is."""
+    """An authentication request; `blob` is the key that it shows, if it is none that is too long to be one of ours."""
 
     user: str
     service: bytes
     method: str
+    algorithm: bytes = b""
     blob: bytes = b""
     signature: bytes | None = None
 
@@ -100,11 +103,18 @@ class Claim:
         if signed > 1:
             raise PeerError("an authentication request is neither signed nor unsigned")
         if algorithm != ED25519:
-            return cls(user, service, f"a key of the kind {printable(algorithm)}")
+            size = reader.uint32()
+            known = algorithm in _SHORT_KEYS and size <= _BLOB_BYTES
+            return cls(user, service, "publickey", algorithm, reader.take(size) if known else b"")
         blob = reader.string(_BLOB_BYTES)
         signature = reader.string(_BLOB_BYTES) if signed else None
         reader.end()
-        return cls(user, service, "publickey", blob, signature)
+        return cls(user, service, "publickey", algorithm, blob, signature)
+
+    @property
+    def key(self) -> str:
+        """The key that it shows, as OpenSSH writes it."""
+        return key_line(self.blob, self.algorithm) if self.blob else ""
 
 
 class AuthServer(SSHService):
@@ -158,10 +168,12 @@ class AuthServer(SSHService):
         """Why the claim is turned down without asking anyone, or nothing."""
         if claim.service != CONNECTION:
             return "it asked for another service than ssh-connection"
-        if not claim.blob:
+        if claim.method != "publickey":
             return f"it tried {claim.method}"
+        if claim.algorithm != ED25519:
+            return f"it tried a key of the kind {printable(claim.algorithm)}"
         public = read_ed25519_blob(claim.blob)
-        if not self._admission.known(claim.user, key_line(claim.blob)):
+        if not self._admission.known(claim.user, claim.key):
             return "its key is not known for this user"
         if claim.signature is not None:
             session_id = self.transport.sessionID
@@ -181,11 +193,11 @@ class AuthServer(SSHService):
 
     def _refusal(self, claim: Claim, why: str) -> Refusal:
         user = printable(claim.user[:64].encode("utf-8"))
-        return Refusal(self.transport.address, why, user, key_line(claim.blob) if claim.blob else "")
+        return Refusal(self.transport.address, why, user, claim.method, claim.key)
 
     def _ask(self, claim: Claim) -> None:
         """Have the admission decide, and take nothing else of the peer meanwhile."""
-        line = key_line(claim.blob)
+        line = claim.key
         self.transport.hold()
         self._pending = as_deferred(self._admission.admit(claim.user, line, self.transport.address))
         self._pending.addBoth(self._decided, claim, line)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from dataclasses import dataclass
 from typing import Any
 
-from avinet.trust.keys import fingerprint
+from avinet.trust.keys import blob_fingerprint, fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,19 @@ class Identity:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A peer that was not let in. `user` and `public_key` are empty when it did not come so far as to name them."""
+    """A peer that was not let in.
+
+    `user`, `method` (RFC 4252) and `public_key`, a line of any kind of key, are empty when it did not come so far as to
+    name them.
+    """
 
     address: str
     why: str
     user: str = ""
+    method: str = ""
     public_key: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """The key's fingerprint, as OpenSSH shows it; `none` without a key."""
+        return blob_fingerprint(b64decode(self.public_key.split()[1])) if self.public_key else "none"

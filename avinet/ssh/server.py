@@ -31,7 +31,6 @@ from avinet.ssh.policy import Policy
 from avinet.ssh.shown import host_of, printable, shortened, shown_address
 from avinet.ssh.strings import ED25519, Reader, ed25519_blob, string, uint32
 from avinet.ssh.transport import ConnectionFactory, Transport
-from avinet.trust.keys import fingerprint
 
 _LINE_BYTES = 200
 """What is logged of a peer that was refused, whatever it said."""
@@ -54,7 +53,8 @@ class ServerTransport(Transport, SSHServerTransport):
     """The server's end of one connection.
 
     `left_gate` is called once: when the peer has logged in, or when it is gone without, with how far it came. `refused`
-    is called at most once, when it is gone without and is to blame for that; `ended` once, when it is gone.
+    is called at most once, when it is gone without and is to blame for that; `turned_down` for each claim of who it is
+    that proved nothing; `ended` once, when it is gone.
     """
 
     __slots__ = ("_admission", "_connection", "_ended", "_left_gate", "_refusal", "_refused")
@@ -68,6 +68,7 @@ class ServerTransport(Transport, SSHServerTransport):
         connection: ConnectionFactory,
         left_gate: Callable[[Stage], None],
         refused: Callable[[Refusal], None],
+        turned_down: Callable[[Refusal], None],
         ended: Callable[[ServerTransport], None],
     ) -> None:
         super().__init__(clock, policy)
@@ -76,12 +77,14 @@ class ServerTransport(Transport, SSHServerTransport):
         self._connection = connection
         self._left_gate = left_gate
         self._refused = refused
+        self._turned_down = turned_down
         self._ended = ended
         self._refusal: Refusal | None = None
 
     def _remember(self, refusal: Refusal) -> None:
         """The last claim that was turned down: what is said of the peer if it never gets in."""
         self._refusal = refusal
+        self._turned_down(refusal)
 
     @override
     def blame(self, error: AvinetError) -> None:
@@ -166,7 +169,8 @@ class Server(Factory):
     """Makes the server's end of each connection.
 
     `connection` makes the service of a peer that `admission` has let in. `on_refused` is told of every peer that was
-    not let in and is to blame for it; one warning line says the same.
+    not let in and is to blame for it; one warning line says the same. `on_claim` is told of each claim to be somebody
+    that was turned down.
     """
 
     log = Logger()
@@ -183,6 +187,7 @@ class Server(Factory):
         limits: Limits | None = None,
         random: Callable[[], float] = uniform,
         on_refused: Callable[[Refusal], None] | None = None,
+        on_claim: Callable[[Refusal], None] = lambda refusal: None,
     ) -> None:
         self.policy = policy or Policy()
         self.turned_away = 0
@@ -192,6 +197,7 @@ class Server(Factory):
         self._connection = connection
         self._gate = Gate(limits or Limits(), clock.seconds, random)
         self._on_refused = on_refused
+        self._on_claim = on_claim
         self._open: set[ServerTransport] = set()
 
     @property
@@ -221,6 +227,7 @@ class Server(Factory):
             self._connection,
             lambda stage: self._gate.leave(source, stage),
             self._refused,
+            self._on_claim,
             self._open.discard,
         )
         self._open.add(transport)
@@ -228,7 +235,7 @@ class Server(Factory):
 
     def _refused(self, refusal: Refusal) -> None:
         user = shortened(refusal.user, _USER_BYTES)
-        key = fingerprint(refusal.public_key) if refusal.public_key else "none"
+        key = refusal.fingerprint
         who = f" (user {user!r}, key {key})" if refusal.user or refusal.public_key else ""
         left = _LINE_BYTES - len(f"refused {refusal.address}: {who}".encode())
         self.log.warn(

@@ -134,6 +134,6 @@ def read_ed25519_signature(blob: bytes) -> bytes:
     return signature
 
 
-def key_line(blob: bytes) -> str:
+def key_line(blob: bytes, kind: bytes = ED25519) -> str:
     """The public key in `blob` as OpenSSH writes it, without a comment: `ssh-ed25519 AAAA…`."""
-    return f"{ED25519.decode()} {b64encode(blob).decode('ascii')}"
+    return f"{kind.decode('ascii')} {b64encode(blob).decode('ascii')}"

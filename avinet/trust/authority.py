@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -52,6 +53,11 @@ class Credential:
     def certificate_pem(self) -> bytes:
         """The certificate in PEM."""
         return self.certificate.public_bytes(Encoding.PEM)
+
+    @property
+    def public_line(self) -> str:
+        """The public key as OpenSSH writes it."""
+        return self.key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode("ascii")
 
     @property
     def key_pem(self) -> bytes:

@@ -53,8 +53,12 @@ def _blob(line: str) -> bytes:
 
 def fingerprint(line: str) -> str:
     """The fingerprint of a one-line public key, as `ssh-keygen -l` prints it. Raises `Invalid`."""
-    digest = hashlib.sha256(_blob(line)).digest()
-    return "SHA256:" + base64.b64encode(digest).decode("ascii").rstrip("=")
+    return blob_fingerprint(_blob(line))
+
+
+def blob_fingerprint(blob: bytes) -> str:
+    """The fingerprint of a public key of any kind, as it is sent."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode("ascii").rstrip("=")
 
 
 def private_pem(key: Ed25519PrivateKey) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -120,13 +121,20 @@ class Siege:
         admission: Any = None,
         keyed: bool = True,
         attacker: type[Attacker] = Attacker,
+        on_claim: Callable[[Any], None] = lambda refusal: None,
     ) -> None:
         self.clock = Clock()
         self.guests = admission if admission is not None else Guests()
         self.refusals: list[Any] = []
         self.services: list[Recorder] = []
         self.factory = Server(
-            self.clock, HOST_KEY, self.guests, self._serve, policy=policy, on_refused=self.refusals.append
+            self.clock,
+            HOST_KEY,
+            self.guests,
+            self._serve,
+            policy=policy,
+            on_refused=self.refusals.append,
+            on_claim=on_claim,
         )
         server = self.factory.buildProtocol(IPv4Address("TCP", "198.51.100.7", 4711))
         assert isinstance(server, ServerTransport)
