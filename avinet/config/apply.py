@@ -22,7 +22,7 @@ from avinet.backoff import Backoff
 from avinet.config.compile import CONFIG_LIMIT_BYTES
 from avinet.errors import AvinetError, Invalid, TimedOut, Unavailable
 from avinet.files import read_limited, write_atomic
-from avinet.wire.config import Config, ConfigPush, ConfigState, ConfigVersion
+from avinet.wire.config import REASON_CHARS, Config, ConfigPush, ConfigState, ConfigVersion
 from avinet.wire.message import decode, encode
 
 FILE_LIMIT_BYTES = 3 * CONFIG_LIMIT_BYTES
@@ -248,7 +248,7 @@ class Applier:
         if self._last_good.version is not None:
             self._state = ConfigState(
                 refused=self._last_good.version,
-                reason=str(failure.value),
+                reason=str(failure.value)[:REASON_CHARS],
                 applied_count=self._state.applied_count,
             )
 
@@ -267,7 +267,7 @@ class Applier:
         self._state = ConfigState(
             applied=self._state.applied,
             refused=version,
-            reason=str(error),
+            reason=str(error)[:REASON_CHARS],
             applied_count=self._state.applied_count,
         )
 

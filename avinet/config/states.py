@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from avinet.aio import Tasks, pause
 from avinet.errors import AvinetError
 from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction
-from avinet.wire.config import ConfigState, ConfigVersion
+from avinet.wire.config import REASON_CHARS, ConfigState, ConfigVersion
 from avinet.wire.message import encode
 
 STATES = b"config/state/"
@@ -84,7 +84,7 @@ class States:
     def refused(self, id: str, version: ConfigVersion, reason: str) -> None:
         """A service engine refused `version`."""
         known = self._said.get(id, Said())
-        state = msgspec.structs.replace(known.state, refused=version, reason=reason)
+        state = msgspec.structs.replace(known.state, refused=version, reason=reason[:REASON_CHARS])
         self._set(id, Said(boot=known.boot, state=state))
 
     def forget(self, id: str) -> None:

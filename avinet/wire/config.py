@@ -156,10 +156,14 @@ class ConfigPush(Message, frozen=True, kw_only=True):
     config: Annotated[str, Meta(max_length=4 * 1024 * 1024)]
 
 
+REASON_CHARS = 4096
+Reason = Annotated[str, Meta(max_length=REASON_CHARS)]
+
+
 class ConfigState(Message, frozen=True, kw_only=True):
     """What a service engine says it runs; `refused` and `reason` are set while it holds a newer one to be wrong."""
 
     applied: ConfigVersion | None = None
     refused: ConfigVersion | None = None
-    reason: str = ""
+    reason: Reason = ""
     applied_count: Count = 0

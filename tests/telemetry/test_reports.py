@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
+
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
@@ -10,7 +14,8 @@ from typing_extensions import override
 from avinet.aio import Tasks
 from avinet.dataplane.interface import Dataplane
 from avinet.errors import Invalid, Unavailable
-from avinet.telemetry.fleet import WINDOW_S, Fleet
+from avinet.telemetry.fleet import BUCKETS as BUCKETS_KEPT
+from avinet.telemetry.fleet import SERVERS, SERVICES, WINDOW_S, Fleet
 from avinet.telemetry.reports import COALESCE_S, Reporter
 from avinet.wire.config import ConfigState
 from avinet.wire.message import decode, encode
@@ -165,11 +170,100 @@ class FleetTests(SynchronousTestCase):
         fleet.forget("se-1")
         self.assertEqual((fleet.get("se-1").traffic(10.0), fleet.servers()), ([], (0, 0)))
 
-    def test_a_flood_of_reports_is_bounded(self) -> None:
-        fleet = Fleet()
-        for _ in range(10_000):
-            fleet.take("se-1", self.report(traffic=[traffic(1)]), 0.0)
-        self.assertLess(len(fleet.get("se-1").recent), 100)
+
+class FloodTests(SynchronousTestCase):
+    """A service engine that says more than it can have: tables are bounded, the rest is counted as `other` (H7)."""
+
+    MEMORY_BYTES = 24 * 1024 * 1024
+    """What the worst of all service engines costs its node."""
+
+    def setUp(self) -> None:
+        self.fleet = Fleet()
+
+    def take(self, now: float, **rest: object) -> None:
+        """One report, as it comes over the wire."""
+        whole = encode(Report(seq=0, boot="b", time=0.0, interval_s=10.0, **rest))
+        self.assertLess(len(whole), REPORT_LIMIT_BYTES)
+        self.fleet.take("se-1", decode(whole, Report, limit_bytes=REPORT_LIMIT_BYTES), now)
+
+    def named(self, name: str, requests: int = 1, latency: Histogram | None = None) -> ServiceTraffic:
+        return ServiceTraffic(
+            name=name, requests=requests, status={"2xx": requests}, latency=latency or histogram({100: requests})
+        )
+
+    def test_distinct_virtual_services(self) -> None:
+        for batch in range(20):
+            self.take(float(batch), traffic=[self.named(f"vs-{batch}-{number}") for number in range(1000)])
+        shown = self.fleet.get("se-1").traffic(20.0)
+        self.assertEqual(len(shown), SERVICES)
+        self.assertEqual(len({each.name for each in shown}), SERVICES)
+        self.assertEqual([each.name for each in shown].count("other"), 1)
+        self.assertEqual(sum(each.requests for each in shown), 20_000)
+        self.assertEqual(sum(each.status["2xx"] for each in shown), 20_000)
+        self.assertEqual(merge(each.latency for each in shown).count, 20_000)
+
+    def test_those_that_were_there_before_keep_their_names(self) -> None:
+        self.take(0.0, traffic=[self.named("shop", 7)])
+        self.take(1.0, traffic=[self.named(f"vs-{number}") for number in range(1000)])
+        self.take(2.0, traffic=[self.named("shop", 8)])
+        shown = {each.name: each for each in self.fleet.get("se-1").traffic(3.0)}
+        self.assertEqual(shown["shop"].requests, 15)
+
+    def test_one_that_is_called_other_is_no_exception(self) -> None:
+        self.take(0.0, traffic=[self.named(name) for name in ("other", *(f"vs-{number}" for number in range(999)))])
+        shown = {each.name: each for each in self.fleet.get("se-1").traffic(1.0)}
+        self.assertEqual((len(shown), shown["other"].requests), (SERVICES, 1000 - (SERVICES - 1)))
+
+    def test_distinct_latencies(self) -> None:
+        every = histogram(dict.fromkeys(range(2000), 1))
+        for batch in range(20):
+            self.take(float(batch), traffic=[self.named(f"vs-{number}", 2000, every) for number in range(30)])
+        shown = self.fleet.get("se-1").traffic(20.0)
+        self.assertLessEqual(sum(len(each.latency.buckets) for each in shown), BUCKETS_KEPT)
+        self.assertEqual(sum(each.requests for each in shown), 20 * 30 * 2000)
+        self.assertEqual(merge(each.latency for each in shown).count, 20 * 30 * 2000)
+
+    def health(self, first: int, count: int, state: str = "up") -> list[ServerHealth]:
+        return [
+            ServerHealth(pool="p", server=f"s-{number}", state=state, since=1.0)  # type: ignore[arg-type]
+            for number in range(first, first + count)
+        ]
+
+    def test_distinct_servers(self) -> None:
+        for batch in range(5):
+            self.take(0.0, health=self.health(10_000 * batch, 10_000, "down" if batch % 2 else "up"))
+        latest = self.fleet.get("se-1")
+        self.assertEqual((len(latest.health), latest.count("up"), latest.count("down")), (SERVERS + 1, 10_000, 0))
+        self.assertEqual(latest.health[-1].why, "5000 more servers")
+        self.assertEqual(self.fleet.servers(), (10_000, 0))
+
+    def test_one_server_many_times(self) -> None:
+        self.take(0.0, health=self.health(1, 1) * 10_000 + self.health(1, 1, "down"))
+        self.assertEqual(self.fleet.servers(), (0, 1))
+
+    def test_all_of_it_at_once_and_for_minutes_costs_so_much_and_no_more(self) -> None:
+        every = histogram(dict.fromkeys(range(1500), 1))
+        self.take(0.0, health=self.health(0, 10_000))
+        gc.collect()
+        tracemalloc.start()
+        try:
+            for second in range(0, 200, 2):
+                services = [self.named(f"vs-{second}-{number}", 1, every) for number in range(30)]
+                few = [self.named(f"vs-{second}-{number}") for number in range(30, 500)]
+                self.take(float(second), traffic=[*services, *few])
+                self.take(float(second), health=self.health(second * 1000, 10_000))
+            gc.collect()
+            self.assertLess(tracemalloc.get_traced_memory()[0], self.MEMORY_BYTES)
+        finally:
+            tracemalloc.stop()
+
+    def test_what_is_too_long_is_refused_whole(self) -> None:
+        for state in (
+            {"refused": {"revision": 1, "sha256": "0" * 64}, "reason": "x" * 4097},
+            {"applied": {"revision": 1, "sha256": "0" * 65}},
+        ):
+            said = msgspec.json.encode({"seq": 0, "boot": "b", "time": 0, "interval_s": 1, "config": state})
+            self.assertRaises(Invalid, decode, said, Report, limit_bytes=REPORT_LIMIT_BYTES)
 
 
 class HistogramTests(SynchronousTestCase):
