@@ -149,6 +149,7 @@ class Sessions:
         if self._live.get(session.id) is session:
             del self._live[session.id]
             self._places.leave(session.place)
+            session.control.drop()
             self._gone(session)
             self.log.info("{id} has lost its tunnel: {why}", id=session.id, why=why)
 

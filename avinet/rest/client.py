@@ -118,6 +118,10 @@ class Client:
             raise error_from(response.code, found, data, self.where)
         return Answer(response.code, found, data)
 
+    def drop(self) -> None:
+        """Close the idle connections because what they went through is gone; nobody waits for it."""
+        self._pool.closeCachedConnections()
+
     async def close(self) -> None:
         """Close the idle connections; requests under way end with theirs."""
         await self._pool.closeCachedConnections()

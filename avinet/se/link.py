@@ -90,6 +90,8 @@ class Link(Protocol):
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._waits.slotted = not self.tunnel.silent
+        self.control.drop()
+        self.reports.drop()
         self._gone(self)
 
 

@@ -369,6 +369,24 @@ class LivenessTests(SynchronousTestCase):
         self.assertEqual((tunnels.server.strays, tunnels.server.refused), (0, 0), "nobody had to ask")
         tunnels.close()
 
+    def test_a_sign_of_life_is_a_global_request_from_either_end(self) -> None:
+        """(S22)"""
+        tunnels = Tunnels()
+        asked = [end._inbound.taken_packets for end in (tunnels.pair.server, tunnels.pair.client)]
+        for _ in range(70):
+            tunnels.clock.advance(0.1)
+            tunnels.settle()
+        self.assertEqual((tunnels.server.refused, tunnels.client.refused), (1, 0), "the client asks first")
+        self.assertEqual(
+            [
+                end._inbound.taken_packets - n
+                for end, n in zip((tunnels.pair.server, tunnels.pair.client), asked, strict=True)
+            ],
+            [1, 1],
+            "a question and its answer, and nothing else",
+        )
+        tunnels.close()
+
     def test_who_was_stopped_itself_asks_once_more(self) -> None:
         tunnels = Tunnels()
         tunnels.clock.advance(3600.0)
