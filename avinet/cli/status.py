@@ -33,6 +33,7 @@ def status(context: Context) -> None:
             ),
             ("configuration", f"{counts.in_sync} run what they should; {counts.refused} refused it"),
             ("servers", f"{found.servers_up} up, {found.servers_down} down"),
+            ("event loop", f"busy with one thing for at most {found.longest_stall_s * 1000:.0f} ms of late"),
         ]
     )
     engines = context.node.ask("GET", f"/v1/service-engines?limit={SHOWN}", EngineList)

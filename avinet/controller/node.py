@@ -271,9 +271,9 @@ class Node:
             desired=self.desired.version(record.id),
             problem=self.desired.problem(record.id) or self.distributor.problem(record.id),
             config=self.states.get(record.id),
-            servers_up=latest.count("up"),
-            servers_down=latest.count("down"),
-            health=list(latest.health) if whole else [],
+            servers_up=latest.up,
+            servers_down=latest.down,
+            health=latest.health if whole else [],
             traffic=latest.traffic(self.now()) if whole else [],
             lost_records=latest.lost_records,
         )

@@ -59,7 +59,8 @@ class Reverse:
     async def _ask(self, engine_id: str, method: str, path: str, body: Any, **options: Any) -> Answer:
         session = self._sessions.get(engine_id)
         try:
-            return await session.control.request(method, path, body, sign=self._signer(session), **options)
+            control = self._sessions.control(session)
+            return await control.request(method, path, body, sign=self._signer(session), **options)
         except Unauthenticated as error:
             raise PeerError(
                 f"service engine {engine_id} does not take this node's signature",

@@ -28,7 +28,7 @@ class KeyDirectory(Protocol):
         """Whose key it is; None for a key that may not log in."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Session:
     """One live tunnel of one service engine."""
 
@@ -36,10 +36,11 @@ class Session:
     tunnel: Tunnel
     peer: str
     since: float
-    control: Client
     place: int
     """Where it is in the line of those that come back when the node was lost."""
     hello: Hello | None = None
+    control: Client | None = None
+    """The client of its control service, once something was asked of it."""
 
     @property
     def id(self) -> str:
@@ -127,13 +128,7 @@ class Sessions:
     def opened(self, login: Login, tunnel: Tunnel, peer: str) -> Session:
         """A tunnel has been authenticated and stands."""
         self.cut(login.id, "another tunnel of the same service engine takes over")
-        control = Client(
-            self._clock,
-            tunnel.endpoint(CONTROL),
-            authority=CONTROL.partition(":")[0],
-            where=f"service engine {login.id}",
-        )
-        session = Session(login, tunnel, peer, self._clock.seconds(), control, self._places.take())
+        session = Session(login, tunnel, peer, self._clock.seconds(), self._places.take())
         self._live[login.id] = session
         tunnel.when_lost().addCallback(lambda why: self.lost(session, why))
         self.log.info("{id} has opened its tunnel from {peer}", id=login.id, peer=peer)
@@ -149,7 +144,8 @@ class Sessions:
         if self._live.get(session.id) is session:
             del self._live[session.id]
             self._places.leave(session.place)
-            session.control.drop()
+            if session.control is not None:
+                session.control.drop()
             self._gone(session)
             self.log.info("{id} has lost its tunnel: {why}", id=session.id, why=why)
 
@@ -161,6 +157,14 @@ class Sessions:
                 f"service engine {id} is not connected", hint="see avictl se show for when it was last seen"
             )
         return session
+
+    def control(self, session: Session) -> Client:
+        """The client of the control service of a session, made when it is needed first."""
+        if session.control is None:
+            endpoint, authority = session.tunnel.endpoint(CONTROL), CONTROL.partition(":")[0]
+            where = f"service engine {session.id}"
+            session.control = Client(self._clock, endpoint, authority=authority, where=where)
+        return session.control
 
     def slot_s(self, session: Session) -> float:
         """How many seconds after a loss of the node it should dial again: one after the other."""

@@ -210,6 +210,18 @@ def _headers(raw: Any) -> tuple[dict[str, str], frozenset[str]]:
 class DoorChannel(http.HTTPChannel):
     """One connection to a door."""
 
+    __slots__ = (
+        "_answering",
+        "_closing",
+        "_deadline",
+        "_early",
+        "_pipe",
+        "_refused",
+        "door",
+        "identity",
+        "peer",
+    )
+
     transport: Any
     totalHeadersSize = HEAD_LIMIT_BYTES
     maxHeaders = 64

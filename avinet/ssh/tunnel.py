@@ -71,6 +71,19 @@ class Tunnel(Connection):
     `dead_after_s` is lost.
     """
 
+    __slots__ = (
+        "_heard_at",
+        "_liveness",
+        "_look",
+        "_on_up",
+        "_services",
+        "_waiting",
+        "identity",
+        "lost",
+        "silent",
+        "why",
+    )
+
     log = Logger()
     quiet = 0.7
     """The part of `dead_after_s` after which a silent peer is asked.
@@ -196,6 +209,8 @@ class Tunnel(Connection):
 
 class ServerTunnel(Tunnel):
     """A node's end. `on_offer` is told of each service that the peer offers out of those that it may."""
+
+    __slots__ = ("_offers", "_on_offer")
 
     quiet = 0.8
 

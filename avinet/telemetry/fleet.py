@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
 from avinet.telemetry.reports import add_up
-from avinet.wire.config import ConfigState
 from avinet.wire.report import Histogram, Report, ServerHealth, ServiceTraffic, merge
 
 WINDOW_S = 60.0
@@ -44,47 +42,71 @@ def bounded(traffic: Sequence[ServiceTraffic]) -> list[ServiceTraffic]:
     return kept + one
 
 
-@dataclass
+_Health = msgspec.msgpack.Decoder(list[ServerHealth])
+_Traffic = msgspec.msgpack.Decoder(list[ServiceTraffic])
+_pack = msgspec.msgpack.Encoder().encode
+
+
 class Latest:
-    """What one service engine has reported: its latest state, and the traffic of the last minute."""
+    """What one service engine has reported: its latest state, and the traffic of the last minute.
 
-    reported: float = 0.0
-    health: Sequence[ServerHealth] = ()
-    config: ConfigState = field(default_factory=ConfigState)
-    lost_records: int = 0
-    servers: Counter[str] = field(default_factory=Counter)
-    recent: dict[int, list[ServiceTraffic]] = field(default_factory=dict)
+    They are kept packed: there are many of them, and few are looked at.
+    """
 
-    def take_health(self, health: Iterable[ServerHealth]) -> None:
+    __slots__ = ("_health", "_recent", "down", "lost_records", "reported", "up")
+
+    def __init__(self) -> None:
+        self.reported = 0.0
+        self.lost_records = 0
+        self.up = 0
+        """How many servers are up, those without a name included."""
+        self.down = 0
+        """How many are down."""
+        self._health = _pack([])
+        self._recent: list[tuple[int, bytes]] = []
+
+    def take(self, report: Report, now: float) -> None:
+        """One more report; what it leaves out has not changed."""
+        self.reported = now
+        self.lost_records += report.lost_records
+        if report.health is not None:
+            self._take_health(report.health)
+        if report.traffic:
+            self._take_traffic(report.traffic, now)
+
+    def _take_health(self, health: Iterable[ServerHealth]) -> None:
         """Another state of all servers; each has one, the last that is said."""
         each_once = {(each.pool, each.server): each for each in health}
-        self.servers = Counter(each.state for each in each_once.values())
+        states = Counter(each.state for each in each_once.values())
+        self.up, self.down = states["up"], states["down"]
         kept = list(each_once.values())[:SERVERS]
         left = len(each_once) - len(kept)
         if left:
             since = min(each.since for each in kept)
             more = ServerHealth(pool=OTHER, server=OTHER, state="unknown", since=since, why=f"{left} more servers")
             kept.append(more)
-        self.health = kept
+        self._health = _pack(kept)
 
-    def take_traffic(self, traffic: Sequence[ServiceTraffic], now: float) -> None:
+    def _take_traffic(self, traffic: Sequence[ServiceTraffic], now: float) -> None:
         """What has been since the report before."""
         slot = int(now // SLOT_S)
-        self.recent[slot] = bounded(add_up(self.recent.get(slot, []), traffic))
-        for old in [each for each in self.recent if each < slot - WINDOW_S // SLOT_S]:
-            del self.recent[old]
+        recent = [each for each in self._recent if slot - WINDOW_S // SLOT_S <= each[0]]
+        so_far = _Traffic.decode(recent.pop()[1]) if recent and recent[-1][0] == slot else []
+        recent.append((slot, _pack(bounded(add_up(so_far, traffic)))))
+        self._recent = recent
+
+    @property
+    def health(self) -> list[ServerHealth]:
+        """Every server of every pool, up to `SERVERS`."""
+        return _Health.decode(self._health)
 
     def traffic(self, now: float) -> list[ServiceTraffic]:
         """The traffic that was reported in the last minute, a slot more or less."""
         total: list[ServiceTraffic] = []
-        for slot, traffic in self.recent.items():
+        for slot, traffic in self._recent:
             if slot > (now - WINDOW_S) // SLOT_S:
-                total = bounded(add_up(total, traffic))
+                total = bounded(add_up(total, _Traffic.decode(traffic)))
         return total
-
-    def count(self, state: str) -> int:
-        """How many servers are in `state`, those without a name included."""
-        return self.servers[state]
 
 
 class Fleet:
@@ -95,15 +117,10 @@ class Fleet:
 
     def take(self, id: str, report: Report, now: float) -> None:
         """One more report of service engine `id`; what it leaves out has not changed."""
-        latest = self._latest.setdefault(id, Latest())
-        latest.reported = now
-        if report.health is not None:
-            latest.take_health(report.health)
-        if report.config is not None:
-            latest.config = report.config
-        latest.lost_records += report.lost_records
-        if report.traffic:
-            latest.take_traffic(report.traffic, now)
+        latest = self._latest.get(id)
+        if latest is None:
+            latest = self._latest[id] = Latest()
+        latest.take(report, now)
 
     def get(self, id: str) -> Latest:
         """What service engine `id` has reported; nothing yet is an empty state."""
@@ -115,6 +132,5 @@ class Fleet:
 
     def servers(self) -> tuple[int, int]:
         """How many servers are up and down, over the whole fleet."""
-        return sum(each.count("up") for each in self._latest.values()), sum(
-            each.count("down") for each in self._latest.values()
-        )
+        latest = self._latest.values()
+        return sum(each.up for each in latest), sum(each.down for each in latest)

@@ -148,7 +148,7 @@ class OwnAnswerTests(SessionCase):
     """Two service engines have the same name for HTTP, and never the same connection (H13)."""
 
     def ask(self, session: Session) -> Any:
-        asking = as_deferred(session.control.request("GET", "/"))
+        asking = as_deferred(self.sessions.control(session).request("GET", "/"))
         self.settle()
         return asking
 
@@ -156,7 +156,9 @@ class OwnAnswerTests(SessionCase):
         sessions = {"se-1": self.old, "se-2": self.open("se-2", self.tunnel("se-2"))}
         for id in ("se-1", "se-2", "se-2", "se-1", "se-1", "se-2"):
             self.assertEqual(self.successResultOf(self.ask(sessions[id])).body, f"{id}, control, no cookie".encode())
-        asking = [(id, as_deferred(sessions[id].control.request("GET", "/"))) for id in ("se-1", "se-2") * 4]
+        asking = [
+            (id, as_deferred(self.sessions.control(sessions[id]).request("GET", "/"))) for id in ("se-1", "se-2") * 4
+        ]
         self.settle()
         for id, each in asking:
             self.assertTrue(self.successResultOf(each).body.startswith(id.encode()))

@@ -164,7 +164,8 @@ class FleetTests(SynchronousTestCase):
         health = [ServerHealth(pool="p", server="a", state="down", since=0.0)]
         fleet.take("se-1", self.report(health=health, traffic=[traffic(3)]), 0.0)
         fleet.take("se-1", self.report(traffic=[traffic(4)]), 10.0)
-        self.assertEqual((fleet.get("se-1").count("down"), fleet.servers()), (1, (0, 1)))
+        self.assertEqual((fleet.get("se-1").down, fleet.servers()), (1, (0, 1)))
+        self.assertEqual(fleet.get("se-1").health, health)
         self.assertEqual([each.requests for each in fleet.get("se-1").traffic(10.0)], [7])
         self.assertEqual([each.requests for each in fleet.get("se-1").traffic(WINDOW_S + 5)], [4])
         fleet.forget("se-1")
@@ -233,7 +234,7 @@ class FloodTests(SynchronousTestCase):
         for batch in range(5):
             self.take(0.0, health=self.health(10_000 * batch, 10_000, "down" if batch % 2 else "up"))
         latest = self.fleet.get("se-1")
-        self.assertEqual((len(latest.health), latest.count("up"), latest.count("down")), (SERVERS + 1, 10_000, 0))
+        self.assertEqual((len(latest.health), latest.up, latest.down), (SERVERS + 1, 10_000, 0))
         self.assertEqual(latest.health[-1].why, "5000 more servers")
         self.assertEqual(self.fleet.servers(), (10_000, 0))
 
