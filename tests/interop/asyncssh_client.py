@@ -24,6 +24,7 @@ async def main(
     local: int,
     target: int,
     rekey_bytes: int | None,
+    rekey_s: int | None,
     **names: str | None,
 ) -> None:
     """Hold the tunnel until it ends."""
@@ -31,6 +32,8 @@ async def main(
     options = algorithms(**names)
     if rekey_bytes is not None:
         options["rekey_bytes"] = rekey_bytes
+    if rekey_s is not None:
+        options["rekey_seconds"] = rekey_s
     async with asyncssh.connect(
         "127.0.0.1", port, username=user, client_keys=[key], known_hosts=hosts, config=None, **options
     ) as connection:

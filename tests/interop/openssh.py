@@ -62,15 +62,15 @@ def server_command(folder: Path, port: int, *settings: str) -> list[str]:
     return [require("sshd"), "-D", "-e", "-f", str(config.absolute())]
 
 
-def _settings(combination: Combination | None, rekey_bytes: int | None) -> dict[str, str]:
+def _settings(combination: Combination | None, rekey_bytes: int | None, rekey_s: int | None = None) -> dict[str, str]:
     """Both programs call them by the same names."""
     settings = {}
     if combination is not None:
         settings = {"KexAlgorithms": combination.exchange, "Ciphers": combination.cipher}
         if combination.mac:
             settings["MACs"] = combination.mac
-    if rekey_bytes is not None:
-        settings["RekeyLimit"] = str(rekey_bytes)
+    if rekey_bytes is not None or rekey_s is not None:
+        settings["RekeyLimit"] = f"{rekey_bytes or 'default'} {rekey_s or 'none'}"
     return settings
 
 
@@ -111,7 +111,7 @@ class OpenSSHClient(_OpenSSH, ClientPeer):
 
     @override
     def command(self, dialled: Dialled) -> tuple[list[str], Mapping[str, str]]:
-        settings = _settings(dialled.combination, dialled.rekey_bytes)
+        settings = _settings(dialled.combination, dialled.rekey_bytes, dialled.rekey_s)
         chosen = [f"{name}={value}" for name, value in {**settings, "ExitOnForwardFailure": "yes"}.items()]
         return [
             require("ssh"),

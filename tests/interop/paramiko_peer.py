@@ -40,4 +40,6 @@ class ParamikoClient(ClientPeer):
 
     @override
     def command(self, dialled: Dialled) -> tuple[list[str], Mapping[str, str]]:
-        return script("paramiko_client.py", {**dialled.settings(), "strict": self._strict}), os.environ
+        settings = {**dialled.settings(), "strict": self._strict}
+        del settings["rekey_s"]
+        return script("paramiko_client.py", settings), os.environ

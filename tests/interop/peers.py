@@ -35,6 +35,7 @@ class Dialled:
     target: int
     combination: Combination | None = None
     rekey_bytes: int | None = None
+    rekey_s: int | None = None
 
     def settings(self) -> dict[str, Any]:
         """It for the scripts of clients that are libraries."""
@@ -46,6 +47,7 @@ class Dialled:
             "local": self.local,
             "target": self.target,
             "rekey_bytes": self.rekey_bytes,
+            "rekey_s": self.rekey_s,
             **named(self.combination),
         }
 

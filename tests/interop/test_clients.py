@@ -38,7 +38,9 @@ class _ClientCase(NodeCase):
         super().setUp()
         self.rekeying = Rekeying({**PEER, **US} if self.peer.asks else US)
 
-    async def hold(self, target: End, combination: Combination | None = None) -> ServerTunnel:
+    async def hold(
+        self, target: End, combination: Combination | None = None, *, rekey_s: int | None = None
+    ) -> ServerTunnel:
         """The tunnel that the client holds, from its start to the end of the test; `target` is behind its `-R`."""
         policy = Policy()
         if combination is not None:
@@ -51,7 +53,8 @@ class _ClientCase(NodeCase):
             self.local,
             self.target(factory_of(target)),
             combination,
-            PEER_BYTES if self.peer.asks else None,
+            PEER_BYTES if self.peer.asks and rekey_s is None else None,
+            rekey_s,
         )
         self.client = self.run_peer(*self.peer.command(dialled))
         tunnel = await self.client.until(self.tunnel_up)
@@ -93,10 +96,32 @@ class _ClientCase(NodeCase):
         tunnel = await self.hold(theirs)
         await self.exchange(tunnel, ours, theirs, as_deferred(tunnel.open_service("control:80", factory_of(ours))))
 
+    async def asks_after_a_while(self) -> None:
+        """New keys because of time alone, while one stream moves and the other one is held up."""
+        ours, theirs = End(0, last=True), End(1, last=False)
+        self.services["control:80"] = factory_of(ours)
+        tunnel = await self.hold(End(0, last=False), rekey_s=1)
+        await TCP4ClientEndpoint(reactor, "127.0.0.1", self.local).connect(factory_of(theirs))
+        await eventually("the channel is open", lambda: ours.transport is not None)
+        ours.transport.pauseProducing()
+
+        async def renewed() -> bool:
+            await tunnel.probe(10.0)  # asyncssh looks at its clock when it sends
+            return tunnel.transport.exchanges > 1
+
+        await eventually("new keys are there", renewed)
+        ours.transport.resumeProducing()
+        self.assertEqual([await self.client.until(end.heard) for end in (ours, theirs)], [digest(1), digest(0)])
+        await ours.lost
+        await theirs.lost
+
 
 @for_each_combination
 class OpenSSHTests(_ClientCase):
     peer = OpenSSHClient()
+
+    async def test_asks_after_a_while(self) -> None:
+        await self.asks_after_a_while()
 
     async def test_reaches_back(self) -> None:
         await self.reaches_back()
@@ -105,6 +130,9 @@ class OpenSSHTests(_ClientCase):
 @for_each_combination
 class AsyncsshTests(_ClientCase):
     peer = AsyncsshClient()
+
+    async def test_asks_after_a_while(self) -> None:
+        await self.asks_after_a_while()
 
     async def test_reaches_back(self) -> None:
         await self.reaches_back()
