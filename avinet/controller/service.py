@@ -33,6 +33,7 @@ from avinet.rest.door import Door, DoorLimits, Table
 from avinet.sockets import direct
 from avinet.ssh.gate import Limits
 from avinet.ssh.identity import Identity
+from avinet.ssh.opening import ChannelLimits
 from avinet.ssh.policy import BACKLOG, POST_QUANTUM, Policy
 from avinet.ssh.server import Server
 from avinet.ssh.tunnel import ServerTunnel, Services, Tunnel
@@ -212,6 +213,7 @@ class ControllerService(Service):
                 self._reactor,
                 identity,
                 services,
+                limits=ChannelLimits(channels=settings.channels),
                 dead_after_s=settings.dead_after_s,
                 on_offer=lambda tunnel, service: node.sessions.offered(sessions[tunnel], service),
             )

@@ -17,8 +17,9 @@ class Ssh(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The door for tunnels. `dead_after_s` is how long a silent tunnel is believed.
 
     `logins_per_second` is how fast a fleet that lost the node is asked to come back, one after the other.
-    `unauthenticated` bounds the connections that have not logged in, in all and from one source (/32 or /64). With
-    `post_quantum_only` no peer gets in whose key exchange a quantum computer could open later.
+    `unauthenticated` bounds the connections that have not logged in, in all and from one source (/32 or /64);
+    `channels` those of one tunnel, in both directions. With `post_quantum_only` no peer gets in whose key exchange a
+    quantum computer could open later.
     """
 
     listen: Addresses = ("0.0.0.0",)  # noqa: S104 (service engines dial from anywhere)
@@ -28,6 +29,7 @@ class Ssh(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     logins_per_second: Annotated[float, Meta(ge=1, le=100000)] = 300.0
     unauthenticated: int = 1000
     unauthenticated_from_one: int = 200
+    channels: Annotated[int, Meta(ge=8, le=65536)] = 256
     post_quantum_only: bool = False
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -74,6 +75,31 @@ class TunnelCase(NodeCase):
         )
 
 
+class LimitTests(TunnelCase):
+    """How much of a node one tunnel may use is a setting (S30)."""
+
+    engines = ("se-1",)
+    ssh_settings = "channels = 8\n"
+
+    def test_a_tunnel_has_so_many_channels_as_the_settings_say(self) -> None:
+        (port,) = free_ports(1)
+        self.hold("-L", f"{port}:api:80")
+        self.node.machine.until("the forwarding listens", lambda: self.asked(port))
+        held = [socket.create_connection(("127.0.0.1", port), 20) for _ in range(30)]
+        for each in held:
+            self.addCleanup(each.close)
+            each.settimeout(20)
+        closed = 0
+        for each in held[8:]:
+            closed += each.recv(1) == b""
+        self.assertEqual(closed, 22, "refused by the node, and closed by the stock client")
+        held[0].close()
+        self.node.machine.until("one that goes makes room for another", lambda: self.asked(port))
+
+    def asked(self, port: int) -> bool:
+        return self.node.run(self.curl, "-sf", "--max-time", "5", f"http://127.0.0.1:{port}/v1/trust").returncode == 0
+
+
 class StockTunnelTests(TunnelCase):
     engines = ("se-1", "se-2")
 
@@ -113,7 +139,21 @@ class StockTunnelTests(TunnelCase):
         self.assertEqual(self.get(port, "/v1/status")[0], 404)
         self.assertEqual(self.get(port, "/v1/service-engines")[0], 404)
 
+    def listening(self) -> set[int]:
+        """The TCP ports that the controller listens on."""
+        place = Path("/proc") / str(self.node.machine.process("controller"))
+        own = {os.readlink(each) for each in (place / "fd").iterdir() if each.is_symlink()}
+        lines = [
+            line.split() for name in ("tcp", "tcp6") for line in (place / "net" / name).read_text().splitlines()[1:]
+        ]
+        found = {
+            int(line[1].rpartition(":")[2], 16) for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in own
+        }
+        self.assertLessEqual({self.node.ssh_port, self.node.https_port}, found)
+        return found
+
     def test_the_controller_reaches_a_web_server_behind_the_reverse_forwarding(self) -> None:
+        """Nothing listens for it (S31)."""
         server = ThreadingHTTPServer(("127.0.0.1", 0), Behind)
         server.daemon_threads = True
         serving = threading.Thread(target=server.serve_forever)
@@ -121,6 +161,7 @@ class StockTunnelTests(TunnelCase):
         self.addCleanup(serving.join)
         self.addCleanup(server.server_close)
         self.addCleanup(server.shutdown)
+        before = self.listening()
         self.hold("-R", f"api:80:127.0.0.1:{server.server_port}")
         request = self.node.folder / "request"
         request.write_bytes(b"GET /here HTTP/1.1\r\nHost: api\r\nConnection: close\r\n\r\n")
@@ -130,6 +171,7 @@ class StockTunnelTests(TunnelCase):
                 return self.node.avictl("connect", "se-1", "api", stdin=source.fileno()).stdout
 
         answer = self.node.machine.until("the web server is reached", answered)
+        self.assertEqual(self.listening(), before)
         self.assertTrue(answer.startswith(b"HTTP/1.1 200"), answer)
         self.assertTrue(answer.endswith(b"behind -R: /here"), answer)
 
@@ -165,6 +207,8 @@ class StockTunnelTests(TunnelCase):
         for user in ("root", "avictlruser"):
             done = self.node.run(*self.options("-N", user=user))
             self.assertIn(b"Permission denied (publickey)", done.stderr, user)
+        kinds = {each["kind"] for each in self.node.machine.asked("events")["items"] if each.get("alarm")}
+        self.assertEqual(kinds, {"image-key-as-login", "engine-key-as-login"})
         line = self.node.engine("se-1")["host_key"]
         (self.node.folder / "known_hosts").write_text(f"[127.0.0.1]:{self.node.ssh_port} {line}\n")
         done = self.node.run(*self.options("-N"))
@@ -178,6 +222,8 @@ class StockTunnelTests(TunnelCase):
         self.assertEqual(done.returncode, 255)
         self.assertIn(b"retry-after=", done.stderr)
         self.assertEqual(self.node.engine("se-1")["connected_since"], since)
+        alarms = [each for each in self.node.machine.asked("events")["items"] if each.get("alarm")]
+        self.assertEqual([(each["kind"], each["id"]) for each in alarms], [("clone", "se-1")])
         self.assertIn("pong from se-1", self.node.machine.avictl("run", "se-1", "ping"))
 
     def test_a_tunnel_that_says_nothing_any_more_makes_way_for_the_next(self) -> None:
