@@ -24,24 +24,34 @@ ROWS = {
     "S8": "packets made to be slow or large before authentication; compression",
     "S9": "unknown messages, one after the other",
     "S10": "silence after connecting, or a byte now and then",
+    "S11": "crowds, and packets that are begun by all of them",
+    "S12": "key exchanges without end, on one connection and on many",
     "S13": "tries without end on one connection",
     "S14": "looking a key up is made expensive",
     "S15": "packets whose lengths cannot be",
     "S16": "keys used for what they are not for",
     "S17": "another host key",
     "S20": "changes of keys at every moment, from either end, thousands of them, and out of order",
+    "S21": "a change of keys that is begun and not ended",
+    "S22": "messages in the gap between the new keys of both directions",
+    "S23": "packet counters that come to their end",
     "S24": "a reader that does not read, and a source without end",
     "S25": "a target that does not read",
     "S26": "the ends of a connection in every order",
     "S27": "windows and packet sizes that cannot be",
     "S28": "messages for channels that are not there",
     "S29": "connections that come and go at once",
+    "S30": "more channels, listeners and answers than there may be",
     "S31": "forwarding to and from anything that is not in the table of services",
-    "S32": "a second login of one key, from a copy and after a power cut",
+    "S32": "a second login of one key, from a copy and after a power cut (there is no ratchet yet, which would tell a copy)",
+    "S33": "every message changed, cut and made up",
     "S34": "a tunnel that is half-dead",
     "H1": "answers and requests without end, redirects, cookies, packed bodies",
     "H2": "names that lead out of the log folder over SFTP",
     "H4": "a service engine that names another one",
+    "H5": "terminal escapes in what is shown",
+    "H6": "script in what a door answers",
+    "H7": "floods of names in reports",
     "H9": "configuration values that would become directives",
     "H12": "requests to the control service by whoever has no node's key",
     "H13": "answers of one service engine taken for another's",
@@ -84,6 +94,13 @@ class AttackTests(SynchronousTestCase):
     def test_every_attack_has_a_test(self) -> None:
         tests = held()
         self.assertEqual([row for row in ROWS if not tests[row]], [])
+
+    def test_every_attack_that_a_test_names_is_in_the_table(self) -> None:
+        self.assertEqual(set(held()) - set(ROWS), set())
+
+    def test_the_table_has_every_attack_on_the_tunnel(self) -> None:
+        before, after = range(1, 18), range(20, 35)
+        self.assertEqual([row for row in ROWS if row.startswith("S")], [f"S{number}" for number in (*before, *after)])
 
     def test_rows_are_read_as_they_are_written(self) -> None:
         self.assertEqual(list(rows("x (S1, S2) y (E4-E6) (H12)")), ["S1", "S2", "E4", "E5", "E6", "H12"])

@@ -139,6 +139,34 @@ class StockTunnelTests(TunnelCase):
         self.assertEqual(self.get(port, "/v1/status")[0], 404)
         self.assertEqual(self.get(port, "/v1/service-engines")[0], 404)
 
+    def tell(self, port: int, method: str, path: str, body: dict[str, object]) -> int:
+        headers = ("-H", "content-type: application/json", "-H", "Host: se-2", "-H", "avinet-service-engine: se-2")
+        return self.get(port, path, "-X", method, "-d", json.dumps(body), *headers)[0]
+
+    def test_what_it_says_of_another_one_is_said_of_itself_or_refused(self) -> None:
+        """Neither a report nor a hello names a service engine, and a label or a host name is not believed (H4)."""
+        control, reports = free_ports(2)
+        self.hold("-L", f"{control}:control:80", "-L", f"{reports}:reports:80")
+        self.node.machine.until("the forwarding listens", lambda: self.get(control, "/v1/trust")[0] == 200)
+        before = self.node.engine("se-2")
+        health = [{"pool": "p", "server": "s", "state": "down", "since": 1.0}]
+        report = {"seq": 0, "boot": "b", "time": 1.0, "interval_s": 1.0, "health": health}
+        hello = {"boot": "b", "started": 1.0, "hostname": "se-2", "labels": {"site": "other"}}
+        for port, method, path, body in (
+            (reports, "POST", "/v1/reports", report),
+            (control, "PUT", "/v1/session", hello),
+        ):
+            for name in ("id", "service_engine", "generation", "node"):
+                self.assertEqual(self.tell(port, method, path, {**body, name: "se-2"}), 422, (path, name))
+            self.assertIn(self.tell(port, method, path, body), (200, 204), path)
+        self.assertEqual(self.tell(reports, "POST", "/v1/service-engines/se-2/reports", report), 404)
+        own, other = self.node.engine("se-1"), self.node.engine("se-2")
+        self.assertEqual((own["servers_down"], own["hostname"], own["labels"]), (1, "se-2", {"site": "test"}))
+        for key in ("servers_down", "hostname", "labels", "connected_since", "config", "generation"):
+            self.assertEqual(other.get(key), before.get(key), key)
+        events = self.node.machine.asked("se", "list", "--label", "site=other")["items"]
+        self.assertEqual(events, [])
+
     def listening(self) -> set[int]:
         """The TCP ports that the controller listens on."""
         place = Path("/proc") / str(self.node.machine.process("controller"))

@@ -9,6 +9,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.test.iosim import FakeTransport, IOPump
@@ -298,6 +299,25 @@ class DoorTests(SynchronousTestCase):
         self.clock.advance(5)
         self.failureResultOf(asked, TimedOut)
 
+    def test_an_answer_that_drips_is_a_time_out_whatever_part_of_it_drips(self) -> None:
+        for head in (b"HTTP/1.1 200 OK\r\nx: ", b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n", b"HTTP/1.1 100 "):
+            factory = SilentFactory()
+            network = Network(self.clock, factory)
+            slow = Client(self.clock, Endpoint(network), authority="control", where="the node")
+            asked = as_deferred(slow.request("GET", "/v1/whoami", timeout_s=5))
+            network.pump()
+            (server,) = factory.made
+            server.transport.write(head)
+            for _ in range(9):
+                server.transport.write(b"a")
+                network.pump()
+                self.clock.advance(0.5)
+                self.assertNoResult(asked)
+            self.clock.advance(0.5)
+            self.failureResultOf(asked, TimedOut)
+            network.pump()
+            self.assertTrue(server.transport.disconnected)
+
     def test_a_peer_that_never_accepts_is_a_time_out(self) -> None:
         reactor = MemoryReactorClock()
         endpoint = TCP4ClientEndpoint(reactor, "192.0.2.1", 80)
@@ -313,10 +333,12 @@ class DoorTests(SynchronousTestCase):
 
 
 class SilentFactory:
-    def buildProtocol(self, addr: Any) -> Any:
-        from twisted.internet.protocol import Protocol
+    def __init__(self) -> None:
+        self.made: list[Any] = []
 
-        return Protocol()
+    def buildProtocol(self, addr: Any) -> Any:
+        self.made.append(Protocol())
+        return self.made[-1]
 
 
 class PipeTests(SynchronousTestCase):

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
+from avinet.aio import as_deferred
 from avinet.errors import AvinetError, Conflict, Unauthenticated
 from avinet.rest.route import Request
 from avinet.se.authority import REMEMBERED, NodeAuthority
+from avinet.se.control import control_routes
 from avinet.trust import keys, signatures
 from avinet.trust.signatures import ENGINE_HEADER, FENCE_HEADER, LIFE_S, SKEW_S, SignedRequest
-from avinet.wire.trust import Node
+from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
+from avinet.wire.config import ConfigPush, ConfigState
+from avinet.wire.trust import Node, SignedTrust
 
 BODY = b'{"command":"ping"}'
 
 
-class AuthorityTests(SynchronousTestCase):
+class AuthorityCase(SynchronousTestCase):
     @override
     def setUp(self) -> None:
         self.clock = Clock()
@@ -43,7 +48,16 @@ class AuthorityTests(SynchronousTestCase):
             avictlruser_keys=[keys.public_line(key)],
         )
 
-    def signed(self, *, key: object = None, engine: str = "se-1", fence: str = "5", body: bytes = BODY) -> Request:
+    def signed(
+        self,
+        *,
+        key: object = None,
+        engine: str = "se-1",
+        fence: str = "5",
+        body: bytes = BODY,
+        method: str = "POST",
+        path: str = "/v1/commands",
+    ) -> Request:
         key = key or self.key
         headers = {
             "host": "control",
@@ -51,10 +65,10 @@ class AuthorityTests(SynchronousTestCase):
             ENGINE_HEADER: engine,
             FENCE_HEADER: fence,
         }
-        message = SignedRequest("POST", "control", "/v1/commands", headers)
+        message = SignedRequest(method, "control", path, headers)
         keyid = keys.fingerprint(keys.public_line(key))
         signatures.sign(message, body, signatures.CONTROL, key, keyid, now=self.clock.seconds())
-        return self.request(dict(message.headers), body)
+        return self.request(dict(message.headers), body, method, path)
 
     def request(
         self, headers: dict[str, str], body: bytes, method: str = "POST", path: str = "/v1/commands"
@@ -79,6 +93,8 @@ class AuthorityTests(SynchronousTestCase):
         self.assertRaises(kind, self.authority.check, request)
         self.assertEqual(self.path.read_bytes() if self.path.exists() else None, before)
 
+
+class AuthorityTests(AuthorityCase):
     def test_a_node_s_request_is_obeyed_once(self) -> None:
         request = self.signed()
         self.assertEqual(self.authority.check(request), "node-1")
@@ -143,3 +159,67 @@ class AuthorityTests(SynchronousTestCase):
         self.refused(first)
         self.authority.check(self.signed())
         self.assertEqual(len(self.authority._nonces), REMEMBERED)
+
+
+class Recording:
+    """A service engine that only keeps in mind what it was asked to do."""
+
+    def __init__(self) -> None:
+        self.did: list[str] = []
+
+    async def configure(self, push: ConfigPush) -> ConfigState:
+        self.did.append("configure")
+        return ConfigState()
+
+    async def command(self, request: CommandRequest) -> CommandResult:
+        self.did.append("command")
+        return CommandResult(job=request.job, status=0)
+
+    async def trust(self, signed: SignedTrust) -> None:
+        self.did.append("trust")
+
+    def admit_operator(self, key: OperatorKey) -> str:
+        self.did.append("admit")
+        return ""
+
+    async def depart(self, drain_s: float) -> None:
+        self.did.append("depart")
+
+    def status(self) -> dict[str, object]:
+        return {}
+
+
+class DoorTests(AuthorityCase):
+    """Every route of the control service, asked by whoever is not a node."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.engine = Recording()
+        self.routes = control_routes(self.engine, self.authority)
+
+    def test_only_reading_the_status_needs_no_signature(self) -> None:
+        self.assertEqual([route.path for route in self.routes if route.method == "GET"], ["/v1/status"])
+        self.assertEqual(len(self.routes), 6)
+
+    def test_nothing_is_changed_for_another_process_or_a_key_that_is_no_node_s(self) -> None:
+        for route in self.routes:
+            if route.method == "GET":
+                continue
+            whole = self.signed(method=route.method, path=route.path, body=b"{}")
+            unsigned = {key: value for key, value in whole.headers.items() if not key.startswith("signature")}
+            for request in (
+                self.request({}, b"{}", route.method, route.path),
+                self.request(unsigned, b"{}", route.method, route.path),
+                self.signed(key=self.stranger, method=route.method, path=route.path, body=b"{}"),
+                self.signed(engine="se-2", method=route.method, path=route.path, body=b"{}"),
+                self.signed(method=route.method, path="/v1/status", body=b"{}"),
+            ):
+                asked = replace(request, method=route.method, path=route.path, target=route.path)
+                self.failureResultOf(as_deferred(route.answer(asked)), Unauthenticated)
+        self.assertEqual(self.engine.did, [])
+
+    def test_a_node_is_obeyed(self) -> None:
+        (route,) = [route for route in self.routes if route.path == "/v1/departure"]
+        asked = self.signed(method=route.method, path=route.path, body=b'{"drain_s":1.0}')
+        self.successResultOf(as_deferred(route.answer(asked)))
+        self.assertEqual(self.engine.did, ["depart"])
