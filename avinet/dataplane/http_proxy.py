@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import h11
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
@@ -17,6 +18,7 @@ from avinet.aio import Tasks
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.pools import LivePool, Member
 from avinet.errors import Unavailable
+from avinet.relay import Reading
 from avinet.wire.config import Server
 
 IDLE_S = 60.0
@@ -243,8 +245,8 @@ class Back(Protocol):
         assert self._front is not None
         self._member = member
         member.active += 1
-        self.transport.registerProducer(self._front.transport, True)
-        self._front.transport.registerProducer(self.transport, True)
+        self.transport.registerProducer(Reading(self._front.transport), True)
+        self._front.transport.registerProducer(Reading(self.transport), True)
         self.transport.resumeProducing()
 
     def send(self, event: Any) -> None:
@@ -293,9 +295,13 @@ class Back(Protocol):
 
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self._front is not None:
+        if self._front is None:
+            return
+        if reason.check(ConnectionDone):
             self._http.receive_data(b"")
             self._pump()
+        else:  # where only the end of the connection ends an answer, this one is not whole
+            self._front.answer(502, b"the server broke the connection off\n")
 
 
 def _downstream(event: Any) -> Any:

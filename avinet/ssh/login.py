@@ -137,7 +137,8 @@ class ClientTransport(Transport, SSHClientTransport):
     def _check_pin(self, host_key: bytes) -> None:
         line = key_line(host_key)
         if self._host_key and host_key != self._host_key:
-            raise WrongHostKey(f"its host key changed in mid-life to {fingerprint(line)}")
+            was = fingerprint(key_line(self._host_key))
+            raise WrongHostKey(f"its host key changed in mid-life from {was} to {fingerprint(line)}")
         if line not in self._pins:
             pinned = ", ".join(sorted(map(fingerprint, self._pins))) or "none"
             raise WrongHostKey(f"its host key is {fingerprint(line)}, and pinned is {pinned}")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ConnectionDone
+from twisted.internet.error import ConnectionDone, ConnectionLost
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -248,6 +248,18 @@ class RequestTests(Case):
         self.assertTrue(self.server.value().endswith(b"\r\n\r\nab"))
         self.back.dataReceived(OK)
         self.assertTrue(self.client.value().endswith(b"ok"))
+
+    def test_an_answer_that_is_broken_off_is_not_passed_off_as_whole(self) -> None:
+        for reason, whole in ((ConnectionDone(), True), (ConnectionLost(), False)):
+            self.front.dataReceived(GET)
+            self.back.dataReceived(b"HTTP/1.1 200 OK\r\n\r\na part")
+            self.back.connectionLost(Failure(reason))
+            self.assertEqual(self.client.value().endswith(b"0\r\n\r\n"), whole)
+            self.assertEqual(self.client.disconnected, not whole, "an abort is told from an end")
+            self.again()
+        self.front.dataReceived(GET)
+        self.back.connectionLost(Failure(ConnectionLost()))
+        self.assertEqual(self.status(), 502)
 
     def test_a_tunnel_is_refused(self) -> None:
         self.front.dataReceived(b"CONNECT example.net:443 HTTP/1.1\r\nHost: example.net:443\r\n\r\n")

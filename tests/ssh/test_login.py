@@ -32,6 +32,7 @@ from avinet.ssh.packets import Outbound
 from avinet.ssh.policy import Policy
 from avinet.ssh.server import HostKey, Server
 from avinet.ssh.strings import string, uint32
+from avinet.trust.keys import fingerprint
 from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, Recorder, Wires, line_of, logged_in, protocol_factory
 
 
@@ -319,7 +320,8 @@ class MidLifeTests(SynchronousTestCase):
         pair.server.host_key = HostKey(USER_KEY)
         pair.client.rekey()
         pair.flush()
-        self.assertIn("changed in mid-life", pair.client.why)
+        was, now = (fingerprint(line_of(key)) for key in (HOST_KEY, USER_KEY))
+        self.assertIn(f"changed in mid-life from {was} to {now}", pair.client.why)
         self.assertTrue(pair.server.closing)
         pair.close()
 
