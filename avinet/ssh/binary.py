@@ -314,7 +314,7 @@ class BinaryPackets(SSHTransportBase):
                 raise PeerError("what came first is no SSH version")
             self.why = printable(line)
             return
-        if not line.startswith(b"SSH-2.0-") or not all(32 <= char < 127 for char in line):
+        if not line.startswith(b"SSH-2.0-") or not (line.isascii() and line.decode().isprintable()):
             raise PeerError(f"its version is {printable(line[:60])!r}, and not SSH-2.0")
         self.why = ""
         self.gotVersion = True

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 
 from avinet.errors import TooMany
@@ -46,6 +47,7 @@ class Limits:
     most_retry_after_s: float = 30.0
 
 
+@lru_cache(maxsize=_KNOWN_SOURCES)
 def source_of(host: str) -> str:
     """The source that the address `host` counts for; empty when it is none, as inside a tunnel."""
     if not host:

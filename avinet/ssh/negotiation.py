@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from avinet.errors import PeerError
 from avinet.ssh.ciphers import authenticates
@@ -28,6 +29,7 @@ class Proposal:
     guessed: bool = False
 
     @classmethod
+    @lru_cache(maxsize=16)
     def of(cls, policy: Policy, *, client: bool) -> Proposal:
         """What `policy` proposes as this role: strict key exchange always, extensions never."""
         return cls(
@@ -55,6 +57,11 @@ class Proposal:
 
     def encode(self, cookie: bytes) -> bytes:
         """The body of the KEXINIT with 16 random bytes as `cookie`; languages are left empty."""
+        return cookie + self._encoded
+
+    @cached_property
+    def _encoded(self) -> bytes:
+        """All that comes after the cookie."""
         lists = (
             self.key_exchanges,
             self.host_keys,
@@ -67,7 +74,7 @@ class Proposal:
             (),
             (),
         )
-        return cookie + b"".join(map(name_list, lists)) + bytes((self.guessed,)) + uint32(0)
+        return b"".join(map(name_list, lists)) + bytes((self.guessed,)) + uint32(0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,4 +33,6 @@ def printable(data: bytes) -> str:
     """What a peer said, cut and escaped so that it fits into a line of a log."""
     text = data[: _SHOWN + 1].decode("utf-8", "replace")
     cut = text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
+    if cut.isprintable():
+        return cut
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in cut)

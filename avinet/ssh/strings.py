@@ -52,10 +52,13 @@ class Reader:
         """The next `count` bytes."""
         end = self._at + count
         if end > len(self._data):
-            raise PeerError(f"a {self._what} ends in the middle of a field")
+            raise self._short()
         taken = self._data[self._at : end]
         self._at = end
         return taken
+
+    def _short(self) -> PeerError:
+        return PeerError(f"a {self._what} ends in the middle of a field")
 
     def byte(self) -> int:
         """The next byte, as a number."""
@@ -67,7 +70,11 @@ class Reader:
 
     def uint32(self) -> int:
         """The next four bytes, as a number."""
-        number: int = _UINT32.unpack(self.take(4))[0]
+        at = self._at
+        self._at = at + 4
+        if self._at > len(self._data):
+            raise self._short()
+        number: int = _UINT32.unpack_from(self._data, at)[0]
         return number
 
     def string(self, limit_bytes: int | None = None) -> bytes:

@@ -162,7 +162,8 @@ class Tunnel(Connection):
     @override
     def serviceStarted(self) -> None:
         self._watch()
-        self.soon(self._tell_up)
+        if self._on_up is not None:
+            self.soon(self._tell_up)
 
     def _tell_up(self) -> None:
         if self._on_up is not None and not self.transport.closing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -37,7 +38,7 @@ def plain(*messages: bytes) -> bytes:
 def kexinit(**lists: tuple[bytes, ...]) -> bytes:
     """A proposal of ours with other lists in it."""
     proposal = Proposal.of(Policy(), client=True)
-    return bytes((phases.KEXINIT,)) + Proposal(**{**proposal.__dict__, **lists}).encode(bytes(16))
+    return bytes((phases.KEXINIT,)) + replace(proposal, **lists).encode(bytes(16))
 
 
 SHORT_NAMES = tuple(b"%d" % (number % 10) for number in range(16_000))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -227,7 +228,7 @@ class RefusalTests(Case):
     def test_a_node_without_strict_key_exchange(self) -> None:
         """(S4)"""
         proposal = Proposal.of(Policy(), client=False)
-        plain = Proposal(**{**proposal.__dict__, "key_exchanges": Policy().key_exchanges})
+        plain = replace(proposal, key_exchanges=Policy().key_exchanges)
         packet = Outbound().seal(bytes((phases.KEXINIT,)) + plain.encode(bytes(16)))
         error = self.refused(self.desk(lambda: Says(b"SSH-2.0-x\r\n", packet)), PeerError)
         self.assertIn("strict", str(error))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import given, settings
@@ -553,8 +554,8 @@ class EarlyAttackTests(SynchronousTestCase):
     def kexinit(self, *, strict: bool = True, **changes: Any) -> bytes:
         proposal = Proposal.of(Policy(), client=True)
         exchanges = proposal.key_exchanges if strict else proposal.key_exchanges[:-1]
-        fields = {**proposal.__dict__, "key_exchanges": exchanges, **changes}
-        return bytes((phases.KEXINIT,)) + Proposal(**fields).encode(bytes(16))
+        fields = {"key_exchanges": exchanges, **changes}
+        return bytes((phases.KEXINIT,)) + replace(proposal, **fields).encode(bytes(16))
 
     def test_what_is_no_ssh(self) -> None:
         for first in (b"GET / HTTP/1.0\r\n", b"\x16\x03\x01\n", b"SSH-1.5-old\n", b"SSH-2.0-\xff\n", b"SSH-2.0-a\0b\n"):
@@ -752,7 +753,7 @@ class KeyedAttackTests(SynchronousTestCase):
     def test_a_proposal_without_end(self) -> None:
         many = tuple(b"%060d" % number for number in range(700))
         proposal = Proposal.of(Policy(), client=True)
-        body = Proposal(**{**proposal.__dict__, "key_exchanges": (*proposal.key_exchanges, *many)}).encode(bytes(16))
+        body = replace(proposal, key_exchanges=(*proposal.key_exchanges, *many)).encode(bytes(16))
         self.cut_by(phases.KEXINIT, body, connected=True)
 
     def test_a_large_packet_after_the_login_is_taken(self) -> None:
