@@ -21,6 +21,9 @@ BENCHES = {
     "throughput": "a gibibyte through a channel, both ways, against OpenSSH and a relay without SSH",
     "thin-link": "a control round trip while a pull runs over 20 Mbit/s, against OpenSSH",
     "latency": "a byte there and back, alone and beside a transfer, against OpenSSH",
+    "handshake": "what a login costs the server, against OpenSSH and asyncssh",
+    "channels": "connections a second through one tunnel, against OpenSSH",
+    "slow": "a thousand readers that do not read: memory, CPU, and the logins of others",
 }
 """What can be run, each in the module of its name, as `run`."""
 MET, MISSED, FAILED = 0, 1, 3

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ _SOURCE = Path(__file__).parent / "traffic.c"
 _TICKS = os.sysconf("SC_CLK_TCK")
 DEFAULT = "the default cipher"
 GCM = "aes128-gcm@openssh.com"
+_SERVER, _CLIENT = 1, 2
+"""What services are called behind the name of their target: those of the server, and those of its first client."""
 
 
 @dataclass
@@ -37,12 +39,13 @@ class Carrier:
 
     def cpu_s(self) -> float:
         """The seconds of CPU that all its processes have used so far."""
-        return sum(map(_cpu_s, self.processes))
+        return sum(map(cpu_s, self.processes))
 
 
-def _cpu_s(process: int) -> float:
+def cpu_s(process: int, *, children: bool = False) -> float:
+    """The seconds of CPU that a process has used so far, or with its `children` that have ended, and theirs."""
     fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    return sum(map(int, fields[11 : 15 if children else 13])) / _TICKS
 
 
 class Stage:
@@ -61,10 +64,10 @@ class Stage:
             (machine.folder / f"{name}.pub").write_text(public_line(key) + "\n")
         self.targets = dict(zip(targets, free_ports(len(targets)), strict=True))
         for target, (what, *arguments) in targets.items():
-            self._start(f"target-{target}", self.traffic, what, str(self.targets[target]), *arguments)
+            self.start(f"target-{target}", self.traffic, what, str(self.targets[target]), *arguments)
 
-    def _start(self, name: str, *command: str) -> int:
-        """Start a process and wait until it is ready."""
+    def start(self, name: str, *command: str) -> int:
+        """Start a process and wait until it is ready; returns its id."""
         self.machine.start(name, *command)
         try:
             self.machine.until(f"{name} is ready", lambda: self._ready(name))
@@ -91,23 +94,49 @@ class Stage:
         if link is None:
             return port
         (near,) = free_ports(1)
-        self._start(f"link-{port}", sys.executable, "-m", "bench.link", f"{near}={port}", *map(str, link))
+        self.start(f"link-{port}", sys.executable, "-m", "bench.link", f"{near}={port}", *map(str, link))
         return near
 
     def ours(self, name: str = "ours", link: tuple[float, float] | None = None) -> Carrier:
         """A tunnel with both ends ours."""
-        port, near, far = self._ports()
-        forwarder = (sys.executable, "-m", "bench.forwarder")
+        (port,) = free_ports(1)
+        (carrier,) = self.ours_together(1, port, name, link)
+        return carrier
+
+    def ours_together(
+        self, count: int, port: int, name: str = "ours", link: tuple[float, float] | None = None
+    ) -> Sequence[Carrier]:
+        """Tunnels with both ends ours, all to one server at `port`; its process is the first of each."""
+        doors = dict(enumerate(((self._ports(), self._ports()) for _ in range(count)), _CLIENT))
+        forwards = [door for number, (_, far) in doors.items() for door in self._doors(number, far)]
+        server = self.our_server(f"{name}-server", port, *forwards)
+        linked = self._linked(port, link)
+        return [
+            Carrier(name, near, far, (server, self._our_client(f"{name}-client-{number}", linked, number, near)))
+            for number, (near, far) in doors.items()
+        ]
+
+    def our_server(self, name: str, port: int, *doors: str) -> int:
+        """A server of ours that offers all targets."""
+        return self._forwarder(name, "server", port, *self._services(_SERVER), *doors)
+
+    def _our_client(self, name: str, port: int, number: int, near: Mapping[str, int]) -> int:
+        return self._forwarder(name, "client", port, *self._services(number), *self._doors(_SERVER, near))
+
+    def _forwarder(self, name: str, role: str, port: int, *forwards: str) -> int:
         folder = str(self.machine.folder)
-        serving = (*forwarder, "server", folder, str(port))
-        server = self._start(f"{name}-server", *serving, *self._services("near"), *self._doors("far", far))
-        dialling = (*forwarder, "client", folder, str(self._linked(port, link)))
-        client = self._start(f"{name}-client", *dialling, *self._services("far"), *self._doors("near", near))
-        return Carrier(name, near, far, (server, client))
+        return self.start(name, sys.executable, "-m", "bench.forwarder", role, folder, str(port), *forwards)
 
     def openssh(self, name: str, *options: str, link: tuple[float, float] | None = None) -> Carrier:
         """A tunnel with both ends OpenSSH's."""
-        port, near, far = self._ports()
+        (port,) = free_ports(1)
+        near, far = self._ports(), self._ports()
+        listener = self.sshd(f"{name}-sshd", port)
+        client = self._ssh(name, self._linked(port, link), getpass.getuser(), near, far, *options)
+        return Carrier(name, near, far, (*descendants(listener), client))
+
+    def sshd(self, name: str, port: int) -> int:
+        """A server of OpenSSH's, which lets this user in."""
         program = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
         if program is None:
             raise BenchError("there is no sshd: install openssh-server")
@@ -123,33 +152,38 @@ class Stage:
             "UsePAM=no",
             "PermitRootLogin=prohibit-password",
         )
-        sshd = [program, "-D", "-e", "-f", "/dev/null"]
+        command = [program, "-D", "-e", "-f", "/dev/null"]
         for setting in settings:
-            sshd += ["-o", setting]
-        self.machine.start(f"{name}-sshd", *sshd)
-        self._wait_for(f"{name}-sshd", "Server listening")
-        client = self._ssh(name, self._linked(port, link), getpass.getuser(), near, far, *options)
-        listener = self.machine.process(f"{name}-sshd")
-        return Carrier(name, near, far, (*_descendants(listener), client))
+            command += ["-o", setting]
+        self.machine.start(name, *command)
+        self._wait_for(name, "Server listening")
+        return self.machine.process(name)
 
     def stock_client(self, name: str = "ours with OpenSSH's client") -> Carrier:
         """A tunnel whose server is ours and whose client is OpenSSH's."""
-        port, near, far = self._ports()
-        server = self._start(
-            "stock-server",
-            *(sys.executable, "-m", "bench.forwarder", "server", str(self.machine.folder), str(port)),
-            *self._services("near"),
-            *self._doors("far", far),
-        )
+        (port,) = free_ports(1)
+        near, far = self._ports(), self._ports()
+        server = self.our_server("stock-server", port, *self._doors(_CLIENT, far))
         client = self._ssh("stock", port, USER, near, far, "-c", GCM, ours=True)
         return Carrier(name, near, far, (server, client))
 
     def plain(self, name: str = "a TCP relay in Twisted") -> Carrier:
         """One hop without SSH."""
-        doors = dict(zip(self.targets, free_ports(len(self.targets)), strict=True))
+        doors = self._ports()
         pairs = [f"{doors[target]}={port}" for target, port in self.targets.items()]
-        process = self._start("plain", sys.executable, "-m", "bench.plain", *pairs)
+        process = self.start("plain", sys.executable, "-m", "bench.plain", *pairs)
         return Carrier(name, doors, doors, (process,))
+
+    def ssh(self, port: int, *options: str) -> list[str]:
+        """The command line of OpenSSH's client, but for where it goes and what it does there."""
+        program = shutil.which("ssh")
+        if program is None:
+            raise BenchError("there is no ssh: install openssh-client")
+        folder = self.machine.folder
+        known = folder / f"known-{port}"
+        known.write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
+        key = str(folder / "user_key")
+        return [program, "-F", "none", "-i", key, "-p", str(port), "-o", f"UserKnownHostsFile={known}", *options]
 
     def _ssh(
         self,
@@ -162,18 +196,10 @@ class Stage:
         ours: bool = False,
     ) -> int:
         """An OpenSSH client that forwards; a server of ours knows targets by their names."""
-        program = shutil.which("ssh")
-        if program is None:
-            raise BenchError("there is no ssh: install openssh-client")
-        folder = self.machine.folder
-        known = folder / f"known-{port}"
-        known.write_text(f"[127.0.0.1]:{port} {(folder / 'host_key.pub').read_text()}")
-        command = [program, "-N", "-v", "-F", "none", "-i", str(folder / "user_key"), *options, "-p", str(port)]
-        for option in (f"UserKnownHostsFile={known}", "ExitOnForwardFailure=yes"):
-            command += ["-o", option]
+        command = [*self.ssh(port, *options), "-N", "-v", "-o", "ExitOnForwardFailure=yes"]
         for target, place in self.targets.items():
-            command += ["-L", f"{near[target]}:{f'{target}:1' if ours else f'127.0.0.1:{place}'}"]
-            command += ["-R", f"{f'{target}:2' if ours else f'127.0.0.1:{far[target]}'}:127.0.0.1:{place}"]
+            command += ["-L", f"{near[target]}:{f'{target}:{_SERVER}' if ours else f'127.0.0.1:{place}'}"]
+            command += ["-R", f"{f'{target}:{_CLIENT}' if ours else f'127.0.0.1:{far[target]}'}:127.0.0.1:{place}"]
         self.machine.start(f"{name}-ssh", *command, f"{user}@127.0.0.1")
         self._wait_for(f"{name}-ssh", "remote forward success", len(self.targets))
         return self.machine.process(f"{name}-ssh")
@@ -184,24 +210,23 @@ class Stage:
         except StepFailed as error:
             raise BenchError(f"{error}: {self.machine.log_tail(name)}") from None
 
-    def _ports(self) -> tuple[int, dict[str, int], dict[str, int]]:
-        count = len(self.targets)
-        port, *doors = free_ports(1 + 2 * count)
-        near, far = (dict(zip(self.targets, some, strict=True)) for some in (doors[:count], doors[count:]))
-        return port, near, far
+    def _ports(self) -> dict[str, int]:
+        """A free port for each target."""
+        return dict(zip(self.targets, free_ports(len(self.targets)), strict=True))
 
-    def _services(self, side: str) -> list[str]:
-        """What an end offers: to the doors of the client (`near`), or of the server."""
-        return [f"{target}:{1 if side == 'near' else 2}={port}" for target, port in self.targets.items()]
+    def _services(self, number: int) -> list[str]:
+        """What an end offers: the targets, called after its `number`."""
+        return [f"{target}:{number}={port}" for target, port in self.targets.items()]
 
-    def _doors(self, side: str, doors: Mapping[str, int]) -> list[str]:
-        return [f"{port}={target}:{1 if side == 'near' else 2}" for target, port in doors.items()]
+    def _doors(self, number: int, doors: Mapping[str, int]) -> list[str]:
+        """Where an end listens for connections to the services of the other, called after its `number`."""
+        return [f"{port}={target}:{number}" for target, port in doors.items()]
 
 
-def _descendants(process: int) -> tuple[int, ...]:
+def descendants(process: int) -> tuple[int, ...]:
     """The processes below `process`, itself not among them."""
     children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
-    return tuple(each for child in map(int, children) for each in (child, *_descendants(child)))
+    return tuple(each for child in map(int, children) for each in (child, *descendants(child)))
 
 
 @contextmanager

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor as _reactor
-from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.interfaces import IAddress, IProtocolFactory
-from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import ClientFactory, Factory, Protocol
+from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
+from twisted.python.failure import Failure
 from typing_extensions import override
 
 from avinet.aio import Tasks
-from avinet.errors import AvinetError
 from avinet.relay import Relay
 from avinet.sockets import direct
 from avinet.ssh.identity import Identity
@@ -35,36 +35,64 @@ reactor: Any = direct(_reactor)
 tasks = Tasks()
 
 
+class Far(Relay):
+    """The other side of `near`, joined with it as soon as it is connected."""
+
+    def __init__(self, near: Relay) -> None:
+        super().__init__()
+        self._near = near
+
+    @override
+    def connectionMade(self) -> None:
+        self._near.join(self)
+
+
+class FarFactory(ClientFactory):
+    """Builds the other side of `near`, which is dropped when there is none."""
+
+    log = Logger()
+    noisy = False
+
+    def __init__(self, near: Relay) -> None:
+        self._near = near
+
+    @override
+    def buildProtocol(self, addr: IAddress | None) -> Far:
+        return Far(self._near)
+
+    @override
+    def clientConnectionFailed(self, connector: Any, reason: Failure) -> None:
+        self.failed(reason)
+
+    def failed(self, reason: Failure) -> None:
+        """There is no other side."""
+        self.log.warn("a connection leads nowhere: {why}", why=reason.getErrorMessage())
+        self._near.transport.abortConnection()
+
+
 class Joint(Factory):
-    """Joins each connection that it is asked to build a protocol for with a new one that `connect` makes."""
+    """Joins each connection that it is asked to build a protocol for with another one, for which it calls `connect`."""
 
     noisy = False
 
-    def __init__(self, connect: Callable[[IProtocolFactory], Any]) -> None:
+    def __init__(self, connect: Callable[[FarFactory], object]) -> None:
         self._connect = connect
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> Relay:
         near = Relay()
-        tasks.spawn(self._join(near), "joining two connections")
+        self._connect(FarFactory(near))
         return near
 
-    async def _join(self, near: Relay) -> None:
-        far = Relay()
-        try:
-            await self._connect(_only(far))
-        except AvinetError:
-            near.transport.abortConnection()
-            raise
-        near.join(far)
+
+def to_port(reactor: Any, port: int) -> Joint:
+    """Joins with connections to `port` of this machine."""
+    return Joint(lambda factory: reactor.connectTCP("127.0.0.1", port, factory))
 
 
-def _only(protocol: Protocol) -> Factory:
-    """A factory of one protocol."""
-    factory = Factory()
-    factory.noisy = False
-    factory.buildProtocol = lambda address: protocol  # type: ignore[method-assign, assignment]
-    return factory
+def to_service(tunnel: Tunnel, service: str) -> Joint:
+    """Joins with channels to `service` of the peer of `tunnel`."""
+    return Joint(lambda factory: tunnel.open_service(service, factory).addErrback(factory.failed))
 
 
 class Guests:
@@ -88,16 +116,12 @@ class End:
 
     def __init__(self, arguments: list[str]) -> None:
         pairs = [argument.split("=") for argument in arguments]
-        self.services = {name: self._dialling(int(port)) for name, port in pairs if not name.isdigit()}
+        self.services = {name: to_port(reactor, int(port)) for name, port in pairs if not name.isdigit()}
         self.doors = {name: int(port) for port, name in pairs if port.isdigit()}
-
-    def _dialling(self, port: int) -> Joint:
-        return Joint(HostnameEndpoint(reactor, "127.0.0.1", port).connect)
 
     def open(self, tunnel: Tunnel, service: str) -> None:
         """Listen where connections lead to `service` of the peer."""
-        joint = Joint(lambda factory: tunnel.open_service(service, factory))
-        reactor.listenTCP(self.doors[service], joint, backlog=BACKLOG, interface="127.0.0.1")
+        reactor.listenTCP(self.doors[service], to_service(tunnel, service), backlog=BACKLOG, interface="127.0.0.1")
 
 
 def server(folder: Path, port: int, end: End) -> None:
@@ -133,12 +157,12 @@ def client(folder: Path, port: int, end: End) -> None:
     host_key = public_line(load_private(folder / "host_key"))
     login = LoginEndpoint(
         reactor,
-        HostnameEndpoint(reactor, "127.0.0.1", port),
+        TCP4ClientEndpoint(reactor, "127.0.0.1", port),
         Credentials(USER, load_private(folder / "user_key"), (host_key,)),
         tunnel,
         where="the server",
     )
-    tasks.spawn(login.connect(_only(Protocol())), "the login")
+    tasks.spawn(login.connect(Factory.forProtocol(Protocol)), "the login")
 
 
 def main(role: str, folder: str, port: str, *arguments: str) -> None:

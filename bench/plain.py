@@ -6,9 +6,8 @@ import sys
 from typing import Any
 
 from twisted.internet import reactor as _reactor
-from twisted.internet.endpoints import HostnameEndpoint
 
-from bench.forwarder import Joint
+from bench.forwarder import to_port
 
 reactor: Any = _reactor
 
@@ -17,8 +16,7 @@ def main(*pairs: str) -> None:
     """Relay until it is ended."""
     for pair in pairs:
         near, far = map(int, pair.split("="))
-        joint = Joint(HostnameEndpoint(reactor, "127.0.0.1", far).connect)
-        reactor.listenTCP(near, joint, interface="127.0.0.1")
+        reactor.listenTCP(near, to_port(reactor, far), interface="127.0.0.1")
     print("ready", flush=True)
     reactor.run()
 

@@ -3,14 +3,18 @@
  *   traffic sink PORT            takes all that comes, and answers its number (8 bytes) once the other half is closed
  *   traffic serve PORT BYTES     sends BYTES (0: without end) on each connection
  *   traffic echo PORT            sends back what comes
+ *   traffic answer PORT          sends back what comes, for many short connections: in one process
  *   traffic push PORT BYTES SECONDS  sends BYTES to a sink (0: what goes in SECONDS); prints seconds and bytes
  *   traffic pull PORT SECONDS    reads to the end, or for SECONDS if not 0; prints seconds and bytes
  *   traffic ping PORT COUNT US   one byte there and back, COUNT times, US microseconds apart; prints each in seconds
+ *   traffic opens PORT COUNT AT_ONCE  opens COUNT connections, AT_ONCE at a time, for a byte there and back; prints seconds and count
+ *   traffic stuck PORT COUNT     opens COUNT connections and never reads; says "ready" once all of them are open
  *
- * PORT is one of 127.0.0.1. A server says "ready" once it listens, and takes one connection in each process of its own.
+ * PORT is one of 127.0.0.1. A server says "ready" once it listens, and takes each connection in a process of its own.
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -21,6 +25,7 @@
 #include <unistd.h>
 
 #define PIECE (256 * 1024)
+#define MOST_AT_ONCE 256
 
 static char buffer[1024 * 1024];
 
@@ -87,6 +92,49 @@ static long long feed(int fd, long long bytes, double seconds)
 	return total;
 }
 
+static struct pollfd asked(const char *port)
+{
+	struct pollfd connection = {.fd = dial(port), .events = POLLIN};
+	if (write(connection.fd, "", 1) != 1)
+		fail("write");
+	return connection;
+}
+
+static void opens(const char *port, long count, long at_once)
+{
+	static struct pollfd open[MOST_AT_ONCE];
+	long begun = 0, ended = 0;
+	if (at_once > MOST_AT_ONCE)
+		at_once = MOST_AT_ONCE;
+	if (at_once > count)
+		at_once = count;
+	for (; begun < at_once; begun++)
+		open[begun] = asked(port);
+	while (ended < count && poll(open, at_once, -1) > 0)
+		for (long i = 0; i < at_once; i++) {
+			if (!open[i].revents)
+				continue;
+			if (read(open[i].fd, buffer, sizeof buffer) != 1)
+				fail("read");
+			close(open[i].fd);
+			ended++;
+			if (begun++ < count)
+				open[i] = asked(port);
+			else
+				open[i].fd = -1;
+		}
+}
+
+static void stick(const char *port, long count)
+{
+	while (count--)
+		dial(port);
+	puts("ready");
+	fflush(stdout);
+	for (;;)
+		pause();
+}
+
 static void serve_one(const char *what, int fd, long long bytes)
 {
 	ssize_t count;
@@ -105,6 +153,29 @@ static void serve_one(const char *what, int fd, long long bytes)
 	}
 }
 
+static void answer(int listening)
+{
+	static struct pollfd open[1 + MOST_AT_ONCE];
+	int count = 1;
+	open[0] = (struct pollfd){.fd = listening, .events = POLLIN};
+	while (poll(open, count, -1) > 0) {
+		for (int i = count - 1; i > 0; i--) {
+			if (!open[i].revents)
+				continue;
+			ssize_t got = read(open[i].fd, buffer, sizeof buffer);
+			if (got <= 0 || write(open[i].fd, buffer, got) != got) {
+				close(open[i].fd);
+				open[i] = open[--count];
+			}
+		}
+		if (open[0].revents && count <= MOST_AT_ONCE) {
+			open[count] = (struct pollfd){.fd = accept(listening, NULL, NULL), .events = POLLIN};
+			if (open[count].fd >= 0)
+				no_delay(open[count++].fd);
+		}
+	}
+}
+
 static void serve(const char *what, const char *port, long long bytes)
 {
 	struct sockaddr_in address = local(port);
@@ -116,6 +187,8 @@ static void serve(const char *what, const char *port, long long bytes)
 	signal(SIGPIPE, SIG_IGN);
 	puts("ready");
 	fflush(stdout);
+	if (!strcmp(what, "answer"))
+		answer(fd);
 	for (;;) {
 		int connection = accept(fd, NULL, NULL);
 		if (connection < 0)
@@ -136,11 +209,21 @@ int main(int argc, char **argv)
 	const char *what = argv[1], *port = argv[2];
 	double first = argc > 3 ? atof(argv[3]) : 0, second = argc > 4 ? atof(argv[4]) : 0;
 
-	if (!strcmp(what, "sink") || !strcmp(what, "serve") || !strcmp(what, "echo"))
+	if (!strcmp(what, "sink") || !strcmp(what, "serve") || !strcmp(what, "echo") ||
+	    !strcmp(what, "answer"))
 		serve(what, port, (long long)first);
 
-	int fd = dial(port);
 	double began = now();
+	if (!strcmp(what, "opens")) {
+		opens(port, (long)first, (long)second);
+		printf("%.6f %ld\n", now() - began, (long)first);
+		return 0;
+	}
+	if (!strcmp(what, "stuck"))
+		stick(port, (long)first);
+
+	int fd = dial(port);
+	began = now();
 	if (!strcmp(what, "push")) {
 		int64_t got = -1, sent = feed(fd, (long long)first, second);
 		if (sent < 0)
