@@ -2,7 +2,7 @@
 
 FORWARD is NAME=PORT, a service that leads to PORT of 127.0.0.1, or PORT=NAME, a door there that leads to the peer's
 service. That is all that `ssh -L` and `ssh -R` do. FOLDER has `host_key` and `user_key`. "ready" is printed when all of
-it can be used.
+it can be used. The process is set up as those of the node and the service engine are.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from avinet.ssh.login import Credentials, LoginEndpoint
 from avinet.ssh.policy import BACKLOG
 from avinet.ssh.server import Server
 from avinet.ssh.tunnel import ClientTunnel, ServerTunnel, Tunnel
+from avinet.taps.process import fewer_collections, more_files
 from avinet.trust.keys import load_private, public_line
 
 USER = "aviseuser"
@@ -168,7 +169,9 @@ def client(folder: Path, port: int, end: End) -> None:
 def main(role: str, folder: str, port: str, *arguments: str) -> None:
     """Run one end until it is ended."""
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
+    more_files()
     {"server": server, "client": client}[role](Path(folder), int(port), End(list(arguments)))
+    fewer_collections()
     reactor.run()
 
 
