@@ -8,12 +8,16 @@ from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
 from avinet.controller.sessions import Session
 from avinet.errors import NotFound
+from avinet.flow.allowance import Allowance
 from avinet.rest.route import Reply, Request, Route
 from avinet.telemetry.fleet import Fleet
 from avinet.wire.config import ConfigPush
 from avinet.wire.report import REPORT_LIMIT_BYTES, Report
 from avinet.wire.session import Hello, HelloReply
 from avinet.wire.trust import SignedTrust, TrustDocument
+
+BURST, PER_S = 30, 1.0
+"""How many reports of a service engine are looked at, at once and in the long run; the next has what was in others."""
 
 
 def control_routes(
@@ -65,9 +69,11 @@ def control_routes(
 
 def report_routes(fleet: Fleet, distributor: Distributor, now: Callable[[], float]) -> Sequence[Route]:
     """The routes of `reports`."""
+    allowance = Allowance(now, burst=BURST, per_s=PER_S)
 
     async def report(request: Request) -> Reply:
         session: Session = request.identity
+        allowance.take(session.id)
         said = request.decoded(Report)
         fleet.take(session.id, said, now())
         if said.config is not None:

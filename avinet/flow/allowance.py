@@ -48,5 +48,5 @@ class Allowance:
         """Let `source` do it once. Raises `TooMany`."""
         wait_s = self.wait_s(source)
         if wait_s:
-            raise TooMany("too many requests from this address", retry_after_s=wait_s)
+            raise TooMany("too many requests", retry_after_s=wait_s)
         self.spend(source)

@@ -248,9 +248,9 @@ class FloodTests(SynchronousTestCase):
         gc.collect()
         tracemalloc.start()
         try:
-            for second in range(0, 200, 2):
-                services = [self.named(f"vs-{second}-{number}", 1, every) for number in range(30)]
-                few = [self.named(f"vs-{second}-{number}") for number in range(30, 500)]
+            for second in range(0, 90, 5):
+                services = [self.named(f"vs-{second}-{number}", 1, every) for number in range(8)]
+                few = [self.named(f"vs-{second}-{number}") for number in range(8, 500)]
                 self.take(float(second), traffic=[*services, *few])
                 self.take(float(second), health=self.health(second * 1000, 10_000))
             gc.collect()
