@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from twisted.internet import main, tcp
 from twisted.internet.interfaces import IConnector, IListeningPort
 from twisted.internet.posixbase import PosixReactorBase
+from twisted.python.failure import Failure
 from typing_extensions import TypeIs, override
 from zope.interface import directlyProvides, providedBy
 
@@ -104,6 +105,11 @@ class _Direct(tcp.Connection):
         elif count:
             self.protocol.dataReceived(bytes(buffer[:count]))
         return why
+
+    @override
+    def connectionLost(self, reason: Failure) -> None:
+        self._taker = None  # what is gone goes at once, and not when the garbage collector finds it
+        super().connectionLost(reason)
 
     def lend_to(self, taker: Taker) -> None:
         self._taker = taker

@@ -16,13 +16,19 @@ class Stalls:
         self._until = clock.seconds() + WINDOW_S
         self._now_s = 0.0
         self._before_s = 0.0
-        self._due = 0.0
+        self._due = clock.seconds()
+        self._late_s = 0.0
         self._timer: IDelayedCall | None = None
 
     @property
     def longest_s(self) -> float:
         """The longest stall of the last one or two minutes, in seconds; up to a tick of it is not seen."""
         return max(self._now_s, self._before_s)
+
+    @property
+    def late_s(self) -> float:
+        """How late the loop is now: whoever asks for something has to wait for about as long."""
+        return max(self._late_s, self._clock.seconds() - self._due)
 
     def start(self) -> None:
         """Watch from now on."""
@@ -33,7 +39,8 @@ class Stalls:
         now = self._clock.seconds()
         if now >= self._until:
             self._before_s, self._now_s, self._until = self._now_s, 0.0, now + WINDOW_S
-        self._now_s = max(self._now_s, now - self._due)
+        self._late_s = now - self._due
+        self._now_s = max(self._now_s, self._late_s)
         self.start()
 
     def stop(self) -> None:

@@ -20,6 +20,8 @@ BENCHES = {
     "lifecycle": "from start to acknowledgement, from crash to recovery; memory and idle traffic",
     "throughput": "a gibibyte through a channel, both ways, against OpenSSH and a relay without SSH",
     "thin-link": "a control round trip while a pull runs over 20 Mbit/s, against OpenSSH",
+    "fleet": "what 10,000 tunnels and 10,000 service engines that report cost a controller, against sshd",
+    "storm": "a fleet that comes back after its controller was killed",
     "latency": "a byte there and back, alone and beside a transfer, against OpenSSH",
     "handshake": "what a login costs the server, against OpenSSH and asyncssh",
     "channels": "connections a second through one tunnel, against OpenSSH",

@@ -17,11 +17,10 @@ from pathlib import Path
 
 from avinet.trust.keys import generate, public_line, save_private
 from bench.forwarder import USER
-from bench.measure import BenchError
+from bench.measure import BenchError, cpu_s
 from demo.machine import Machine, StepFailed, free_ports
 
 _SOURCE = Path(__file__).parent / "traffic.c"
-_TICKS = os.sysconf("SC_CLK_TCK")
 DEFAULT = "the default cipher"
 GCM = "aes128-gcm@openssh.com"
 _SERVER, _CLIENT = 1, 2
@@ -40,12 +39,6 @@ class Carrier:
     def cpu_s(self) -> float:
         """The seconds of CPU that all its processes have used so far."""
         return sum(map(cpu_s, self.processes))
-
-
-def cpu_s(process: int, *, children: bool = False) -> float:
-    """The seconds of CPU that a process has used so far, or with its `children` that have ended, and theirs."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11 : 15 if children else 13])) / _TICKS
 
 
 class Stage:
@@ -134,6 +127,15 @@ class Stage:
         listener = self.sshd(f"{name}-sshd", port)
         client = self._ssh(name, self._linked(port, link), getpass.getuser(), near, far, *options)
         return Carrier(name, near, far, (*descendants(listener), client))
+
+    def idle_openssh(self, count: int) -> tuple[int, ...]:
+        """The processes of sshd for `count` connections on which nothing happens."""
+        (port,) = free_ports(1)
+        listener = self.sshd("idle-sshd", port)
+        for number in range(count):
+            self._ssh(f"idle-{number}", port, getpass.getuser(), {}, {})
+            self._wait_for(f"idle-{number}-ssh", "Entering interactive session")
+        return descendants(listener)
 
     def sshd(self, name: str, port: int) -> int:
         """A server of OpenSSH's, which lets this user in."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from bench.carriers import GCM, Stage, cpu_s, descendants, stage
+from bench.carriers import GCM, Stage, descendants, stage
 from bench.forwarder import USER
-from bench.measure import BenchError, Case, Effort, Say, at_most, case
+from bench.measure import BenchError, Case, Effort, Say, at_most, case, cpu_s
 from demo.machine import StepFailed, free_ports
 
 CURVE, LATTICE, PRIME = "curve25519-sha256", "mlkem768x25519-sha256", "sntrup761x25519-sha512@openssh.com"

@@ -57,6 +57,11 @@ def below(limit: float) -> Callable[[Figures, float | None], bool]:
     return lambda ours, ratio: ours.median < limit
 
 
+def at_most_always(limit: float) -> Callable[[Figures, float | None], bool]:
+    """Met when no run of ours is above `limit`."""
+    return lambda ours, ratio: ours.max <= limit
+
+
 def always_below(limit: float) -> Callable[[Figures, float | None], bool]:
     """Met when every run of ours is below `limit`."""
     return lambda ours, ratio: ours.max < limit
@@ -145,6 +150,17 @@ def machine() -> str:
 def memory_mb(process: int) -> float:
     """The resident memory of a process (VmRSS), in MB of 10⁶ bytes."""
     return int(_first(f"/proc/{process}/status", "VmRSS").split()[0]) * 1024 / 1e6
+
+
+def private_mb(process: int) -> float:
+    """The memory of a process, what it shares with others in parts (PSS), in MB of 10⁶ bytes."""
+    return int(_first(f"/proc/{process}/smaps_rollup", "Pss").split()[0]) * 1024 / 1e6
+
+
+def cpu_s(process: int, *, children: bool = False) -> float:
+    """The seconds of CPU that a process has used so far, or with its `children` that have ended, and theirs."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11 : 15 if children else 13])) / os.sysconf("SC_CLK_TCK")
 
 
 def _first(path: str, field: str) -> str:

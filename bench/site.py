@@ -16,15 +16,24 @@ from urllib.parse import quote
 from avinet.cli.node import Node
 from avinet.cloud.bundle import LocalBoot
 from avinet.cloud.driver import Order
+from avinet.enrolment.records import EngineRecord, engine_key, owner_key, put_record
 from avinet.errors import AvinetError
 from avinet.files import private_folder
-from avinet.wire.config import ByEngine, Document, HealthCheck, Pool, Server, VirtualService
-from avinet.wire.fleet import DocumentApplied, Engine, EngineCreate, EngineList, EnginesCreated
+from avinet.store.interface import Put, Transaction
+from avinet.store.tables import Tables
+from avinet.trust.keys import fingerprint, public_line
+from avinet.wire.config import ByEngine, ByLabels, Document, HealthCheck, Pool, Server, VirtualService
+from avinet.wire.fleet import DocumentApplied, Engine, EngineCreate, EngineList, EnginesCreated, Status
+from avinet.wire.message import decode, encode
+from avinet.wire.trust import SignedTrust, TrustDocument
+from bench.identities import engine_id, private_key
 from bench.measure import BenchError
 from bench.wire import listening
 from demo.machine import AVICTL, ROOT, TWISTD, free_ports
 
 T = TypeVar("T")
+CROWD = {"fleet": "crowd"}
+RECEIPT_BYTES = 2000
 
 
 class Site:
@@ -82,12 +91,13 @@ class Site:
                 last = f": {error}"
             for name, process in self._processes.items():
                 if process.poll() is not None:
-                    raise BenchError(f"{name} has ended: {self._tail(name)}")
+                    raise BenchError(f"{name} has ended: {self.tail(name)}")
             time.sleep(every_s)
-        tails = "".join(f"\n{name}: {self._tail(name)}" for name in self._processes)
+        tails = "".join(f"\n{name}: {self.tail(name)}" for name in self._processes)
         raise BenchError(f"not within {timeout_s:g} s: {what}{last}{tails}")
 
-    def _tail(self, name: str) -> str:
+    def tail(self, name: str) -> str:
+        """The end of what a process has written."""
         return "\n".join((self.folder / f"{name}.log").read_text(errors="replace").splitlines()[-5:])
 
     # The controller
@@ -150,35 +160,60 @@ port = {self.https_port}
             made.append((each.id, list(boot(Order(each.id, each.generation, self._image, each.claim), folder))))
         return made
 
+    def enrol(self, count: int) -> None:
+        """Have the service engines of `bench.crowd`, `count` of them, enrolled already; the controller must not run.
+
+        They are written into its store as its registrar would, all in one transaction.
+        """
+        tables = Tables(self.folder / "controller" / "store.sqlite")
+        now = time.time()
+        with tables.committed():
+            for number in range(count):
+                id, line = engine_id(number), public_line(private_key(number))
+                record = EngineRecord(
+                    id=id,
+                    state="enrolled",
+                    generation=1,
+                    created=now,
+                    labels=CROWD,
+                    public_key=line,
+                    host_key=line,
+                    fingerprint=fingerprint(line),
+                    enrolled=now,
+                    receipt="{}".ljust(RECEIPT_BYTES),
+                )
+                owner = Put(owner_key(record.fingerprint), id.encode("ascii"))
+                tables.transact(Transaction((), (put_record(engine_key(id), record), owner)))
+        tables.close()
+
+    def start_crowd(self, count: int, processes: int) -> None:
+        """Start the service engines that were enrolled, and have all of them configured as one."""
+        self.apply(_document("web", ByLabels(labels=CROWD), "127.0.0.1", self._service_port, self._servers))
+        trust = decode(
+            self.node.ask("GET", "/v1/trust", SignedTrust).document.encode(), TrustDocument, limit_bytes=10**6
+        )
+        (self.folder / "nodes.json").write_bytes(encode(trust.nodes))
+        for number in range(processes):
+            first, end = (count * place // processes for place in (number, number + 1))
+            command = [sys.executable, "-m", "bench.crowd", str(self.folder), str(first), str(end - first)]
+            self.start(f"crowd-{number}", command)
+
     def instance(self, id: str) -> Path:
         """The folder of a service engine."""
         return private_folder(self.folder / id)
 
     def _configure(self, id: str) -> None:
         self._count += 1
-        document = Document(
-            name=f"{id}-web",
-            applies_to=ByEngine(id=id),
-            virtual_services=[
-                VirtualService(
-                    name="web",
-                    address=f"127.77.{self._count // 250}.{self._count % 250 + 1}",
-                    port=self._service_port,
-                    pool="web",
-                )
-            ],
-            pools=[
-                Pool(
-                    name="web",
-                    servers=[
-                        Server(name=f"server-{number}", address="127.0.0.1", port=port)
-                        for number, port in enumerate(self._servers, 1)
-                    ],
-                    health_check=HealthCheck(interval_ms=5000),
-                )
-            ],
-        )
+        address = f"127.77.{self._count // 250}.{self._count % 250 + 1}"
+        self.apply(_document(f"{id}-web", ByEngine(id=id), address, self._service_port, self._servers))
+
+    def apply(self, document: Document) -> None:
+        """Create a document."""
         self.node.ask("PUT", f"/v1/configurations/{quote(document.name)}", DocumentApplied, document)
+
+    def status(self) -> Status:
+        """The node and its fleet in one view."""
+        return self.node.ask("GET", "/v1/status", Status)
 
     def engine(self, id: str) -> Engine:
         """A service engine as operators see it."""
@@ -187,6 +222,25 @@ port = {self.https_port}
     def engines(self) -> list[Engine]:
         """All of them, up to 500."""
         return self.node.ask("GET", "/v1/service-engines?limit=500", EngineList).items
+
+
+def _document(name: str, applies_to: ByEngine | ByLabels, address: str, port: int, servers: Sequence[int]) -> Document:
+    """One virtual service, with health checks of its servers."""
+    return Document(
+        name=name,
+        applies_to=applies_to,
+        virtual_services=[VirtualService(name="web", address=address, port=port, pool="web")],
+        pools=[
+            Pool(
+                name="web",
+                servers=[
+                    Server(name=f"server-{number}", address="127.0.0.1", port=port)
+                    for number, port in enumerate(servers, 1)
+                ],
+                health_check=HealthCheck(interval_ms=5000),
+            )
+        ],
+    )
 
 
 def acknowledged(engine: Engine) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
-from bench.carriers import Carrier, Stage, cpu_s, stage
+from bench.carriers import Carrier, Stage, stage
 from bench.forwarder import USER
 from bench.handshake import LATTICE, OURS, Server, login_times
 from bench.latency import quantile
-from bench.measure import BenchError, Case, Effort, Say, always_below, below, case, memory_mb
+from bench.measure import BenchError, Case, Effort, Say, always_below, below, case, cpu_s, memory_mb
 from demo.machine import StepFailed, free_ports
 
 TUNNELS, EACH_WAY = 4, 125

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import weakref
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
@@ -17,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from typing_extensions import override
 
-from avinet.aio import within
+from avinet.aio import pause, within
 from avinet.sockets import READ_BYTES, Lender, arrived, direct
 
 DATA = bytes(range(256)) * 40_000
@@ -271,6 +272,19 @@ class DirectTests(TestCase):
             self.assertTrue(near.made.called)
             near.transport.abortConnection()
             await near.lost
+
+    async def test_a_connection_that_is_gone_does_not_keep_its_taker(self) -> None:
+        near, far, taker = Person(), Person(), Borrower()
+        await self.joined(near, far)
+        near.transport.lend_to(taker)
+        known = weakref.ref(taker)
+        del taker
+        self.assertIsNotNone(known())
+        far.transport.loseConnection()
+        await within(reactor, 10, near.lost, "the end")
+        await within(reactor, 10, far.lost, "the end")
+        await pause(reactor, 0)
+        self.assertIsNone(known())
 
 
 class OtherReactorTests(SynchronousTestCase):

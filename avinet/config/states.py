@@ -26,6 +26,9 @@ class Said(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: ConfigState = ConfigState()
 
 
+_NOTHING = Said()
+
+
 class States:
     """The states by service engine. They are written every `batch_s` seconds, where they have changed."""
 
@@ -62,7 +65,7 @@ class States:
 
     def get(self, id: str) -> ConfigState:
         """What a service engine said, as far as is known."""
-        return self._said.get(id, Said()).state
+        return self._said.get(id, _NOTHING).state
 
     def said(self, id: str, state: ConfigState, boot: str) -> None:
         """A service engine told its state, in a hello or a report.
@@ -70,7 +73,7 @@ class States:
         A refusal that this node was answered stands until the service engine boots anew, also where the service engine
         has no memory of it.
         """
-        known = self._said.get(id, Said())
+        known = self._said.get(id, _NOTHING)
         if known.boot == boot and state.refused is None and known.state.refused is not None:
             state = msgspec.structs.replace(state, refused=known.state.refused, reason=known.state.reason)
         if state.refused is not None and state.refused == state.applied:
@@ -79,11 +82,11 @@ class States:
 
     def answered(self, id: str, state: ConfigState) -> None:
         """A service engine answered a push with its state."""
-        self._set(id, Said(boot=self._said.get(id, Said()).boot, state=state))
+        self._set(id, Said(boot=self._said.get(id, _NOTHING).boot, state=state))
 
     def refused(self, id: str, version: ConfigVersion, reason: str) -> None:
         """A service engine refused `version`."""
-        known = self._said.get(id, Said())
+        known = self._said.get(id, _NOTHING)
         state = msgspec.structs.replace(known.state, refused=version, reason=reason[:REASON_CHARS])
         self._set(id, Said(boot=known.boot, state=state))
 

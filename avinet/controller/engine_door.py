@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import msgspec
+
 from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
 from avinet.controller.sessions import Session
@@ -11,7 +13,7 @@ from avinet.errors import NotFound
 from avinet.flow.allowance import Allowance
 from avinet.rest.route import Reply, Request, Route
 from avinet.telemetry.fleet import Fleet
-from avinet.wire.config import ConfigPush
+from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.report import REPORT_LIMIT_BYTES, Report
 from avinet.wire.session import Hello, HelloReply
 from avinet.wire.trust import SignedTrust, TrustDocument
@@ -34,7 +36,7 @@ def control_routes(
     async def hello(request: Request) -> Reply:
         session: Session = request.identity
         said = request.decoded(Hello)
-        session.hello = said
+        session.hello = msgspec.structs.replace(said, config=ConfigState())
         distributor.said(session.id, said.config, said.boot)
         version = desired.version(session.id)
         return Reply(

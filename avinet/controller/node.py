@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -121,13 +122,13 @@ class Node:
 
     async def start(self) -> None:
         """Take this node's place in the domain, and read what the store remembers."""
+        self.stalls.start()
         await self.standing.take(self.engines)
         await self.states.start()
         await self.directory.start()
         await self.desired.start()
         self._image_keys = frozenset(each.public_key for each in await self.engines.images())
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
-        self.stalls.start()
 
     async def stop(self) -> None:
         """Write what is unsaved, and end all work."""
@@ -280,8 +281,8 @@ class Node:
 
     def status(self) -> Status:
         """The node and its fleet in one view."""
-        records: Sequence[EngineRecord] = list(self.directory)
-        versions = [(self.desired.version(each.id), self.states.get(each.id)) for each in records]
+        states = Counter(each.state for each in self.directory.records())
+        versions = [(self.desired.version(each.id), self.states.get(each.id)) for each in self.directory.records()]
         up, down = self.fleet.servers()
         standing = self.standing
         return Status(
@@ -295,9 +296,9 @@ class Node:
             node_certificate_expires=standing.domain.server.certificate.not_valid_after_utc.timestamp(),
             revision=self.directory.revision,
             engines=EngineCounts(
-                expected=sum(each.state == "expected" for each in records),
-                enrolled=sum(each.state == "enrolled" for each in records),
-                revoked=sum(each.state == "revoked" for each in records),
+                expected=states["expected"],
+                enrolled=states["enrolled"],
+                revoked=states["revoked"],
                 connected=len(self.sessions),
                 acknowledged=sum(map(self._acknowledged, self.sessions)),
                 in_sync=sum(desired is not None and state.applied == desired for desired, state in versions),

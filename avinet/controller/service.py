@@ -197,16 +197,13 @@ class ControllerService(Service):
         sessions: dict[Tunnel, Session] = {}
 
         def services(tunnel: Tunnel) -> Services:
-            def door(table: Table) -> Door:
-                return Door(
-                    self._reactor,
-                    table,
-                    tasks=node.tasks,
-                    identify=lambda _: sessions[tunnel],
-                    limits=ENGINE_DOOR,
-                )
+            def session(_: Any) -> Session:
+                return sessions[tunnel]
 
-            return {"control:80": door(control), "reports:80": door(reports)}
+            return {
+                service: Door(self._reactor, table, tasks=node.tasks, identify=session, limits=ENGINE_DOOR)
+                for service, table in (("control:80", control), ("reports:80", reports))
+            }
 
         def connection(identity: Identity) -> ServerTunnel:
             tunnel = ServerTunnel(
@@ -236,6 +233,7 @@ class ControllerService(Service):
                 per_second=settings.logins_per_second,
             ),
             random=self._random,
+            late_s=lambda: node.stalls.late_s,
             on_claim=node.misuse.turned_down,
         )
 

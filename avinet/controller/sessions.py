@@ -39,6 +39,7 @@ class Session:
     place: int
     """Where it is in the line of those that come back when the node was lost."""
     hello: Hello | None = None
+    """What it said first, but for its configuration, of which there is newer word."""
     control: Client | None = None
     """The client of its control service, once something was asked of it."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -124,6 +124,10 @@ class Directory:
 
     def __iter__(self) -> Iterator[EngineRecord]:
         return iter(sorted(self._engines.values(), key=lambda each: each.id))
+
+    def records(self) -> Iterable[EngineRecord]:
+        """All records, in no order."""
+        return self._engines.values()
 
     def __len__(self) -> int:
         return len(self._engines)

@@ -386,6 +386,8 @@ class Door(Factory):
     tunnel; None where only a signature can tell.
     """
 
+    __slots__ = ("clock", "identify", "limits", "open_connections", "table", "tasks")
+
     noisy = False
     _log = Logger()
 

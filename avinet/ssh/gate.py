@@ -18,6 +18,7 @@ from avinet.ssh.phases import Stage
 
 _KNOWN_SOURCES = 10_000
 _DAY_S = 86400.0
+_TAKEN_WHEN_LATE = 0.1
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Limits:
     `unfinished` peers of a source may leave at once before they have finished a key exchange, `unfinished_per_s` in the
     long run; what was too much, `unfinished_debt` at most, has to be sat out.
 
+    A server that is later than `late_s` with everything takes on one in ten, and serves those who are in.
+
     Those who are turned away are asked to come back one after the other, `per_second` of them from `retry_after_s` on,
     and none later than `most_retry_after_s`.
     """
@@ -42,6 +45,7 @@ class Limits:
     unfinished: float = 10.0
     unfinished_per_s: float = 4.0
     unfinished_debt: float = 40.0
+    late_s: float = 0.2
     per_second: float = 300.0
     retry_after_s: float = 1.0
     most_retry_after_s: float = 30.0
@@ -60,9 +64,19 @@ def source_of(host: str) -> str:
 
 
 class Gate:
-    """Counts the peers that are on their way in. `random` yields uniform values in [0, 1), `now` seconds."""
+    """Counts the peers that are on their way in. `random` yields uniform values in [0, 1), `now` seconds.
 
-    def __init__(self, limits: Limits, now: Callable[[], float], random: Callable[[], float]) -> None:
+    `late_s` tells how late the server is with everything.
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        now: Callable[[], float],
+        random: Callable[[], float],
+        late_s: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        self._late_s = late_s
         self._limits = limits
         self._now = now
         self._random = random
@@ -90,6 +104,8 @@ class Gate:
         if wait_s:
             raise TooMany("too many peers of this address finish no key exchange", retry_after_s=wait_s)
         free_from = limits.early * limits.in_all
+        if self._late_s() > limits.late_s and self._random() >= _TAKEN_WHEN_LATE:
+            raise TooMany("the node has much to do", retry_after_s=self._later())
         if not proven and self._inside >= free_from:
             fullness = (self._inside - free_from) / (limits.in_all - free_from)
             if self._random() < fullness:

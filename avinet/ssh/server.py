@@ -170,7 +170,7 @@ class Server(Factory):
 
     `connection` makes the service of a peer that `admission` has let in. `on_refused` is told of every peer that was
     not let in and is to blame for it; one warning line says the same. `on_claim` is told of each claim to be somebody
-    that was turned down.
+    that was turned down. `late_s` tells how late the event loop is.
     """
 
     log = Logger()
@@ -186,6 +186,7 @@ class Server(Factory):
         policy: Policy | None = None,
         limits: Limits | None = None,
         random: Callable[[], float] = uniform,
+        late_s: Callable[[], float] = lambda: 0.0,
         on_refused: Callable[[Refusal], None] | None = None,
         on_claim: Callable[[Refusal], None] = lambda refusal: None,
     ) -> None:
@@ -195,7 +196,7 @@ class Server(Factory):
         self._host_key = HostKey(host_key)
         self._admission = admission
         self._connection = connection
-        self._gate = Gate(limits or Limits(), clock.seconds, random)
+        self._gate = Gate(limits or Limits(), clock.seconds, random, late_s)
         self._on_refused = on_refused
         self._on_claim = on_claim
         self._open: set[ServerTransport] = set()

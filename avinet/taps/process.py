@@ -70,9 +70,9 @@ def more_files() -> None:
 def fewer_collections() -> None:
     """Have the garbage collector look at what is new, and at all there is only when much has come and stayed.
 
-    Ten thousand sessions are two million objects, and to look at all of them stops the process for a second. With
-    Python's own thresholds that happens again and again while a fleet comes back. What goes, goes by its reference
-    counts; the third generation is what catches cycles that nobody broke, after five million objects.
+    Ten thousand sessions are more than a million objects, and to look at all of them stops the process for a second.
+    With Python's own thresholds that happens again and again while a fleet comes back. What goes, goes by its reference
+    counts; the third generation is what catches cycles that nobody broke, after some million objects.
     """
     gc.collect()
     gc.freeze()

@@ -27,10 +27,10 @@ from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, Pair, Recorder, Wir
 class Gates:
     """A gate with a clock and chance in the test's hands."""
 
-    def __init__(self, limits: Limits, chance: float = 0.99) -> None:
+    def __init__(self, limits: Limits, chance: float = 0.99, late_s: float = 0.0) -> None:
         self.now = 0.0
         self.chance = chance
-        self.gate = Gate(limits, lambda: self.now, lambda: self.chance)
+        self.gate = Gate(limits, lambda: self.now, lambda: self.chance, lambda: late_s)
 
     def let_in(self, source: str, count: int) -> int:
         """How many of `count` peers of `source` may enter."""
@@ -136,6 +136,12 @@ class GateTests(SynchronousTestCase):
         self.assertLessEqual(max(waits.count(wait) for wait in waits), 2)
         gates.now = 60
         self.assertEqual(gates.later("192.0.2.1"), 2.0)
+
+    def test_a_server_that_is_late_takes_on_one_in_ten(self) -> None:
+        gates = Gates(Limits(late_s=0.2), late_s=0.3, chance=0.5)
+        self.assertEqual(gates.let_in("192.0.2.1", 100), 0)
+        self.assertEqual(Gates(Limits(late_s=0.2), late_s=0.3, chance=0.05).let_in("192.0.2.1", 100), 100)
+        self.assertEqual(Gates(Limits(late_s=0.2), late_s=0.1, chance=0.5).let_in("192.0.2.1", 100), 100)
 
     def test_what_is_remembered_is_bounded(self) -> None:
         gates = Gates(Limits())
