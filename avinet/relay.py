@@ -15,6 +15,9 @@ from zope.interface import implementer
 from avinet.errors import PeerError
 from avinet.sockets import Lender, has_all_of
 
+UNREAD_BYTES = 256 * 1024
+"""What may wait to be read from a peer on this machine."""
+
 
 @implementer(IPushProducer)
 class Reading:
@@ -68,6 +71,9 @@ class Relay(Protocol):
             side.transport.registerProducer(Reading(far.transport), True)
             if has_all_of(side.transport, Lender) and has_all_of(far.transport, Lender):
                 side.transport.lend_to(side)
+            limit_unread = getattr(side.transport, "limit_unread", None)
+            if limit_unread is not None:
+                limit_unread(UNREAD_BYTES)
         for side in (self, other):
             side.transport.resumeProducing()
         for side in (self, other):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from twisted.internet import main, tcp
@@ -161,6 +162,14 @@ class _Direct(tcp.Connection):
         if size != self._least and self.connected:
             self._least = size
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)
+
+    def limit_unread(self, size: int) -> None:
+        """Let about `size` bytes at most wait in the kernel to be read, if the peer is on this machine (SO_RCVBUF).
+
+        More would only leave the processor's cache. From elsewhere data has to travel: there the kernel knows best.
+        """
+        if self.connected and ip_address(self.getPeer().host).is_loopback:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     def limit_unsent(self, size: int) -> None:
         """Let at most about `size` bytes that the network has not taken yet wait in the kernel (TCP_NOTSENT_LOWAT)."""

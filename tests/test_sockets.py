@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.error import ConnectionDone, ConnectionRefusedError
@@ -272,6 +273,20 @@ class DirectTests(TestCase):
             self.assertTrue(near.made.called)
             near.transport.abortConnection()
             await near.lost
+
+    async def test_little_waits_to_be_read_from_a_peer_on_this_machine(self) -> None:
+        near, far = Person(), Person()
+        await self.joined(near, far)
+        near.transport.limit_unread(100_000)
+        size = near.transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.assertLessEqual(size, 2 * 100_000, "the kernel counts its own memory too")
+        before = far.transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        far.transport.getPeer = lambda: IPv4Address("TCP", "192.0.2.1", 7)
+        far.transport.limit_unread(100_000)
+        self.assertEqual(far.transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF), before)
+        near.transport.abortConnection()
+        await near.lost
+        near.transport.limit_unread(100_000)
 
     async def test_a_connection_that_is_gone_does_not_keep_its_taker(self) -> None:
         near, far, taker = Person(), Person(), Borrower()
