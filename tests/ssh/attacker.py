@@ -9,15 +9,18 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.address import IPv4Address
 from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, Logger
 from typing_extensions import override
+from zope.interface import provider
 
 from avinet.ssh.auth import PUBLICKEY, signed_part
 from avinet.ssh.login import ClientTransport, Credentials
 from avinet.ssh.negotiation import Proposal
 from avinet.ssh.phases import DISCONNECT, KEXINIT, SERVICE_REQUEST, USERAUTH_REQUEST, Phases, Stage, Verdict
 from avinet.ssh.policy import INDICATIONS, Policy
-from avinet.ssh.server import Server, ServerTransport
+from avinet.ssh.server import HostKey, Server, ServerTransport
 from avinet.ssh.strings import ed25519_blob, string
+from avinet.ssh.transport import Transport
 from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, Recorder, Wires, line_of
 
 
@@ -29,16 +32,22 @@ class _Lawless(Phases):
         return super().received(number) if self.stage is Stage.OPENING else Verdict.TAKE
 
 
-class Attacker(ClientTransport):
+@provider(ILogObserver)
+def _unheard(event: LogEvent) -> None:
+    """What goes wrong in an attacker is its own affair."""
+
+
+class Raw(Transport):
     """Exchanges keys as it should, then waits for its orders; what it hears stands in `heard`.
 
     Once it is `deaf`, it answers no KEXINIT.
     """
 
-    def __init__(self, clock: Clock) -> None:
-        credentials = Credentials(USER, USER_KEY, (line_of(HOST_KEY),))
-        super().__init__(clock, Policy(login_s=1e6), credentials, Recorder, "the victim")
-        self.phases = _Lawless(client=True, packets_before_login=1 << 30)
+    log = Logger(observer=_unheard)
+
+    def go_raw(self) -> None:
+        """Keep no rules from now on."""
+        self.phases = _Lawless(client=self.isClient, packets_before_login=1 << 30)
         self.heard: list[tuple[int, bytes]] = []
         self.deaf = False
 
@@ -52,13 +61,30 @@ class Attacker(ClientTransport):
         if (20 <= messageNum < 50 and not self.deaf) or messageNum == DISCONNECT:
             super().dispatchMessage(messageNum, payload)
 
+    def sealed(self, number: int, payload: bytes = b"") -> bytes:
+        """A message as it is sent next."""
+        return self._outbound.seal(bytes((number,)) + payload)
+
     def say(self, number: int, payload: bytes = b"") -> None:
         """Send a message now, whatever the order says."""
-        self.transport.write(self._outbound.seal(bytes((number,)) + payload))
+        self.transport.write(self.sealed(number, payload))
 
     def say_all(self, *messages: tuple[int, bytes]) -> None:
         """Send messages so that they arrive together."""
-        self.transport.write(b"".join(self._outbound.seal(bytes((number,)) + payload) for number, payload in messages))
+        self.transport.write(b"".join(self.sealed(*message) for message in messages))
+
+    def heard_numbers(self) -> list[int]:
+        """The numbers of all messages heard."""
+        return [number for number, _ in self.heard]
+
+
+class Attacker(Raw, ClientTransport):
+    """A client without rules."""
+
+    def __init__(self, clock: Clock) -> None:
+        credentials = Credentials(USER, USER_KEY, (line_of(HOST_KEY),))
+        super().__init__(clock, Policy(login_s=1e6), credentials, Recorder, "the victim")
+        self.go_raw()
 
     def begin(self) -> None:
         """Ask for the authentication service."""
@@ -88,9 +114,16 @@ class Attacker(ClientTransport):
         """Any authentication request."""
         return USERAUTH_REQUEST, string(user.encode()) + string(b"ssh-connection") + string(method) + rest
 
-    def heard_numbers(self) -> list[int]:
-        """The numbers of all messages heard."""
-        return [number for number, _ in self.heard]
+
+class Impostor(Raw, ServerTransport):
+    """A server without rules; with the node's host key, or with another."""
+
+    def __init__(self, clock: Clock, host_key: Ed25519PrivateKey = HOST_KEY) -> None:
+        def nothing(*_: Any) -> None:
+            """Nobody counts it."""
+
+        super().__init__(clock, Policy(login_s=1e6), HostKey(host_key), Guests(), Recorder, *[nothing] * 4)
+        self.go_raw()
 
 
 class OldAttacker(Attacker):

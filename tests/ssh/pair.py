@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionAborted, ConnectionDone
-from twisted.internet.interfaces import IConsumer, IProtocol, IPushProducer, ITransport
+from twisted.internet.interfaces import IConsumer, IProtocol, IPushProducer, IStreamClientEndpoint, ITransport
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -19,6 +19,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.errors import Unauthenticated
+from avinet.sockets import Taker, arrived
 from avinet.ssh.identity import Identity
 from avinet.ssh.login import ClientTransport, Credentials
 from avinet.ssh.policy import Policy
@@ -102,6 +103,11 @@ class Wire:
     def getHost(self) -> IPv4Address:
         return self._address
 
+    def deliver(self, data: bytes) -> None:
+        """`data` has arrived."""
+        assert self.protocol is not None
+        self.protocol.dataReceived(data)
+
     def lose(self, reason: Exception) -> None:
         """The connection is gone for this end."""
         if self.connected:
@@ -110,11 +116,48 @@ class Wire:
             self.protocol.connectionLost(Failure(reason))
 
 
-class Wires:
-    """A connection in memory between two protocols; `chunk_bytes` at a time arrive."""
+class LendingWire(Wire):
+    """An end that lends what arrives and takes what is lent, as `avinet.sockets` do."""
 
-    def __init__(self, left: IProtocol, right: IProtocol, chunk_bytes: int = 65536) -> None:
-        self.left, self.right = Wire("192.0.2.1", 22), Wire("192.0.2.2", 40000)
+    taker: Taker | None = None
+
+    def lend_to(self, taker: Taker) -> None:
+        self.taker = taker
+
+    def buffer(self) -> memoryview | None:
+        return None if self._paused else arrived()
+
+    def lend(self, data: memoryview) -> None:
+        self.write(bytes(data))
+
+    def lend_all(self, pieces: Sequence[memoryview]) -> None:
+        for piece in pieces:
+            self.lend(piece)
+
+    def read_least(self, size: int) -> None:
+        """All that there is arrives anyway."""
+        assert size > 0
+
+    def lose(self, reason: Exception) -> None:
+        super().lose(reason)
+        self.taker = None
+
+    def deliver(self, data: bytes) -> None:
+        while data and self.connected and not self.aborted:
+            assert self.taker is not None
+            buffer = self.taker.buffer()
+            assert buffer
+            count = min(len(data), len(buffer))
+            buffer[:count] = data[:count]
+            data = data[count:]
+            self.taker.lent(buffer[:count])
+
+
+class Wires:
+    """A connection in memory between two protocols, with a `wire` at each end; `chunk_bytes` at a time arrive."""
+
+    def __init__(self, left: IProtocol, right: IProtocol, chunk_bytes: int = 65536, *, wire: type[Wire] = Wire) -> None:
+        self.left, self.right = wire("192.0.2.1", 22), wire("192.0.2.2", 40000)
         self.left.protocol, self.right.protocol = left, right
         self.chunk_bytes = chunk_bytes
         self.moved_bytes = 0
@@ -135,8 +178,7 @@ class Wires:
             self.moved_bytes += len(data)
             moved = True
             if sink.connected and not sink.aborted:
-                assert sink.protocol is not None
-                sink.protocol.dataReceived(data)
+                sink.deliver(data)
             if not source.out:
                 source.drained()
         if source.ending:
@@ -151,6 +193,25 @@ class Wires:
         while self.step():
             steps -= 1
             assert steps > 0, "the two ends never fall silent"
+
+
+@implementer(IStreamClientEndpoint)
+class Memory:
+    """An endpoint that connects in memory to whatever `serve` makes."""
+
+    def __init__(self, serve: Callable[[], IProtocol], join: Callable[[IProtocol, IProtocol], Wires] = Wires) -> None:
+        self._serve = serve
+        self._join = join
+        self.all: list[Wires] = []
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        protocol = protocolFactory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 22))
+        self.all.append(self._join(self._serve(), protocol))
+        return succeed(protocol)
+
+    def flush(self) -> None:
+        for wires in self.all:
+            wires.flush()
 
 
 @dataclass

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from twisted.application.internet import ClientService
 from twisted.conch.ssh.service import SSHService
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import CancelledError, Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.error import ConnectingCancelledError, ConnectionRefusedError
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Protocol
@@ -34,7 +34,7 @@ from avinet.ssh.policy import Policy
 from avinet.ssh.server import HostKey, Server
 from avinet.ssh.strings import string, uint32
 from avinet.trust.keys import fingerprint
-from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, Recorder, Wires, line_of, logged_in, protocol_factory
+from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, Memory, Recorder, line_of, logged_in, protocol_factory
 
 
 class Says(Protocol):
@@ -51,24 +51,6 @@ class Says(Protocol):
             self.transport.write(part)
         if self._close:
             self.transport.loseConnection()
-
-
-@implementer(IStreamClientEndpoint)
-class Memory:
-    """An endpoint that connects in memory to whatever `serve` makes."""
-
-    def __init__(self, serve: Callable[[], Protocol]) -> None:
-        self._serve = serve
-        self.all: list[Wires] = []
-
-    def connect(self, protocolFactory: Any) -> Deferred[Any]:
-        protocol = protocolFactory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 22))
-        self.all.append(Wires(self._serve(), protocol))
-        return succeed(protocol)
-
-    def flush(self) -> None:
-        for wires in self.all:
-            wires.flush()
 
 
 class Node(Protocol):
