@@ -1,0 +1,254 @@
+"""A node's door, and the SSH service of an engine, under a hostile client: before its keys, its login, and after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.internet.address import IPv4Address
+from typing_extensions import override
+
+from avinet.aio import pause
+from avinet.errors import Unavailable
+from avinet.ssh import messages as m
+from avinet.ssh.channel import ChannelAddress
+from avinet.ssh.connection import Connection
+from avinet.ssh.identity import Identity
+from avinet.ssh.server import Server
+from avinet.ssh.session import SessionConnection
+from avinet.ssh.sftp import FileServer, Folder
+from avinet.ssh.tunnel import ServerTunnel
+from tests.fuzz.applications import House
+from tests.fuzz.assault import LIMITS, Assault
+from tests.fuzz.folder import folder
+from tests.fuzz.steps import Draw, joined, steps
+from tests.fuzz.vocabulary import confirmation, damaged, spelled
+from tests.fuzz.watch import check, watched
+from tests.ssh.attacker import Attacker
+from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, line_of
+
+LOG_BYTES_BEFORE_LOGIN = 200
+SESSIONS = 8
+SLOW = 16
+_STRANGER = Ed25519PrivateKey.generate()
+
+
+class ServerAssault(Assault):
+    """A client without rules against a whole `Server`."""
+
+    raw: Attacker
+
+    @override
+    def make(self) -> None:
+        self.proved = False
+        self.offers: list[str] = []
+        self.admission = Guests(slow=bool(self.flags & SLOW))
+        self.server = Server(self.clock, HOST_KEY, self.admission, self.serve, policy=self.policy)
+        self.victim: Any = self.server.buildProtocol(IPv4Address("TCP", "198.51.100.177", 47111))
+        self.raw = Attacker(self.clock)
+        self.join(self.victim, self.raw)
+        self.wire, self.tap = self.road.right, self.road.left
+        if self.stage:
+            self.flush()
+        if self.stage > 1:
+            self.raw.begin()
+        if self.stage > 2:
+            self.claim(Draw(b""))
+            self.flush()
+            self.let_in()
+
+    def serve(self, identity: Identity) -> Connection:
+        """The service of a client that was let in."""
+        if self.flags & SESSIONS:
+            return SessionConnection(self.clock, identity, self.command, self.files, limits=LIMITS, command_s=5)
+        return self.tunnel(identity)
+
+    def tunnel(self, identity: Identity) -> Connection:
+        """The node's end of a tunnel."""
+        return ServerTunnel(
+            self.clock,
+            identity,
+            lambda tunnel: self.services,
+            limits=LIMITS,
+            on_offer=lambda tunnel, service: self.offers.append(service),
+        )
+
+    async def command(self, line: str) -> tuple[int, bytes, bytes]:
+        """A command that takes a while."""
+        await pause(self.clock, len(line) % 4)
+        return 0, b"out" * len(line), b"errors"
+
+    def files(self) -> FileServer:
+        """The SFTP subsystem."""
+        return FileServer(Folder(folder()))
+
+    @override
+    def honest(self, draw: Draw) -> None:
+        if self.raw.closing or self.raw.sessionID is None:
+            return
+        match draw.below(6):
+            case 0:
+                self.raw.begin()
+            case 1:
+                self.claim(draw)
+            case 2:
+                self.say(self.raw.query(key=draw.pick((USER_KEY, _STRANGER))))
+            case 3:
+                self.rekey()
+            case 4:
+                self.answer(draw)
+            case _:
+                self.say((m.CHANNEL_OPEN_CONFIRMATION, confirmation(draw)))
+
+    def claim(self, draw: Draw) -> None:
+        """Ask to be let in, as one should for zeros."""
+        keys = (USER_KEY, _STRANGER)
+        user, key, signer = draw.pick((USER, "avictlruser", "")), draw.pick(keys), draw.pick(keys)
+        algorithm, damage = draw.pick((b"ssh-ed25519", b"ssh-rsa")), draw.byte()
+        number, body = self.raw.claim(user, key, signer, algorithm)
+        if damage:
+            body = damaged(body, damage, draw.byte(), draw.some(16))
+        self.proved = self.proved or (number, body) == self.raw.claim()
+        self.say((number, body))
+
+    def let_in(self) -> None:
+        """Let the admission decide."""
+        while self.admission.asked:
+            self.admission.asked.pop().callback(None)
+
+    @override
+    def apply(self, draw: Draw) -> None:
+        if self.admission.asked and self.connection is None:
+            if draw.byte() % 4 == 3:
+                self.admission.error = Unavailable("not now", retry_after_s=7)
+            self.let_in()
+        else:
+            super().apply(draw)
+
+    @override
+    def opened(self, connection: Connection, draw: Draw) -> Any:
+        house: House = self.house(draw)
+        if isinstance(connection, ServerTunnel):
+            return connection.open_service(draw.pick(("control:80", "logs:80", "ssh:22")), house)
+        return connection.open(b"session", b"", house, ChannelAddress("session", "the victim"))
+
+    @override
+    def oracle(self) -> None:
+        identity = self.victim.identity
+        check(identity is None or self.proved, "a client is let in that proved nothing")
+        if identity is not None:
+            check(identity.user == USER and identity.public_key == line_of(USER_KEY), f"it is taken for {identity}")
+        check(len(self.offers) <= 1000, "it takes offers without end")
+        check(self.victim.identity is not None or self.connection is None, "a service runs before the login")
+
+    @override
+    def over(self) -> None:
+        self.admission.asked.clear()
+        check(self.server.logging_in == 0, "a connection that is gone counts as on its way in")
+        check(self.server.connections == 0, "a connection that is gone counts")
+        check(len(self.admission.admitted) == len(self.admission.gone), "logins and logouts differ")
+
+
+def run(data: bytes, assault: type[ServerAssault] = ServerAssault) -> None:
+    """Run one program. Raises `Found`, and what else goes wrong."""
+    program: Iterator[bytes] = steps(data)
+    with watched() as log:
+        attack = assault(Draw(next(program, b"")))
+        attack.run(program)
+    if not attack.admission.admitted:
+        logged = sum(len(line.encode()) for line in log.lines)
+        check(logged <= LOG_BYTES_BEFORE_LOGIN, f"{logged} bytes of log for a peer that did not log in: {log.lines}")
+
+
+SAY, HONEST, APPLY, ACT, WAIT, HOLD, STALL, TAMPER, OTHER, BYTES, END = 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
+OPEN = bytes((SAY,)) + spelled(m.CHANNEL_OPEN)
+"""A direct-tcpip to control:80 with number 0, and a mebibyte of window."""
+
+
+def channel(number: int, id: int, *rest: int) -> bytes:
+    """A message for a channel."""
+    return bytes((SAY,)) + spelled(number, id, *rest)
+
+
+def open_to(host: int, id: int = 0, port: int = 0) -> bytes:
+    """Open a channel to the service of a host and a port of the vocabulary."""
+    return OPEN + bytes((0, id, 0, 0, host, port))
+
+
+TALK = (
+    open_to(0),
+    channel(m.CHANNEL_DATA, 0, 5) + b"hello",
+    channel(m.CHANNEL_WINDOW_ADJUST, 0, 100),
+    channel(m.CHANNEL_REQUEST, 0),
+    channel(m.CHANNEL_EOF, 0),
+    channel(m.CHANNEL_CLOSE, 0),
+    open_to(2, 1),
+    open_to(3, 2, 1),
+    open_to(4, 3),
+    channel(m.CHANNEL_EXTENDED_DATA, 1, 1, 5),
+    bytes((SAY,)) + spelled(m.CHANNEL_DATA) + b"\1\xce",
+    bytes((ACT, 0, 0, 200)),
+    bytes((ACT, 0, 2)),
+    bytes((ACT, 0, 4)),
+    bytes((ACT, 0, 5)),
+    bytes((WAIT, 4)),
+    bytes((STALL,)),
+    bytes((HOLD,)),
+)
+"""What is said over a connection that is open, and beside it."""
+SEVERAL = (
+    *(open_to(0, id) for id in range(4)),
+    channel(m.CHANNEL_DATA, 2, 5) + b"hello",
+    channel(m.CHANNEL_EOF, 1),
+    channel(m.CHANNEL_WINDOW_ADJUST, 2, 100),
+    channel(m.CHANNEL_EXTENDED_DATA, 3, 1, 5),
+    channel(m.CHANNEL_REQUEST, 1),
+    bytes((ACT, 2, 0, 200)),
+    bytes((ACT, 1, 2)),
+    channel(m.CHANNEL_EOF, 3),
+    channel(m.CHANNEL_CLOSE, 0),
+    bytes((ACT, 3, 1)),
+    open_to(0, 0),
+    channel(m.CHANNEL_CLOSE, 3),
+)
+"""Channels beside one another, each further than the next."""
+REQUESTS = (
+    bytes((SAY,)) + spelled(m.GLOBAL_REQUEST),
+    bytes((SAY,)) + spelled(m.GLOBAL_REQUEST, 0, 0, 2),
+    bytes((SAY,)) + spelled(m.GLOBAL_REQUEST, 1),
+    bytes((SAY,)) + spelled(m.GLOBAL_REQUEST, 2),
+    bytes((APPLY, 1, 0)),
+    bytes((HONEST, 5)),
+    bytes((HONEST, 4)),
+    bytes((APPLY, 2)),
+    bytes((APPLY, 0)),
+    bytes((HONEST, 3)),
+)
+SESSION = (
+    bytes((SAY,)) + spelled(m.CHANNEL_OPEN, 2),
+    channel(m.CHANNEL_REQUEST, 0, 0, 1),
+    bytes((SAY,)) + spelled(m.CHANNEL_OPEN, 2, 1),
+    channel(m.CHANNEL_REQUEST, 1, 1, 1, 1),
+    bytes((SAY, 0, 5, 1, 1)) + b"\0\0\0\3",
+    bytes((SAY, 0, 5, 1, 11, 0, 0)),
+    bytes((WAIT, 6)),
+)
+LOGIN = (bytes((HONEST, 0)), bytes((HONEST, 2)), bytes((HONEST, 1)), bytes((APPLY,)))
+OPEN_SEEDS = [
+    *(joined([bytes((3, flags)), *SEVERAL]) for flags in range(4)),
+    *(joined([bytes((3, flags)), *REQUESTS, *TALK]) for flags in range(4)),
+]
+"""Those of clients that are logged in."""
+SEEDS = [
+    joined([b"\0", bytes((HOLD,)), *LOGIN]),
+    joined([b"\0\1", bytes((TAMPER, 3, 9)), bytes((TAMPER, 4, 0, 0, 7)), bytes((HOLD,))]),
+    *(joined([bytes((1, flags)), *LOGIN, *TALK]) for flags in (0, 1, 2, SLOW)),
+    *(joined([bytes((3, flags)), *TALK, *TALK]) for flags in range(8)),
+    *OPEN_SEEDS,
+    *(joined([bytes((3, flags | SESSIONS)), *SESSION, *REQUESTS]) for flags in range(4)),
+    *(joined([bytes((stage, 0)), bytes((SAY, 0, kind))]) for stage in range(4) for kind in range(15, 31)),
+    joined([b"\3\0", bytes((BYTES,)) + b"junk"]),
+    joined([b"\3\0", bytes((OTHER, 200))]),
+    *(joined([b"\3\0", open_to(0), bytes((END, how))]) for how in range(4)),
+]
