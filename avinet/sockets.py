@@ -82,6 +82,7 @@ class _Direct(tcp.Connection):
     """
 
     bufferSize = 0  # noqa: N815
+    SEND_LIMIT = READ_BYTES
     _taker: Taker | None = None
     _least = 1
 
@@ -105,6 +106,9 @@ class _Direct(tcp.Connection):
             taker.lent(buffer[:count])
         elif count:
             self.protocol.dataReceived(bytes(buffer[:count]))
+        # A kernel says that it takes more only when a third of its buffer is free, which over a long link is late.
+        if count and self.connected and (self._tempDataLen or self.dataBuffer):
+            return self.doWrite()
         return why
 
     @override

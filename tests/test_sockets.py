@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import weakref
 from collections.abc import Sequence
@@ -241,6 +242,26 @@ class DirectTests(TestCase):
         handle.settimeout(10)
         self.assertEqual(handle.recv(5), b"hello")
         handle.setblocking(False)
+        near.transport.abortConnection()
+        far.transport.abortConnection()
+        await within(reactor, 10, near.lost, "the end")
+        await within(reactor, 10, far.lost, "the end")
+
+    async def test_what_waits_is_tried_again_whenever_something_comes(self) -> None:
+        near, far = Person(1), Person()
+        await self.joined(near, far)
+        far.transport.stopReading()
+        while near.transport.buffer() is not None:
+            near.transport.lend(memoryview(DATA)[:50_000])
+        reactor.removeWriter(near.transport)  # type: ignore[attr-defined]
+        handle: socket.socket = far.transport.getHandle()
+        with contextlib.suppress(BlockingIOError):
+            while handle.recv(READ_BYTES):
+                pass
+        handle.send(b"x")
+        await within(reactor, 10, near.enough, "the byte")
+        await pause(reactor, 0)
+        self.assertIsNotNone(near.transport.buffer())
         near.transport.abortConnection()
         far.transport.abortConnection()
         await within(reactor, 10, near.lost, "the end")

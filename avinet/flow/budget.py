@@ -20,9 +20,9 @@ class Budget:
     def size(self, channel: int, held: int, wanted: int) -> int:
         """The window of `channel` from now on, out of the `wanted`; its peer may have us hold `held` bytes already."""
         self.free(channel)
-        size = max(min(wanted, self._left // 2), self._least)
+        size = min(wanted, max(self._left // 2, self._least))
         taken = max(held, size) - self._least
-        if taken:
+        if taken > 0:
             self._taken[channel] = taken
             self._left -= taken
         return size

@@ -6,27 +6,48 @@ from avinet.errors import PeerError
 
 MOST_BYTES = (1 << 32) - 1
 """The largest window there can be."""
+GRANT_BYTES = 256 * 1024
+"""What is always worth a message, however large the window: a sender tries its socket again whenever one comes."""
+
+
+PIECE_BYTES = 32 * 1024
+"""What always goes into one packet."""
+PIECE_S = 0.008
+"""How long a larger packet may take."""
+_MEASURED_S = 0.01
 
 
 class SendWindow:
-    """What may be sent: `left` bytes in all, in packets of at most `packet_bytes`."""
+    """What may be sent: `left` bytes in all, in packets of at most `packet_bytes`.
 
-    __slots__ = ("left", "packet_bytes")
+    The peer gives window back for packets that have come whole, so they are only as large as what it gives back in a
+    short time.
+    """
+
+    __slots__ = ("_added", "_most_bytes", "_since", "left", "packet_bytes")
 
     def __init__(self, left: int, packet_bytes: int) -> None:
         self.left = left
-        self.packet_bytes = packet_bytes
+        self.packet_bytes = min(packet_bytes, PIECE_BYTES)
+        self._most_bytes = packet_bytes
+        self._added = 0
+        self._since = float("-inf")
 
     @property
     def room(self) -> int:
         """How many bytes the next packet may have."""
         return min(self.left, self.packet_bytes)
 
-    def add(self, count: int) -> None:
+    def add(self, count: int, now: float) -> None:
         """The peer lets us send `count` more. Raises `PeerError` when that is more than there can be."""
         if self.left + count > MOST_BYTES:
             raise PeerError(f"it opened a window beyond {MOST_BYTES} bytes")
         self.left += count
+        self._added += count
+        elapsed = now - self._since
+        if elapsed >= _MEASURED_S:
+            self.packet_bytes = min(max(int(self._added / elapsed * PIECE_S), PIECE_BYTES), self._most_bytes)
+            self._since, self._added = now, 0
 
     def sent(self, count: int) -> None:
         """A packet with `count` bytes went out."""
@@ -63,7 +84,7 @@ class ReceiveWindow:
     def grant(self) -> int:
         """How many bytes to give back to the peer now: all that there is room for, or 0 while that is little."""
         room = self.size - self.left - self.unread
-        if room <= 0 or room < (self.size + 3) // 4:
+        if room <= 0 or room < min((self.size + 3) // 4, GRANT_BYTES):
             return 0
         self.left += room
         return room

@@ -22,7 +22,7 @@ from typing_extensions import override
 from avinet.aio import as_deferred
 from avinet.errors import AvinetError, PeerError, TooMany, Unavailable
 from avinet.flow.budget import Budget
-from avinet.flow.pipe import Pipe
+from avinet.flow.pipe import Pipe, Question
 from avinet.flow.turns import Priority, Turns
 from avinet.flow.window import ReceiveWindow, SendWindow
 from avinet.sockets import MOST_PIECES, READ_BYTES
@@ -40,6 +40,7 @@ from avinet.ssh.messages import (
     CHANNEL_SUCCESS,
     CHANNEL_WINDOW_ADJUST,
     CONNECT_FAILED,
+    DRAIN,
     GLOBAL_REQUEST,
     KEEPALIVE,
     REQUEST_FAILURE,
@@ -94,6 +95,8 @@ class Connection(SSHService):
         self._turns: Turns[Outgoing] = Turns()
         self._pipe: Pipe | None = None
         self._budget: Budget | None = None
+        self._quickest_s = 0.0
+        self._arrived_bytes = 0
         self._chat_at = float("-inf")
         self._loan: Channel | None = None
         self._loans: list[memoryview] = []
@@ -244,6 +247,11 @@ class Connection(SSHService):
         """How much one channel may send at once: little while others say little things and wait for the answer."""
         return COMPANY_BYTES if self._in_company else READ_BYTES
 
+    @property
+    def heard_at(self) -> float:
+        """When the peer was last heard."""
+        return self.transport.heard_at
+
     def chatted(self) -> None:
         """A little thing was said, and not because a window was almost closed."""
         self._chat_at = self.transport.heard_at
@@ -274,27 +282,43 @@ class Connection(SSHService):
             self._sending = False
             self.transport.uncork()
 
-    def delivered(self, channel: int, count: int, held: int) -> int:
-        """`count` bytes that arrived on our `channel` have been consumed; the window that it should have now."""
-        if self._pipe is None or self._budget is None:
-            self._pipe = Pipe(self.limits.window_bytes, self.limits.most_window_bytes)
-            self._budget = Budget(self.limits.most_window_bytes, self._pipe.least)
+    def window(self, channel: int, held: int) -> int:
+        """The window that our `channel` should have, now that data which arrived on it has been consumed."""
+        pipe, budget = self._pipe, self._budget
+        if pipe is None or budget is None:
+            most = self.limits.most_window_bytes
+            pipe = self._pipe = Pipe(self.limits.window_bytes, most, self._quickest_s)
+            budget = self._budget = Budget(most, pipe.least)
         now = self._clock.seconds()
-        window = self._pipe.delivered(now, count, channel, hurried=self._in_company)
-        if self._pipe.ask(now):
-            self.measure(self._pipe.round_trip)
-        return self._budget.size(channel, held, window)
+        count, self._arrived_bytes = self._arrived_bytes, 0
+        window = pipe.delivered(now, count, channel, hurried=self._in_company)
+        self._ask(pipe, now)
+        return budget.size(channel, held, window)
 
-    def measure(self, measured: Callable[[float, float], None]) -> None:
-        """Ask the peer something, and tell `measured` the time and how many seconds the answer took."""
-        began = self._clock.seconds()
+    def _ask(self, pipe: Pipe, now: float) -> None:
+        """Ask the peer what the estimate of the link needs, if anything."""
+        question = pipe.ask(now)
+        if question is None:
+            return
 
         def answered(result: bytes | Failure) -> None:
-            if not isinstance(result, Failure) or result.check(RequestRefused):
-                now = self._clock.seconds()
-                measured(now, now - began)
+            if isinstance(result, Failure) and not result.check(RequestRefused):
+                pipe.unanswered()
+                return
+            at = self._clock.seconds()
+            pipe.answered(at, at - now)
+            if pipe.draining:
+                self._ask(pipe, at)
 
-        self.request(KEEPALIVE).addBoth(answered)
+        self.request(DRAIN if question is Question.DRAIN else KEEPALIVE).addBoth(answered)
+
+    def _drain_too(self) -> None:
+        """The peer measures the round trip: what comes from it to us must not stand before its questions."""
+        if self._pipe is not None:
+            now = self._clock.seconds()
+            self._pipe.drain(now)
+            if self._pipe.draining:
+                self._ask(self._pipe, now)
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call back when whatever is going on has ended."""
@@ -339,6 +363,8 @@ class Connection(SSHService):
     def _global_request(self, packet: bytes) -> None:
         reader = Reader(packet, "GLOBAL_REQUEST")
         name, wants_reply = reader.string(_NAME_BYTES), reader.boolean()
+        if name == DRAIN:
+            self._drain_too()
         answer = self.requested(name, reader.rest())
         if answer is None:
             self.refused += 1
@@ -419,6 +445,8 @@ class Connection(SSHService):
 
     def _confirmed(self, id: int, theirs: Terms, opening: Opening) -> None:
         """Connect a protocol to the channel, unless nobody wants it any more, or the factory has none."""
+        took_s = self._clock.seconds() - opening.began
+        self._quickest_s = min(self._quickest_s or took_s, took_s)
         waiting = opening.answered()
         try:
             if waiting is None:
@@ -489,6 +517,7 @@ class Connection(SSHService):
             return
         if size < CHAT_BYTES <= channel.window_left:
             self.chatted()
+        self._arrived_bytes += size
         data = payload[_DATA.size :]
         if size <= GATHERED_BYTES and channel.lending:
             try:

@@ -14,3 +14,5 @@ STDERR = 1
 
 KEEPALIVE = b"keepalive@openssh.com"
 """The global request that asks for a sign of life; whatever the answer is, it is one."""
+DRAIN = b"drain@avinet"
+"""The same, asked by an end that measures the round trip: the peer closes its windows too until it has measured it."""

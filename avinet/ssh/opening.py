@@ -94,7 +94,7 @@ class Accepted:
 class Opening:
     """A channel that we asked for: what it is for, and who waits for it, but no longer than `seconds`."""
 
-    __slots__ = ("_seconds", "_timer", "_waiting", "address", "factory", "priority")
+    __slots__ = ("_seconds", "_timer", "_waiting", "address", "began", "factory", "priority")
 
     def __init__(
         self,
@@ -107,6 +107,7 @@ class Opening:
         self.factory = factory
         self.address = address
         self.priority = priority
+        self.began = clock.seconds()
         self._seconds = seconds
         self._timer = clock.callLater(seconds, self._expire)
         self._waiting: Deferred[IProtocol] | None = None

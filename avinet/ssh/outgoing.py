@@ -34,6 +34,10 @@ class Carrier(Protocol):
     def batch_bytes(self) -> int:
         """How much one channel may send at once now."""
 
+    @property
+    def heard_at(self) -> float:
+        """When the peer was last heard."""
+
     def send(self, number: int, channel: int, *fields: bytes | memoryview) -> None:
         """Send a message to the peer's `channel`."""
 
@@ -58,8 +62,8 @@ class Carrier(Protocol):
     def soon(self, call: Callable[[], None]) -> None:
         """Call back when whatever is going on has ended."""
 
-    def delivered(self, channel: int, count: int, held: int) -> int:
-        """`count` bytes that arrived on our `channel` have been consumed; the window that it should have now.
+    def window(self, channel: int, held: int) -> int:
+        """The window that our `channel` should have, now that data which arrived on it has been consumed.
 
         The window that it had is open again, so that its peer may have us hold `held` bytes.
         """
@@ -210,7 +214,7 @@ class Outgoing:
 
     def adjusted(self, count: int) -> None:
         """The peer has opened its window by `count` bytes. Raises `PeerError`."""
-        self.window.add(count)
+        self.window.add(count, self._carrier.heard_at)
         if count and (self.waiting or self._paused):
             self._take_turn()
 

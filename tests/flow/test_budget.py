@@ -47,6 +47,9 @@ class BudgetTests(SynchronousTestCase):
         budget.size(1, LEAST, LEAST)
         self.assertGreater(budget.size(2, LEAST, 10 * MOST), MOST // 2 - LEAST)
 
+    def test_nobody_gets_more_than_it_wants(self) -> None:
+        self.assertEqual(Budget(MOST, LEAST).size(1, LEAST, 5), 5)
+
     def test_a_channel_that_ends_gives_all_of_it_back(self) -> None:
         budget = Budget(MOST, LEAST)
         first = budget.size(1, LEAST, 10 * MOST)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import PeerError
-from avinet.flow.window import MOST_BYTES, ReceiveWindow, SendWindow
+from avinet.flow.window import GRANT_BYTES, MOST_BYTES, PIECE_BYTES, PIECE_S, ReceiveWindow, SendWindow
 
 
 class SendWindowTests(SynchronousTestCase):
@@ -19,14 +19,30 @@ class SendWindowTests(SynchronousTestCase):
 
     def test_opens_up_to_the_largest_number(self) -> None:
         window = SendWindow(1, 1)
-        window.add(MOST_BYTES - 1)
+        window.add(MOST_BYTES - 1, 0.0)
         self.assertEqual(window.left, MOST_BYTES)
 
     def test_refuses_a_sum_beyond_the_largest_number(self) -> None:
         """(S27)"""
         window = SendWindow(1, 1)
-        self.assertRaises(PeerError, window.add, MOST_BYTES)
+        self.assertRaises(PeerError, window.add, MOST_BYTES, 0.0)
         self.assertEqual(window.left, 1)
+
+    def test_packets_are_as_large_as_what_is_given_back_in_a_short_time(self) -> None:
+        window = SendWindow(1 << 20, 512 * 1024)
+        self.assertEqual(window.room, PIECE_BYTES, "nothing is known yet")
+        now = 0.0
+        for rate, packet in ((2e6, PIECE_BYTES), (20e6, int(20e6 * PIECE_S)), (1e9, 512 * 1024), (2e6, PIECE_BYTES)):
+            for _ in range(3):
+                now += 0.0625
+                window.add(int(rate * 0.0625), now)
+            self.assertEqual(window.room, packet)
+
+    def test_packets_are_never_larger_than_the_peer_takes(self) -> None:
+        window = SendWindow(1 << 20, 1000)
+        for tick in range(9):
+            window.add(10_000_000, tick * 0.015625)
+        self.assertEqual(window.room, 1000)
 
 
 class ReceiveWindowTests(SynchronousTestCase):
@@ -55,6 +71,14 @@ class ReceiveWindowTests(SynchronousTestCase):
         window.consumed(1)
         self.assertEqual(window.grant(), 25)
         self.assertEqual(window.left, 95)
+
+    def test_a_large_one_does_not_wait_for_long(self) -> None:
+        window = ReceiveWindow(100 * GRANT_BYTES, GRANT_BYTES)
+        window.received(GRANT_BYTES)
+        window.consumed(GRANT_BYTES - 1)
+        self.assertEqual(window.grant(), 0)
+        window.consumed(1)
+        self.assertEqual(window.grant(), GRANT_BYTES)
 
     @given(st.integers(1, 400), st.lists(st.tuples(st.booleans(), st.integers(0, 500)), max_size=60))
     def test_window_buffer_and_debt_are_always_the_whole(self, size: int, steps: list[tuple[bool, int]]) -> None:
