@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet import tcp
+from twisted.internet.address import IPv4Address
 from twisted.internet.interfaces import IHalfCloseableProtocol, IProtocol, IReactorFDSet
 from twisted.internet.posixbase import _DisconnectSelectableMixin
 from twisted.internet.protocol import Protocol, connectionDone
@@ -124,6 +125,7 @@ class Net(Clock, _DisconnectSelectableMixin):
         for end, protocol, make in zip(socket_pair(), (near, far), (tcp.Connection, kind), strict=True):
             connection: Any = make(end, protocol, self)  # type: ignore[arg-type]
             connection.connected = 1
+            connection.getPeer = lambda: IPv4Address("TCP", "127.0.0.1", 1)
             connection.startReading()
             protocol.makeConnection(connection)
 
