@@ -19,7 +19,8 @@ from bench.measure import Bench, BenchError, Case, Effort, Figures, PeerFigures
 BENCHES = {
     "lifecycle": "from start to acknowledgement, from crash to recovery; memory and idle traffic",
     "throughput": "a gibibyte through a channel, both ways, against OpenSSH and a relay without SSH",
-    "thin-link": "a control round trip while a pull runs over 20 Mbit/s, against OpenSSH",
+    "thin-link": "a control round trip while a pull runs over 20 Mbit/s, against OpenSSH and stock Conch",
+    "long-link": "a pull and a push over 1 Gbit/s with 60 ms, against OpenSSH and TCP itself",
     "fleet": "what 10,000 tunnels and 10,000 service engines that report cost a controller, against sshd",
     "storm": "a fleet that comes back after its controller was killed",
     "latency": "a byte there and back, alone and beside a transfer, against OpenSSH",

@@ -1,8 +1,9 @@
-"""The two ends of a tunnel of ours as processes: python -m bench.forwarder server|client FOLDER PORT FORWARD...
+"""The two ends of a tunnel of ours as processes: python -m bench.forwarder server|client FOLDER PLACE FORWARD...
 
-FORWARD is NAME=PORT, a service that leads to PORT of 127.0.0.1, or PORT=NAME, a door there that leads to the peer's
-service. That is all that `ssh -L` and `ssh -R` do. FOLDER has `host_key` and `user_key`. "ready" is printed when all of
-it can be used. The process is set up as those of the node and the service engine are.
+PLACE is the server's, ADDRESS:PORT. FORWARD is NAME=PORT, a service that leads to PORT of 127.0.0.1, or PORT=NAME, a
+door there that leads to the peer's service. That is all that `ssh -L` and `ssh -R` do. FOLDER has `host_key` and
+`user_key`. "ready" is printed when all of it can be used. The process is set up as those of the node and the service
+engine are.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class End:
         reactor.listenTCP(self.doors[service], to_service(tunnel, service), backlog=BACKLOG, interface="127.0.0.1")
 
 
-def server(folder: Path, port: int, end: End) -> None:
+def server(folder: Path, address: str, port: int, end: End) -> None:
     """A node's end: ready at once, and its doors open as the client offers what is behind them."""
 
     def tunnel(identity: Identity) -> ServerTunnel:
@@ -135,11 +136,11 @@ def server(folder: Path, port: int, end: End) -> None:
 
     guests = Guests(public_line(load_private(folder / "user_key")))
     factory = Server(reactor, load_private(folder / "host_key"), guests, tunnel)
-    reactor.listenTCP(port, factory, backlog=BACKLOG, interface="127.0.0.1")
+    reactor.listenTCP(port, factory, backlog=BACKLOG, interface=address)
     print("ready", flush=True)
 
 
-def client(folder: Path, port: int, end: End) -> None:
+def client(folder: Path, address: str, port: int, end: End) -> None:
     """An engine's end: ready when its doors are open and its services on offer."""
 
     async def use(tunnel: Tunnel) -> None:
@@ -158,7 +159,7 @@ def client(folder: Path, port: int, end: End) -> None:
     host_key = public_line(load_private(folder / "host_key"))
     login = LoginEndpoint(
         reactor,
-        TCP4ClientEndpoint(reactor, "127.0.0.1", port),
+        TCP4ClientEndpoint(reactor, address, port),
         Credentials(USER, load_private(folder / "user_key"), (host_key,)),
         tunnel,
         where="the server",
@@ -166,11 +167,12 @@ def client(folder: Path, port: int, end: End) -> None:
     tasks.spawn(login.connect(Factory.forProtocol(Protocol)), "the login")
 
 
-def main(role: str, folder: str, port: str, *arguments: str) -> None:
+def main(role: str, folder: str, place: str, *arguments: str) -> None:
     """Run one end until it is ended."""
+    address, _, port = place.partition(":")
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
     more_files()
-    {"server": server, "client": client}[role](Path(folder), int(port), End(list(arguments)))
+    {"server": server, "client": client}[role](Path(folder), address, int(port), End(list(arguments)))
     fewer_collections()
     reactor.run()
 

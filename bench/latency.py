@@ -54,9 +54,9 @@ def run(effort: Effort, say: Say) -> Iterator[Case]:
             )
 
 
-def pinged(on: Stage, carrier: Carrier, count: int, apart_us: int = 0) -> list[float]:
-    """Round trips in µs, sorted."""
-    lines = on.run("ping", str(carrier.near["echo"]), str(count), str(apart_us))
+def pinged(on: Stage, carrier: Carrier, count: int, apart_us: int = 0, seconds: float = 1e9) -> list[float]:
+    """Round trips in µs, sorted: `count` of them, or those of so many seconds, but at least one."""
+    lines = on.run("ping", str(carrier.near["echo"]), str(count), str(apart_us), str(seconds))
     return sorted(float(line) * 1e6 for line in lines)
 
 
@@ -64,15 +64,15 @@ def beside(
     on: Stage, carrier: Carrier, way: str, count: int, *, settle_s: float = _SETTLED_S, apart_us: int = 500
 ) -> tuple[list[float], float]:
     """Round trips in µs beside a transfer, and the MB/s of the transfer."""
-    seconds = str(settle_s + count * max(0.002, apart_us * 5e-6))
+    seconds = count * max(0.002, apart_us * 5e-6)
     if way == "pull":
-        command = [on.traffic, "pull", str(carrier.near["serve"]), seconds]
+        command = on.traffic("pull", str(carrier.near["serve"]), str(settle_s + seconds))
     else:
-        command = [on.traffic, "push", str(carrier.near["sink"]), "0", seconds]
+        command = on.traffic("push", str(carrier.near["sink"]), "0", str(settle_s + seconds))
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as bulk:
         with suppress(subprocess.TimeoutExpired):
             bulk.wait(settle_s)
-        times = pinged(on, carrier, count, apart_us)
+        times = pinged(on, carrier, count, apart_us, seconds)
         out, _ = bulk.communicate(timeout=120)
     took, moved = out.split()
     return times, int(moved) / 1e6 / float(took)

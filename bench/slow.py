@@ -77,7 +77,7 @@ def stick(on: Stage, carriers: Sequence[Carrier]) -> None:
     """Have readers that do not read on every tunnel, at both of its ends."""
     for number, carrier in enumerate(carriers):
         for side, doors in (("near", carrier.near), ("far", carrier.far)):
-            on.start(f"stuck-{side}-{number}", on.traffic, "stuck", str(doors["serve"]), str(EACH_WAY))
+            on.start(f"stuck-{side}-{number}", *on.traffic("stuck", str(doors["serve"]), str(EACH_WAY)))
 
 
 def until_still(on: Stage, processes: Sequence[int]) -> None:

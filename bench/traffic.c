@@ -1,16 +1,17 @@
 /* The ends of what is measured: they cost so little that they do not limit it.
  *
  *   traffic sink PORT            takes all that comes, and answers its number (8 bytes) once the other half is closed
- *   traffic serve PORT BYTES     sends BYTES (0: without end) on each connection
+ *   traffic serve PORT BYTES [RATE]  sends BYTES (0: without end) on each connection, at most RATE a second
  *   traffic echo PORT            sends back what comes
  *   traffic answer PORT          sends back what comes, for many short connections: in one process
  *   traffic push PORT BYTES SECONDS  sends BYTES to a sink (0: what goes in SECONDS); prints seconds and bytes
  *   traffic pull PORT SECONDS    reads to the end, or for SECONDS if not 0; prints seconds and bytes
- *   traffic ping PORT COUNT US   one byte there and back, COUNT times, US microseconds apart; prints each in seconds
+ *   traffic ping PORT COUNT US [SECONDS]  one byte there and back, COUNT times, US microseconds apart, within SECONDS; prints
+ *                                each in seconds, but for one before them all, for which a channel has to be opened
  *   traffic opens PORT COUNT AT_ONCE  opens COUNT connections, AT_ONCE at a time, for a byte there and back; prints seconds and count
  *   traffic stuck PORT COUNT     opens COUNT connections and never reads; says "ready" once all of them are open
  *
- * PORT is one of 127.0.0.1. A server says "ready" once it listens, and takes each connection in a process of its own.
+ * PORT is one of 127.0.0.1, or ADDRESS:PORT. A server says "ready" once it listens, and takes each connection in a process of its own.
  */
 #include <arpa/inet.h>
 #include <netinet/tcp.h>
@@ -20,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -42,11 +44,17 @@ static void fail(const char *what)
 	exit(1);
 }
 
-static struct sockaddr_in local(const char *port)
+static struct sockaddr_in place(const char *port)
 {
-	struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(port))};
-	address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-	return address;
+	struct sockaddr_in found = {.sin_family = AF_INET};
+	char address[INET_ADDRSTRLEN] = "127.0.0.1";
+	const char *colon = strchr(port, ':');
+	if (colon)
+		snprintf(address, sizeof address, "%.*s", (int)(colon - port), port);
+	found.sin_port = htons(atoi(colon ? colon + 1 : port));
+	if (inet_pton(AF_INET, address, &found.sin_addr) != 1)
+		fail(port);
+	return found;
 }
 
 static void no_delay(int fd)
@@ -57,7 +65,7 @@ static void no_delay(int fd)
 
 static int dial(const char *port)
 {
-	struct sockaddr_in address = local(port);
+	struct sockaddr_in address = place(port);
 	int fd = socket(AF_INET, SOCK_STREAM, 0);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
 		fail("connect");
@@ -78,16 +86,19 @@ static long long drain(int fd, double seconds)
 	return total;
 }
 
-static long long feed(int fd, long long bytes, double seconds)
+static long long feed(int fd, long long bytes, double seconds, double rate)
 {
 	long long total = 0;
-	double end = now() + seconds;
+	double began = now(), end = began + seconds;
 	while (bytes ? total < bytes : seconds == 0 || now() < end) {
 		long long left = bytes ? bytes - total : PIECE;
 		ssize_t count = write(fd, buffer, left < PIECE ? left : PIECE);
 		if (count <= 0)
 			return -1;
 		total += count;
+		double early = rate > 0 ? total / rate - (now() - began) : 0;
+		if (early > 0)
+			usleep((useconds_t)(early * 1e6));
 	}
 	return total;
 }
@@ -135,7 +146,7 @@ static void stick(const char *port, long count)
 		pause();
 }
 
-static void serve_one(const char *what, int fd, long long bytes)
+static void serve_one(const char *what, int fd, long long bytes, double rate)
 {
 	ssize_t count;
 	no_delay(fd);
@@ -144,7 +155,7 @@ static void serve_one(const char *what, int fd, long long bytes)
 		if (write(fd, &total, sizeof total) != sizeof total)
 			exit(1);
 	} else if (!strcmp(what, "serve")) {
-		if (feed(fd, bytes, 0) >= 0 && !shutdown(fd, SHUT_WR))
+		if (feed(fd, bytes, 0, rate) >= 0 && !shutdown(fd, SHUT_WR))
 			drain(fd, 0);
 	} else {
 		while ((count = read(fd, buffer, sizeof buffer)) > 0)
@@ -176,9 +187,9 @@ static void answer(int listening)
 	}
 }
 
-static void serve(const char *what, const char *port, long long bytes)
+static void serve(const char *what, const char *port, long long bytes, double rate)
 {
-	struct sockaddr_in address = local(port);
+	struct sockaddr_in address = place(port);
 	int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
 	if (bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 1024))
@@ -194,8 +205,9 @@ static void serve(const char *what, const char *port, long long bytes)
 		if (connection < 0)
 			continue;
 		if (fork() == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGTERM);
 			close(fd);
-			serve_one(what, connection, bytes);
+			serve_one(what, connection, bytes, rate);
 			_exit(0);
 		}
 		close(connection);
@@ -211,7 +223,7 @@ int main(int argc, char **argv)
 
 	if (!strcmp(what, "sink") || !strcmp(what, "serve") || !strcmp(what, "echo") ||
 	    !strcmp(what, "answer"))
-		serve(what, port, (long long)first);
+		serve(what, port, (long long)first, second);
 
 	double began = now();
 	if (!strcmp(what, "opens")) {
@@ -225,7 +237,7 @@ int main(int argc, char **argv)
 	int fd = dial(port);
 	began = now();
 	if (!strcmp(what, "push")) {
-		int64_t got = -1, sent = feed(fd, (long long)first, second);
+		int64_t got = -1, sent = feed(fd, (long long)first, second, 0);
 		if (sent < 0)
 			fail("write");
 		shutdown(fd, SHUT_WR);
@@ -238,11 +250,13 @@ int main(int argc, char **argv)
 		long long total = drain(fd, first);
 		printf("%.6f %lld\n", now() - began, total);
 	} else {
-		for (long left = (long)first; left > 0; left--) {
+		double end = began + (argc > 5 ? atof(argv[5]) : 1e9);
+		for (long done = 0; done <= (long)first && (done <= 1 || now() < end); done++) {
 			double sent = now();
 			if (write(fd, buffer, 1) != 1 || read(fd, buffer, 1) != 1)
 				fail("ping");
-			printf("%.7f\n", now() - sent);
+			if (done > 0)
+				printf("%.7f\n", now() - sent);
 			if (second > 0)
 				usleep((useconds_t)second);
 		}
