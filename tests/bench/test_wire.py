@@ -5,11 +5,13 @@ import socket
 from twisted.trial.unittest import SynchronousTestCase
 
 from bench.wire import connections, listening
+from demo.machine import free_ports
 
 
 class WireTests(SynchronousTestCase):
     def setUp(self):
-        self.server = socket.create_server(("127.0.0.1", 0))
+        (port,) = free_ports(1)  # one that no connection of others is given
+        self.server = socket.create_server(("127.0.0.1", port))
         self.addCleanup(self.server.close)
         self.port = self.server.getsockname()[1]
 
