@@ -34,7 +34,11 @@ class Reverse:
 
     async def push(self, engine_id: str, push: ConfigPush) -> ConfigState:
         """Send a configuration; see `avinet.config.distribute.Pusher`."""
-        answer = await self._ask(engine_id, "PUT", "/v1/configuration", push, timeout_s=PUSH_S)
+        session = self._sessions.get(engine_id)
+        try:
+            answer = await self._ask(engine_id, "PUT", "/v1/configuration", push, timeout_s=PUSH_S)
+        finally:
+            self._sessions.hang_up(session)
         return answer.decoded(ConfigState)
 
     async def command(self, engine_id: str, request: CommandRequest, timeout_s: float) -> CommandResult:

@@ -194,28 +194,31 @@ class ControllerService(Service):
             )
         )
         reports = Table(report_routes(node.fleet, node.distributor, self._wall))
-        sessions: dict[Tunnel, Session] = {}
+        sessions = node.sessions
+        limits = ChannelLimits(channels=settings.channels)
 
         def services(tunnel: Tunnel) -> Services:
             def session(_: Any) -> Session:
-                return sessions[tunnel]
+                return sessions.of(tunnel)
 
             return {
                 service: Door(self._reactor, table, tasks=node.tasks, identify=session, limits=ENGINE_DOOR)
                 for service, table in (("control:80", control), ("reports:80", reports))
             }
 
+        def offered(tunnel: Tunnel, service: str) -> None:
+            sessions.offered(sessions.of(tunnel), service)
+
         def connection(identity: Identity) -> ServerTunnel:
             tunnel = ServerTunnel(
                 self._reactor,
                 identity,
                 services,
-                limits=ChannelLimits(channels=settings.channels),
+                limits=limits,
                 dead_after_s=settings.dead_after_s,
-                on_offer=lambda tunnel, service: node.sessions.offered(sessions[tunnel], service),
+                on_offer=offered,
             )
-            sessions[tunnel] = node.sessions.opened(identity.admitted, tunnel, identity.address)
-            tunnel.when_lost().addCallback(lambda _: sessions.pop(tunnel, None))
+            sessions.opened(identity.admitted, tunnel, identity.address)
             return tunnel
 
         return Server(

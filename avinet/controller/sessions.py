@@ -135,6 +135,13 @@ class Sessions:
         self.log.info("{id} has opened its tunnel from {peer}", id=login.id, peer=peer)
         return session
 
+    def of(self, tunnel: Tunnel) -> Session:
+        """The session of a tunnel. Raises `Unavailable` when it is that of another tunnel by now."""
+        session = self.get(tunnel.identity.admitted.id)
+        if session.tunnel is not tunnel:
+            raise Unavailable(f"another tunnel of {session.id} has taken over")
+        return session
+
     def offered(self, session: Session, service: str) -> None:
         """The service engine forwards one more of its services."""
         if service == CONTROL:
@@ -145,8 +152,7 @@ class Sessions:
         if self._live.get(session.id) is session:
             del self._live[session.id]
             self._places.leave(session.place)
-            if session.control is not None:
-                session.control.drop()
+            self.hang_up(session)
             self._gone(session)
             self.log.info("{id} has lost its tunnel: {why}", id=session.id, why=why)
 
@@ -166,6 +172,12 @@ class Sessions:
             where = f"service engine {session.id}"
             session.control = Client(self._clock, endpoint, authority=authority, where=where)
         return session.control
+
+    def hang_up(self, session: Session) -> None:
+        """Nothing more is to be asked of a session for long: keep neither connection nor client for it."""
+        control, session.control = session.control, None
+        if control is not None:
+            control.drop()
 
     def slot_s(self, session: Session) -> float:
         """How many seconds after a loss of the node it should dial again: one after the other."""

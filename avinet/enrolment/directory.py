@@ -46,20 +46,18 @@ class Directory:
 
     async def start(self) -> None:
         """Read all records, and follow their changes from there."""
-        entries: list[Entry] = []
-        revision, after = 0, b""
-        while True:
+        gone = set(self._engines)
+        revision, after, more = 0, b"", True
+        while more:
             page = await self._store.range(ENGINES, after=after)
-            revision = revision or page.revision
-            entries += page.entries
-            if not page.more:
-                break
-            after = page.entries[-1].key
-        present = {entry.key[len(ENGINES) :].decode("ascii") for entry in entries}
-        for id in set(self._engines) - present:
+            revision, more = revision or page.revision, page.more
+            for entry in page.entries:
+                after = entry.key
+                id = after[len(ENGINES) :].decode("ascii")
+                gone.discard(id)
+                self._take(id, entry)
+        for id in gone:
             self._take(id, None)
-        for entry in entries:
-            self._take(entry.key[len(ENGINES) :].decode("ascii"), entry)
         self.revision = revision
         self._watch = self._store.watch(ENGINES, revision, self._seen)
         self._watch.failed.addErrback(lambda failure: self._tasks.spawn(self._again(), "reading the directory again"))

@@ -264,7 +264,7 @@ class Channel:
         self._carrier.soon(lambda: self._tell_lost(reason))
 
     def _tell_lost(self, reason: Exception) -> None:
-        producer = self._outgoing.unregister()
+        producer = self._outgoing.retire()
         protocol, self._protocol = self._protocol, None
         self._taker = None
         if producer is not None:

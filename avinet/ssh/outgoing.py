@@ -72,6 +72,14 @@ class Carrier(Protocol):
         """CLOSE has gone both ways on our `channel`."""
 
 
+def _call(call: Callable[[], object]) -> None:
+    call()
+
+
+def _nobody() -> None:
+    """There is nobody to be told."""
+
+
 class Outgoing:
     """The outgoing half of an open channel.
 
@@ -261,6 +269,11 @@ class Outgoing:
         producer, self.producer = self.producer, None
         self._streaming = self._paused = False
         return producer
+
+    def retire(self) -> Any:
+        """Call nobody any more, and keep nobody from going; returns the producer that there was."""
+        self._guard, self._emptied = _call, _nobody
+        return self.unregister()
 
     def clear(self) -> None:
         """What waits will not be sent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -79,6 +80,38 @@ class SessionCase(SynchronousTestCase):
 
     def admit(self, id: str, user: str = ENGINE_USER) -> Any:
         return as_deferred(self.sessions.admit(user, f"key of {id}", "198.51.100.9:4000"))
+
+
+class LineTests(SessionCase):
+    """Who comes back when (the slot of a hello's answer)."""
+
+    def test_a_single_one_comes_back_at_once_and_others_after_it(self) -> None:
+        other = self.open("se-2", self.tunnel("se-2"))
+        self.assertEqual([self.sessions.slot_s(each) for each in (self.old, other)], [0, 1 / 300])
+
+    def test_a_place_that_was_left_is_the_next_ones(self) -> None:
+        self.sessions.cut("se-1", "a test")
+        self.assertEqual(self.sessions.slot_s(self.open("se-2", self.tunnel("se-2"))), 0)
+
+
+class OwnerTests(SessionCase):
+    def of(self, session: Session) -> Session:
+        session.tunnel.identity = replace(session.tunnel.identity, admitted=session.login)
+        return self.sessions.of(session.tunnel)
+
+    def test_a_tunnel_has_the_session_that_it_was_opened_for(self) -> None:
+        self.assertIs(self.of(self.old), self.old)
+
+    def test_a_tunnel_that_another_one_replaced_has_none(self) -> None:
+        new = self.open("se-1", self.tunnel("se-1"))
+        self.assertRaises(Unavailable, self.of, self.old)
+        self.assertIs(self.of(new), new)
+
+    def test_a_client_that_was_hung_up_is_made_again(self) -> None:
+        before = self.sessions.control(self.old)
+        self.assertIs(self.sessions.control(self.old), before)
+        self.sessions.hang_up(self.old)
+        self.assertIsNot(self.sessions.control(self.old), before)
 
 
 class SecondLoginTests(SessionCase):

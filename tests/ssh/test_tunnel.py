@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from typing import Any
@@ -22,6 +23,7 @@ from zope.interface.verify import verifyObject
 
 from avinet.aio import as_deferred
 from avinet.errors import Conflict, Invalid, NotFound, TimedOut, TooMany, Unavailable
+from avinet.ssh.channel import Channel
 from avinet.ssh.ciphers import CIPHERS
 from avinet.ssh.messages import CHANNEL_OPEN, CONNECT_FAILED, GLOBAL_REQUEST, PROHIBITED, UNKNOWN_KIND
 from avinet.ssh.opening import ChannelLimits, OpenRefused, RequestRefused
@@ -241,6 +243,26 @@ class EndTests(SynchronousTestCase):
         self.assertEqual([len(far.received) for far in made], [1000] * 100)
         self.assertEqual((tunnels.server.channels, tunnels.client.channels), (0, 0))
         tunnels.close()
+
+
+class GarbageTests(SynchronousTestCase):
+    def test_a_channel_that_was_closed_waits_for_no_collection(self) -> None:
+        tunnels = Tunnels()
+        gc.collect()
+        gc.disable()
+        self.addCleanup(gc.enable)
+        near = tunnels.talk(tunnels.client, "control:80")
+        self.assertEqual(self.channels(), 2)
+        near.transport.loseConnection()
+        tunnels.settle()
+        tunnels.server_services["control:80"].made.clear()  # type: ignore[attr-defined]
+        del near
+        self.assertEqual(self.channels(), 0)
+        tunnels.close()
+
+    def channels(self) -> int:
+        """How many there are in the process, those that nobody uses included."""
+        return sum(isinstance(each, Channel) for each in gc.get_objects())
 
 
 class LendingTests(SynchronousTestCase):
