@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import resource
 from pathlib import Path
 
 from avinet.errors import LocalError
@@ -115,3 +116,9 @@ class FolderLock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def files_missing(needed: int) -> int:
+    """How many of `needed` open files are more than this process may have (RLIMIT_NOFILE)."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(0, needed - limit)

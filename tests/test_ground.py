@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.aio import Tasks, as_deferred, pause, within
 from avinet.backoff import Backoff
 from avinet.errors import Invalid, LocalError, TimedOut
-from avinet.files import FolderLock, cannot, private_folder, read_limited, write_atomic
+from avinet.files import FolderLock, cannot, files_missing, private_folder, read_limited, write_atomic
 from avinet.ids import parse_id, random_name
 from avinet.settings import Settings, load, parse
 from avinet.units import format_bytes, format_seconds, parse_bytes, parse_seconds
@@ -126,6 +126,12 @@ class Inner(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Outer(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str = "x"
     inner: Inner = Inner()
+
+
+class OpenFilesTests(SynchronousTestCase):
+    def test_what_is_more_than_the_limit_is_missing(self) -> None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.assertEqual([files_missing(limit + more) for more in (-1, 0, 7)], [0, 0, 7])
 
 
 class SettingsTests(SynchronousTestCase):

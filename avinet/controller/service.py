@@ -27,7 +27,7 @@ from avinet.controller.sessions import Session
 from avinet.controller.settings import ControllerSettings
 from avinet.enrolment.door import BURST, PER_S, enrolment_routes
 from avinet.errors import AvinetError, LocalError
-from avinet.files import FolderLock, private_folder
+from avinet.files import FolderLock, files_missing, private_folder
 from avinet.flow.allowance import Allowance
 from avinet.rest.door import Door, DoorLimits, Table
 from avinet.sockets import direct
@@ -42,6 +42,8 @@ from avinet.trust.domain import load as load_domain
 from avinet.trust.tls import ServerTLS
 
 RENEWAL_CHECK_S = 3600.0
+SPARE_FILES = 200
+"""What a node needs beside one open file for each tunnel: its own, its doors, and those who are logging in."""
 ENGINE_DOOR = DoorLimits(connections=16)
 """What one service engine may have open at a service of its node."""
 
@@ -150,6 +152,12 @@ class ControllerService(Service):
             random=self._random,
         )
         await node.start()
+        if files_missing(len(node.directory) + SPARE_FILES):
+            self.log.warn(
+                "this process may not open enough files for a tunnel of each of {count} service engines: "
+                "raise LimitNOFILE in its unit, or ulimit -n",
+                count=len(node.directory),
+            )
         self._open(self._https, TLSMemoryBIOFactory(self._tls, False, self._enrolment_door(node)))
         self._open(self._ssh, self._tunnel_door(node))
         self._open_socket(node)
