@@ -107,7 +107,7 @@ class _Direct(tcp.Connection):
         elif count:
             self.protocol.dataReceived(bytes(buffer[:count]))
         # A kernel says that it takes more only when a third of its buffer is free, which over a long link is late.
-        if count and self.connected and (self._tempDataLen or self.dataBuffer):
+        if taker is not None and count and self._waits_to_send():
             return self.doWrite()
         return why
 
@@ -153,6 +153,11 @@ class _Direct(tcp.Connection):
             return self.socket.send(data)
         except OSError:
             return 0
+
+    def _waits_to_send(self) -> bool:
+        """Whether the kernel did not take all, and nothing but that has to be done about it."""
+        waits = bool(self._tempDataLen or self.dataBuffer)
+        return waits and bool(self.connected) and not (self.disconnecting or self._writeDisconnecting)
 
     def _sends_now(self) -> bool:
         """Whether what is written now need not wait: the reactor asks a producer that is pulled when it has sent."""

@@ -248,7 +248,7 @@ class DirectTests(TestCase):
         await within(reactor, 10, far.lost, "the end")
 
     async def test_what_waits_is_tried_again_whenever_something_comes(self) -> None:
-        near, far = Person(1), Person()
+        near, far = Borrower(1), Person()
         await self.joined(near, far)
         far.transport.stopReading()
         while near.transport.buffer() is not None:

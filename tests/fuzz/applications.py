@@ -9,6 +9,7 @@ from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from typing_extensions import override
 
+from avinet.relay import Relay
 from tests.fuzz.steps import Draw
 from tests.fuzz.watch import check
 from tests.ssh.joined import Talker
@@ -107,6 +108,66 @@ class Fountain(Guest):
         self._left, self._paused = 0, True
 
 
+class Slow(Guest):
+    """Sends a piece each time that it is asked to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._left = 40
+
+    @override
+    def connectionMade(self) -> None:
+        self.transport.registerProducer(self, False)
+
+    def resumeProducing(self) -> None:
+        self._left -= 1
+        self.transport.write(bytes(3000))
+        if self._left <= 0:
+            self.transport.unregisterProducer()
+
+    def stopProducing(self) -> None:
+        """Nobody wants the rest."""
+
+
+class Half(Relay):
+    """Passes everything on to the one that was connected before it, or waits for the next."""
+
+    _last: Half | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: list[Exception] = []
+
+    @override
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        last, Half._last = Half._last, None
+        if last is None or last.lost:
+            Half._last = self
+        else:
+            self.join(last)
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        super().connectionLost(reason)
+        self.lost.append(reason.value)
+
+    def hear(self, count: int) -> None:
+        """Have up to `count` bytes arrive, as from a socket: read to where they can be sent from."""
+        buffer = self.buffer()
+        if buffer is not None and not self.transport._paused:
+            size = min(count, len(buffer))
+            buffer[:size] = b"\x5a" * size
+            self.lent(buffer[:size])
+
+
+class Nobody:
+    """Is not there."""
+
+    def __new__(cls) -> Any:
+        return None
+
+
 class House(Factory):
     """Makes protocols of one kind, and has all that were made by any in `guests`."""
 
@@ -117,14 +178,28 @@ class House(Factory):
 
     @override
     def buildProtocol(self, addr: Any) -> Any:
-        self.guests.append(self.kind())
-        return self.guests[-1]
+        guest = self.kind()
+        if guest is not None:
+            self.guests.append(guest)
+        return guest
+
+
+KINDS: dict[str, type[Any]] = {
+    "control:80": Guest,
+    "reports:80": Echo,
+    "logs:80": Fountain,
+    "ssh:22": Borrower,
+    "plain:80": Plain,
+    "slow:80": Slow,
+    "relay:80": Half,
+    "nobody:80": Nobody,
+}
 
 
 def services(guests: list[Any]) -> dict[str, House]:
     """One service of each kind."""
-    kinds = {"control:80": Guest, "reports:80": Echo, "logs:80": Fountain, "ssh:22": Borrower, "plain:80": Plain}
-    return {name: House(kind, guests) for name, kind in kinds.items()}
+    Half._last = None
+    return {name: House(kind, guests) for name, kind in KINDS.items()}
 
 
 def act(guest: Any, draw: Draw) -> None:
@@ -133,6 +208,8 @@ def act(guest: Any, draw: Draw) -> None:
     if transport is None or guest.lost:
         return
     match draw.below(8):
+        case 0 if isinstance(guest, Half):
+            guest.hear(draw.number())
         case 0:
             transport.write(bytes(min(draw.number(), _ENDLESS_BYTES)))
         case 1:

@@ -24,6 +24,7 @@ from avinet.ssh.opening import ChannelLimits
 from avinet.ssh.packets import OVERHEAD_BYTES
 from avinet.ssh.policy import KIB, Policy
 from avinet.ssh.transport import Transport
+from avinet.ssh.tunnel import Tunnel
 from tests.fuzz.applications import House, act, services
 from tests.fuzz.marks import mark
 from tests.fuzz.steps import Draw
@@ -192,7 +193,7 @@ class Assault:
         connection = self.connection
         if connection is None:
             return
-        match draw.below(5):
+        match draw.below(7):
             case 0:
                 self.victim.rekey()
             case 1:
@@ -204,6 +205,10 @@ class Assault:
                 draw.pick(self.pending[-256:]).cancel()
             case 4:
                 self.victim.close("enough")
+            case 5 if isinstance(connection, Tunnel):
+                self.waits(connection.probe(draw.byte() / 16))
+            case 6 if isinstance(connection, Tunnel):
+                self.waits(connection.when_lost())
 
     def opened(self, connection: Connection, draw: Draw) -> Any:
         """A channel that the victim opens, as a Deferred of its protocol."""

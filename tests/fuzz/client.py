@@ -18,10 +18,24 @@ from avinet.ssh.login import Credentials, LoginEndpoint
 from avinet.ssh.strings import string
 from avinet.ssh.tunnel import ClientTunnel
 from tests.fuzz.assault import LIMITS, Assault
-from tests.fuzz.server import ACT, APPLY, HOLD, HONEST, OTHER, SAY, STALL, TALK, TAMPER, WAIT
 from tests.fuzz.steps import Draw, joined, steps
 from tests.fuzz.vocabulary import confirmation, spelled
 from tests.fuzz.watch import check, watched
+from tests.fuzz.words import (
+    ACT,
+    APPLY,
+    EDGE_16384,
+    HOLD,
+    HONEST,
+    OTHER,
+    SAY,
+    SILENCE,
+    STALL,
+    TALK,
+    TAMPER,
+    WAIT,
+    channel,
+)
 from tests.ssh.attacker import Impostor
 from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Memory, line_of, protocol_factory
 
@@ -155,6 +169,18 @@ SEEDS = [
     joined([b"\0\1", bytes((TAMPER, 3, 9)), bytes((TAMPER, 4, 0, 0, 7)), bytes((HOLD,))]),
     *(joined([bytes((1, flags)), *LOGIN, *REVERSE]) for flags in (0, 1, 2, STRANGER)),
     *(joined([bytes((3, flags)), *REVERSE, *TALK[10:], bytes((STALL,)), *REVERSE]) for flags in range(8)),
+    *(
+        joined([bytes((3, flags)), *REVERSE[:3], *(channel(m.CHANNEL_DATA, 0, EDGE_16384),) * 3, OFFERED, OFFERED])
+        for flags in range(8)
+    ),
+    joined([b"\3\0", *REVERSE[:6], bytes((APPLY, 0, 6)), *SILENCE]),
+    *(
+        joined([bytes((stage, 0)), bytes((SAY, 0, 15, reason, text))])
+        for stage in (1, 2)
+        for reason in (12, 2)
+        for text in (0, 1)
+    ),
+    joined([b"\1\0", bytes((SAY, 0, 20, 1))]),
     *(joined([bytes((stage, 0)), bytes((SAY, 0, kind))]) for stage in range(4) for kind in range(15, 31)),
     joined([b"\2\0", bytes((SAY,)) + spelled(phases.USERAUTH_FAILURE)]),
     joined([b"\1\0", bytes((WAIT, 8))]),

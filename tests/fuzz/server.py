@@ -12,6 +12,7 @@ from typing_extensions import override
 from avinet.aio import pause
 from avinet.errors import Unavailable
 from avinet.ssh import messages as m
+from avinet.ssh import phases
 from avinet.ssh.channel import ChannelAddress
 from avinet.ssh.connection import Connection
 from avinet.ssh.identity import Identity
@@ -25,6 +26,26 @@ from tests.fuzz.folder import folder
 from tests.fuzz.steps import Draw, joined, steps
 from tests.fuzz.vocabulary import confirmation, damaged, spelled
 from tests.fuzz.watch import check, watched
+from tests.fuzz.words import (
+    APPLY,
+    BULK,
+    BYTES,
+    CLAIMS,
+    END,
+    HOLD,
+    HONEST,
+    LOGIN,
+    OPEN,
+    OTHER,
+    REQUESTS,
+    SAY,
+    SESSION,
+    SEVERAL,
+    SILENCE,
+    TALK,
+    TAMPER,
+    open_to,
+)
 from tests.ssh.attacker import Attacker
 from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, line_of
 
@@ -72,6 +93,7 @@ class ServerAssault(Assault):
             lambda tunnel: self.services,
             limits=LIMITS,
             on_offer=lambda tunnel, service: self.offers.append(service),
+            on_up=lambda tunnel: self.offers.append("up"),
         )
 
     async def command(self, line: str) -> tuple[int, bytes, bytes]:
@@ -161,80 +183,6 @@ def run(data: bytes, assault: type[ServerAssault] = ServerAssault) -> None:
         check(logged <= LOG_BYTES_BEFORE_LOGIN, f"{logged} bytes of log for a peer that did not log in: {log.lines}")
 
 
-SAY, HONEST, APPLY, ACT, WAIT, HOLD, STALL, TAMPER, OTHER, BYTES, END = 0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11
-OPEN = bytes((SAY,)) + spelled(m.CHANNEL_OPEN)
-"""A direct-tcpip to control:80 with number 0, and a mebibyte of window."""
-
-
-def channel(number: int, id: int, *rest: int) -> bytes:
-    """A message for a channel."""
-    return bytes((SAY,)) + spelled(number, id, *rest)
-
-
-def open_to(host: int, id: int = 0, port: int = 0) -> bytes:
-    """Open a channel to the service of a host and a port of the vocabulary."""
-    return OPEN + bytes((0, id, 0, 0, host, port))
-
-
-TALK = (
-    open_to(0),
-    channel(m.CHANNEL_DATA, 0, 5) + b"hello",
-    channel(m.CHANNEL_WINDOW_ADJUST, 0, 100),
-    channel(m.CHANNEL_REQUEST, 0),
-    channel(m.CHANNEL_EOF, 0),
-    channel(m.CHANNEL_CLOSE, 0),
-    open_to(2, 1),
-    open_to(3, 2, 1),
-    open_to(4, 3),
-    channel(m.CHANNEL_EXTENDED_DATA, 1, 1, 5),
-    bytes((SAY,)) + spelled(m.CHANNEL_DATA) + b"\1\xce",
-    bytes((ACT, 0, 0, 200)),
-    bytes((ACT, 0, 2)),
-    bytes((ACT, 0, 4)),
-    bytes((ACT, 0, 5)),
-    bytes((WAIT, 4)),
-    bytes((STALL,)),
-    bytes((HOLD,)),
-)
-"""What is said over a connection that is open, and beside it."""
-SEVERAL = (
-    *(open_to(0, id) for id in range(4)),
-    channel(m.CHANNEL_DATA, 2, 5) + b"hello",
-    channel(m.CHANNEL_EOF, 1),
-    channel(m.CHANNEL_WINDOW_ADJUST, 2, 100),
-    channel(m.CHANNEL_EXTENDED_DATA, 3, 1, 5),
-    channel(m.CHANNEL_REQUEST, 1),
-    bytes((ACT, 2, 0, 200)),
-    bytes((ACT, 1, 2)),
-    channel(m.CHANNEL_EOF, 3),
-    channel(m.CHANNEL_CLOSE, 0),
-    bytes((ACT, 3, 1)),
-    open_to(0, 0),
-    channel(m.CHANNEL_CLOSE, 3),
-)
-"""Channels beside one another, each further than the next."""
-REQUESTS = (
-    bytes((SAY,)) + spelled(m.GLOBAL_REQUEST),
-    bytes((SAY,)) + spelled(m.GLOBAL_REQUEST, 0, 0, 2),
-    bytes((SAY,)) + spelled(m.GLOBAL_REQUEST, 1),
-    bytes((SAY,)) + spelled(m.GLOBAL_REQUEST, 2),
-    bytes((APPLY, 1, 0)),
-    bytes((HONEST, 5)),
-    bytes((HONEST, 4)),
-    bytes((APPLY, 2)),
-    bytes((APPLY, 0)),
-    bytes((HONEST, 3)),
-)
-SESSION = (
-    bytes((SAY,)) + spelled(m.CHANNEL_OPEN, 2),
-    channel(m.CHANNEL_REQUEST, 0, 0, 1),
-    bytes((SAY,)) + spelled(m.CHANNEL_OPEN, 2, 1),
-    channel(m.CHANNEL_REQUEST, 1, 1, 1, 1),
-    bytes((SAY, 0, 5, 1, 1)) + b"\0\0\0\3",
-    bytes((SAY, 0, 5, 1, 11, 0, 0)),
-    bytes((WAIT, 6)),
-)
-LOGIN = (bytes((HONEST, 0)), bytes((HONEST, 2)), bytes((HONEST, 1)), bytes((APPLY,)))
 OPEN_SEEDS = [
     *(joined([bytes((3, flags)), *SEVERAL]) for flags in range(4)),
     *(joined([bytes((3, flags)), *REQUESTS, *TALK]) for flags in range(4)),
@@ -246,6 +194,20 @@ SEEDS = [
     *(joined([bytes((1, flags)), *LOGIN, *TALK]) for flags in (0, 1, 2, SLOW)),
     *(joined([bytes((3, flags)), *TALK, *TALK]) for flags in range(8)),
     *OPEN_SEEDS,
+    *(joined([bytes((3, flags)), *BULK]) for flags in range(8)),
+    *(joined([bytes((3, flags)), bytes((SAY,)) + spelled(m.GLOBAL_REQUEST), *SILENCE]) for flags in (0, SESSIONS)),
+    *(joined([b"\2\0", bytes((HONEST, 1, *claim))]) for claim in CLAIMS),
+    joined([b"\2\0", *(bytes((HONEST, 1, 1)),) * 13]),
+    *(joined([bytes((2, SLOW)), bytes((HONEST, 1)), bytes((APPLY, 3)), bytes((END, how))]) for how in range(4)),
+    *(joined([b"\2\0", bytes((SAY,)) + spelled(phases.USERAUTH_REQUEST, *rest)]) for rest in ((0, 0, 1), (0, 1), (3,))),
+    *(joined([bytes((stage, 0)), *(bytes((OTHER, 200)),) * 18]) for stage in (1, 3)),
+    joined([b"\1\0", *(bytes((OTHER, 2)),) * 65]),
+    joined([b"\1\0", bytes((SAY, 0, 19, 1))]),
+    *(
+        joined([b"\3\0", bytes((SAY,)) + spelled(phases.KEXINIT, *lists)])
+        for lists in ((1,), (2, 0, 5), (0, 0, 0, 9), ())
+    ),
+    joined([bytes((3, SESSIONS)), OPEN[:1] + spelled(m.CHANNEL_OPEN, 2, 0, 0, 0, 9)]),
     *(joined([bytes((3, flags | SESSIONS)), *SESSION, *REQUESTS]) for flags in range(4)),
     *(joined([bytes((stage, 0)), bytes((SAY, 0, kind))]) for stage in range(4) for kind in range(15, 31)),
     joined([b"\3\0", bytes((BYTES,)) + b"junk"]),

@@ -76,7 +76,7 @@ def merged(target: Target, inputs: list[bytes]) -> list[bytes]:
         everything, few = folder / "everything", folder / "few"
         few.mkdir()
         corpus.spread(inputs, everything)
-        done = _engine(target, folder, ["-set_cover_merge=1", str(few), str(everything)])
+        done = _engine(target, folder, ["-merge=1", str(few), str(everything)])
         found = corpus.gathered(few)
         if done.returncode or not found:
             raise RuntimeError(done.stdout)

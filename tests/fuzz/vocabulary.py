@@ -15,7 +15,10 @@ from avinet.ssh.strings import ED25519, string, uint32
 from tests.fuzz.steps import Draw
 
 Message = tuple[int, bytes]
-HOSTS = (b"control", b"api", b"logs", b"ssh", b"reports", b"localhost", b"0x7f.1", b"::1", b"", b"a" * 256, b"\xff\0")
+HOSTS = (
+    *(b"control", b"api", b"logs", b"ssh", b"reports", b"plain", b"slow", b"relay", b"nobody"),
+    *(b"localhost", b"0x7f.1", b"::1", b"", b"a" * 256, b"\xff\0"),
+)
 PORTS = (80, 22, 0, 1, 65535, 65536)
 MOST_DATA_BYTES = 1 << 17
 
