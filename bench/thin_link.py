@@ -30,7 +30,7 @@ def run(effort: Effort, say: Say) -> Iterator[Case]:
 def over(kind: str, link: Link, effort: Effort, say: Say) -> Iterator[Case]:
     """Over one kind of link."""
     runs = effort.choose(2, 5, 7)
-    count = effort.choose(60, 150, 400)
+    count = effort.choose(110, 150, 400)
     size = int(link.rate * (SETTLE_S + 0.1 * count))  # Conch does not let go of a source that goes on
     with stage({"echo": ("echo",), "serve": ("serve", str(size), str(_SOURCE))}, link) as on:
         ours = on.ours()

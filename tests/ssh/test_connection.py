@@ -30,7 +30,9 @@ from avinet.ssh.messages import (
     CHANNEL_SUCCESS,
     CHANNEL_WINDOW_ADJUST,
     CONNECT_FAILED,
+    DRAIN,
     GLOBAL_REQUEST,
+    KEEPALIVE,
     PROHIBITED,
     REQUEST_FAILURE,
     REQUEST_SUCCESS,
@@ -405,6 +407,43 @@ class LimitTests(SynchronousTestCase):
             talker.transport.pauseProducing()
         self.assertGreater(max(held.values()), 10 * first, "the windows did grow")
         self.assertLessEqual(sum(held.values()), most + count * first)
+
+    def flow(self, lone: Lone, id: int, seconds: float, answer_s: float = 0.01) -> list[bytes]:
+        """The questions that it asks while data flows, each answered after a while."""
+        asked: list[bytes] = []
+        for _ in range(round(seconds / answer_s)):
+            said = lone.say(CHANNEL_DATA, uint32(id) + string(bytes(60_000)))
+            lone.clock.advance(answer_s)
+            while said:
+                questions = [payload for number, payload in said if number == GLOBAL_REQUEST]
+                asked += [payload[4:-1] for payload in questions]
+                said = [more for _ in questions for more in lone.say(REQUEST_FAILURE)]
+        return asked
+
+    def test_an_end_whose_round_trips_are_long_drains_and_has_the_peer_do_so(self) -> None:
+        lone = Lone(window_bytes=100_000, packet_bytes=1 << 20)
+        id, _ = lone.open()
+        self.assertEqual(set(self.flow(lone, id, 0.9)), {KEEPALIVE})
+        asked = self.flow(lone, id, 1.0)
+        self.assertEqual(asked.count(DRAIN), 1)
+        at = asked.index(DRAIN)
+        self.assertEqual(asked[at + 1 : at + 4], [KEEPALIVE] * 3)
+
+    def test_an_end_drains_as_the_peer_does_and_asks_for_no_more(self) -> None:
+        lone = Lone(window_bytes=100_000, packet_bytes=1 << 20)
+        id, _ = lone.open()
+        self.flow(lone, id, 0.5)
+        question = string(DRAIN) + b"\1"
+        self.assertEqual(
+            lone.say(GLOBAL_REQUEST, question),
+            [(GLOBAL_REQUEST, string(KEEPALIVE) + b"\1"), (REQUEST_FAILURE, b"")],
+        )
+        self.assertEqual(lone.say(GLOBAL_REQUEST, question), [(REQUEST_FAILURE, b"")], "once at a time")
+        for left in (3, 2, 1, 0):
+            self.assertEqual(len(lone.say(REQUEST_FAILURE)), min(left, 1))
+
+    def test_an_end_that_has_nothing_flowing_only_answers_a_peer_that_drains(self) -> None:
+        self.assertEqual(Lone().say(GLOBAL_REQUEST, string(DRAIN) + b"\1"), [(REQUEST_FAILURE, b"")])
 
     def test_standard_error_costs_window_too_and_gets_it_back(self) -> None:
         lone = Lone(window_bytes=10, packet_bytes=10)
