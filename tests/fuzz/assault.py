@@ -261,8 +261,11 @@ class Assault:
         check(connection.channels <= limits.channels, f"there are {connection.channels} channels")
         check(len(connection._requests) <= limits.requests, f"{len(connection._requests)} requests wait")
         check(len(connection._soon) <= 64 * limits.channels, f"{len(connection._soon)} calls wait")
-        inbox = sum(len(each._inbox) for each in connection._table.values() if isinstance(each, Channel))
-        check(inbox <= limits.most_window_bytes + limits.channels * limits.window_bytes, f"{inbox} bytes are not read")
+        inboxes = [len(each._inbox) for each in connection._table.values() if isinstance(each, Channel)]
+        most = limits.most_window_bytes + limits.channels * limits.window_bytes
+        check(sum(inboxes) <= most, f"{sum(inboxes)} bytes are not read")
+        windows = [each.window_left for each in connection._table.values() if isinstance(each, Channel)]
+        check(all(left >= 0 for left in windows), f"of the windows {windows} is left")
 
     def end(self) -> None:
         """Let everything arrive, end the connection, and see that nothing is left of it."""

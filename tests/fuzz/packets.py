@@ -88,6 +88,24 @@ def _take(inbound: Inbound, out: list[bytes], *, greeting: bool) -> None:
         out += [copy for _, copy in lent]
 
 
+def expected(stream: bytes, limit: int) -> tuple[list[bytes], bool]:
+    """The payloads of packets without keys, as RFC 4253 §6 has them, and whether something there is none."""
+    out: list[bytes] = []
+    while len(stream) >= 4:
+        size = int.from_bytes(stream[:4], "big")
+        if size > limit or size < 12 or (size + 4) % 8:
+            return out, True
+        if len(stream) < 4 + size:
+            break
+        padding = stream[4]
+        payload = stream[5 : max(5, 4 + size - padding)]
+        if padding < 4 or not payload:
+            return out, True
+        out.append(payload)
+        stream = stream[4 + size :]
+    return out, False
+
+
 def run(data: bytes) -> None:
     """Run one program: what is sent and what becomes of it first, then into what pieces it falls."""
     program = steps(data)
@@ -128,6 +146,9 @@ def run(data: bytes) -> None:
         whole = opened(opening, limit, [bytes(stream)], greeting=greeting)
         split = opened(opening, limit, pieces, greeting=greeting)
         check(split == whole, f"in pieces {split}, at once {whole}")
+        if sealing is PlainSealing and not greeting:
+            payloads, broken = expected(bytes(stream), limit)
+            check((whole[0], bool(whole[1])) == (payloads, broken), f"it should be {payloads}, and is {whole}")
         if honest is not None and all(2 <= len(each) <= limit - OVERHEAD_BYTES for each in honest[greeting:]):
             check(whole == (honest, ""), f"sent {honest}, arrived {whole}")
 

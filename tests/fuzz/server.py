@@ -24,7 +24,7 @@ from tests.fuzz.applications import House
 from tests.fuzz.assault import LIMITS, Assault
 from tests.fuzz.folder import folder
 from tests.fuzz.steps import Draw, joined, steps
-from tests.fuzz.vocabulary import confirmation, damaged, spelled
+from tests.fuzz.vocabulary import Message, confirmation, damaged, spelled
 from tests.fuzz.watch import check, watched
 from tests.fuzz.words import (
     APPLY,
@@ -52,6 +52,7 @@ from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, line_of
 LOG_BYTES_BEFORE_LOGIN = 200
 SESSIONS = 8
 SLOW = 16
+_EARLY = (phases.USERAUTH_SUCCESS, phases.USERAUTH_FAILURE, phases.EXT_INFO, phases.SERVICE_ACCEPT)
 _STRANGER = Ed25519PrivateKey.generate()
 
 
@@ -62,7 +63,7 @@ class ServerAssault(Assault):
 
     @override
     def make(self) -> None:
-        self.proved = False
+        self.proved = self.early = False
         self.offers: list[str] = []
         self.admission = Guests(slow=bool(self.flags & SLOW))
         self.server = Server(self.clock, HOST_KEY, self.admission, self.serve, policy=self.policy)
@@ -123,6 +124,12 @@ class ServerAssault(Assault):
             case _:
                 self.say((m.CHANNEL_OPEN_CONFIRMATION, confirmation(draw)))
 
+    @override
+    def say(self, *messages: Message) -> None:
+        super().say(*messages)
+        if self.stage and not (self.proved or self.raw.closing or self.wire in self.road.held):
+            self.early = self.early or any(80 <= number < 128 or number in _EARLY for number, _ in messages)
+
     def claim(self, draw: Draw) -> None:
         """Ask to be let in, as one should for zeros."""
         keys = (USER_KEY, _STRANGER)
@@ -161,6 +168,8 @@ class ServerAssault(Assault):
         check(identity is None or self.proved, "a client is let in that proved nothing")
         if identity is not None:
             check(identity.user == USER and identity.public_key == line_of(USER_KEY), f"it is taken for {identity}")
+        ended = self.victim.closing or not self.tap.connected
+        check(ended or not self.early, "it takes what is for those that are logged in")
         check(len(self.offers) <= 1000, "it takes offers without end")
         check(self.victim.identity is not None or self.connection is None, "a service runs before the login")
 

@@ -105,7 +105,8 @@ def run(data: bytes) -> None:
     path = folder()
     with watched():
         peer = Peer()
-        server = FileServer(Folder(path))
+        shown = Folder(path)
+        server = FileServer(shown)
         server.makeConnection(peer)  # type: ignore[arg-type]
         before = descriptors()
         for step in steps(data):
@@ -135,6 +136,7 @@ def run(data: bytes) -> None:
             check(descriptors() - before <= OPEN_HANDLES, "too many files are open")
         check(SECRET not in peer.written, "the secret came out")
         server.connectionLost()
+        check(shown._handles == 0, "a file that was closed counts as open")
     check(sorted(os.listdir(path)) == ["a.log", "link", "pipe", "sub", "up"], "the folder was changed")
 
 

@@ -20,7 +20,7 @@ from tests.fuzz.watch import Found, watched
 from tests.peers import require
 
 SEED = 1
-RUNS = 200
+RUNS = 50
 """Of each target, after its seeds and what is kept."""
 MOST_RUNS = 20_000
 """Within which the planted fault is found; it takes about a fifth."""
