@@ -267,12 +267,35 @@ class DirectTests(TestCase):
         await within(reactor, 10, near.lost, "the end")
         await within(reactor, 10, far.lost, "the end")
 
+    async def test_half_a_close_behind_what_waits_is_no_fault_when_something_comes(self) -> None:
+        near, far = Borrower(1), Person()
+        await self.joined(near, far)
+        far.transport.stopReading()
+        while near.transport.buffer() is not None:
+            near.transport.lend(memoryview(DATA)[:50_000])
+        near.transport.loseWriteConnection()
+        handle: socket.socket = far.transport.getHandle()
+        with contextlib.suppress(BlockingIOError):
+            while handle.recv(READ_BYTES):
+                pass
+        handle.send(b"x")
+        await within(reactor, 10, near.enough, "the byte")
+        for _ in range(1000):
+            await pause(reactor, 0)
+            with contextlib.suppress(BlockingIOError):
+                if not handle.recv(READ_BYTES):
+                    break
+        self.assertFalse(near.lost.called)
+        far.transport.abortConnection()
+        await within(reactor, 10, near.lost, "the end")
+        await within(reactor, 10, far.lost, "the end")
+
     async def test_a_peer_that_is_gone_is_an_end_and_no_error(self) -> None:
         near, far = Person(), Person()
         await self.joined(near, far)
         far.transport.abortConnection()
         await within(reactor, 10, far.lost, "the end")
-        for _ in range(100):
+        for _ in range(1000):
             near.transport.write(DATA)
         await within(reactor, 10, near.lost, "the end")
         near.transport.write(b"too late")
