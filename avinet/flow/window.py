@@ -8,8 +8,6 @@ MOST_BYTES = (1 << 32) - 1
 """The largest window there can be."""
 GRANT_BYTES = 256 * 1024
 """What is always worth a message, however large the window: a sender tries its socket again whenever one comes."""
-
-
 PIECE_BYTES = 32 * 1024
 """What always goes into one packet."""
 PIECE_S = 0.008

@@ -217,6 +217,7 @@ class DoorChannel(http.HTTPChannel):
         "_early",
         "_pipe",
         "_refused",
+        "_waited",
         "door",
         "identity",
         "peer",

@@ -80,8 +80,8 @@ class BinaryPackets(SSHTransportBase):
         "_outbound",
         "_paced",
         "_read_least",
-        "_reads_on",
         "_running",
+        "_settle_data",
         "_take_data",
         "_waiting",
         "address",
@@ -119,7 +119,7 @@ class BinaryPackets(SSHTransportBase):
         self._corks = 0
         self._hasty_bytes = 0
         self._take_data: Callable[[memoryview], None] | None = None
-        self._settle_data = _nothing
+        self._settle_data: Callable[[], None] = _nothing
         self._read_least: Callable[[int], None] = lambda count: None
         self._lend: Callable[[memoryview], None] = lambda batch: self.transport.write(bytes(batch))
 
@@ -331,11 +331,6 @@ class BinaryPackets(SSHTransportBase):
     def distrust_early(self) -> None:
         """What has come already was sent by a peer that did not know yet how its login ends: no channels in it."""
         self._hasty_bytes = len(self._inbound)
-
-    def take_large(self) -> None:
-        """The peer is known: it may send large packets, of which the rest is read to where the beginning is."""
-        self._inbound.packet_bytes = self.policy.packet_bytes
-        self._reads_on = hasattr(self.transport, "read_least")
 
     def hold(self) -> None:
         """Take no more packets until `release`; the peer may send only little meanwhile."""

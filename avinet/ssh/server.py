@@ -57,7 +57,16 @@ class ServerTransport(Transport, SSHServerTransport):
     that proved nothing; `ended` once, when it is gone.
     """
 
-    __slots__ = ("_admission", "_connection", "_ended", "_left_gate", "_refusal", "_refused")
+    __slots__ = (
+        "_admission",
+        "_connection",
+        "_ended",
+        "_left_gate",
+        "_refusal",
+        "_refused",
+        "_turned_down",
+        "host_key",
+    )
 
     def __init__(
         self,

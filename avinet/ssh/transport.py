@@ -185,5 +185,5 @@ class Transport(BinaryPackets):
         self._disarm()
         self.phases.logged_in()
         self.identity = identity
-        self.take_large()
+        self._inbound.packet_bytes = self.policy.packet_bytes
         self._guarded(lambda: self.setService(connection(identity)))
