@@ -21,8 +21,6 @@ from typing_extensions import override
 
 from avinet.aio import as_deferred
 from avinet.errors import AvinetError, PeerError, TooMany, Unavailable
-from avinet.flow.budget import Budget
-from avinet.flow.pipe import Pipe, Question
 from avinet.flow.turns import Priority, Turns
 from avinet.flow.window import ReceiveWindow, SendWindow
 from avinet.sockets import MOST_PIECES, READ_BYTES
@@ -42,7 +40,6 @@ from avinet.ssh.messages import (
     CONNECT_FAILED,
     DRAIN,
     GLOBAL_REQUEST,
-    KEEPALIVE,
     REQUEST_FAILURE,
     REQUEST_SUCCESS,
     SHORTAGE,
@@ -63,6 +60,7 @@ from avinet.ssh.outgoing import CHAT_BYTES, Outgoing
 from avinet.ssh.shown import printable
 from avinet.ssh.strings import Reader, string, uint32
 from avinet.ssh.transport import Transport
+from avinet.ssh.windows import Windows
 
 _DATA = struct.Struct(">BII")
 _NAME_BYTES = 64
@@ -93,10 +91,7 @@ class Connection(SSHService):
         self._numbers = count()
         self._requests: list[Deferred[bytes]] = []
         self._turns: Turns[Outgoing] = Turns()
-        self._pipe: Pipe | None = None
-        self._budget: Budget | None = None
-        self._quickest_s = 0.0
-        self._arrived_bytes = 0
+        self._windows = Windows(clock, self.limits)
         self._chat_at = float("-inf")
         self._loan: Channel | None = None
         self._loans: list[memoryview] = []
@@ -284,41 +279,7 @@ class Connection(SSHService):
 
     def window(self, channel: int, held: int) -> int:
         """The window that our `channel` should have, now that data which arrived on it has been consumed."""
-        pipe, budget = self._pipe, self._budget
-        if pipe is None or budget is None:
-            most = self.limits.most_window_bytes
-            pipe = self._pipe = Pipe(self.limits.window_bytes, most, self._quickest_s)
-            budget = self._budget = Budget(most, pipe.least)
-        now = self._clock.seconds()
-        count, self._arrived_bytes = self._arrived_bytes, 0
-        window = pipe.delivered(now, count, channel, hurried=self._in_company)
-        self._ask(pipe, now)
-        return budget.size(channel, held, window)
-
-    def _ask(self, pipe: Pipe, now: float) -> None:
-        """Ask the peer what the estimate of the link needs, if anything."""
-        question = pipe.ask(now)
-        if question is None:
-            return
-
-        def answered(result: bytes | Failure) -> None:
-            if isinstance(result, Failure) and not result.check(RequestRefused):
-                pipe.unanswered()
-                return
-            at = self._clock.seconds()
-            pipe.answered(at, at - now)
-            if pipe.draining:
-                self._ask(pipe, at)
-
-        self.request(DRAIN if question is Question.DRAIN else KEEPALIVE).addBoth(answered)
-
-    def _drain_too(self) -> None:
-        """The peer measures the round trip: what comes from it to us must not stand before its questions."""
-        if self._pipe is not None:
-            now = self._clock.seconds()
-            self._pipe.drain(now)
-            if self._pipe.draining:
-                self._ask(self._pipe, now)
+        return self._windows.size(channel, held, self.request, hurried=self._in_company)
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call back when whatever is going on has ended."""
@@ -335,8 +296,7 @@ class Connection(SSHService):
     def over(self, channel: int) -> None:
         """CLOSE has gone both ways: the number is free."""
         self._table.pop(channel, None)
-        if self._budget is not None:
-            self._budget.free(channel)
+        self._windows.free(channel)
 
     def _number(self) -> int:
         for number in self._numbers:
@@ -364,7 +324,7 @@ class Connection(SSHService):
         reader = Reader(packet, "GLOBAL_REQUEST")
         name, wants_reply = reader.string(_NAME_BYTES), reader.boolean()
         if name == DRAIN:
-            self._drain_too()
+            self._windows.drain(self.request)
         answer = self.requested(name, reader.rest())
         if answer is None:
             self.refused += 1
@@ -445,8 +405,7 @@ class Connection(SSHService):
 
     def _confirmed(self, id: int, theirs: Terms, opening: Opening) -> None:
         """Connect a protocol to the channel, unless nobody wants it any more, or the factory has none."""
-        took_s = self._clock.seconds() - opening.began
-        self._quickest_s = min(self._quickest_s or took_s, took_s)
+        self._windows.opened(self._clock.seconds() - opening.began)
         waiting = opening.answered()
         try:
             if waiting is None:
@@ -517,7 +476,7 @@ class Connection(SSHService):
             return
         if size < CHAT_BYTES <= channel.window_left:
             self.chatted()
-        self._arrived_bytes += size
+        self._windows.arrived(size)
         data = payload[_DATA.size :]
         if size <= GATHERED_BYTES and channel.lending:
             try:
