@@ -151,6 +151,13 @@ class Puller:
         self.left = b""
 
 
+def fill(near: Person, far: Person) -> None:
+    """Lend to `near` until it has to wait, as `far` does not read."""
+    far.transport.stopReading()
+    while near.transport.buffer() is not None:
+        near.transport.lend(memoryview(DATA)[:50_000])
+
+
 class DirectTests(TestCase):
     """Between two processes' worth of protocols."""
 
@@ -247,19 +254,22 @@ class DirectTests(TestCase):
         await within(reactor, 10, near.lost, "the end")
         await within(reactor, 10, far.lost, "the end")
 
-    async def test_what_waits_is_tried_again_whenever_something_comes(self) -> None:
-        near, far = Borrower(1), Person()
-        await self.joined(near, far)
-        far.transport.stopReading()
-        while near.transport.buffer() is not None:
-            near.transport.lend(memoryview(DATA)[:50_000])
-        reactor.removeWriter(near.transport)  # type: ignore[attr-defined]
+    async def answered(self, near: Person, far: Person) -> socket.socket:
+        """The socket of `far`, which has taken all that the kernel held of `near`'s, and answered with a byte."""
         handle: socket.socket = far.transport.getHandle()
         with contextlib.suppress(BlockingIOError):
             while handle.recv(READ_BYTES):
                 pass
         handle.send(b"x")
         await within(reactor, 10, near.enough, "the byte")
+        return handle
+
+    async def test_what_waits_is_tried_again_whenever_something_comes(self) -> None:
+        near, far = Borrower(1), Person()
+        await self.joined(near, far)
+        fill(near, far)
+        reactor.removeWriter(near.transport)  # type: ignore[attr-defined]
+        await self.answered(near, far)
         await pause(reactor, 0)
         self.assertIsNotNone(near.transport.buffer())
         near.transport.abortConnection()
@@ -270,16 +280,9 @@ class DirectTests(TestCase):
     async def test_half_a_close_behind_what_waits_is_no_fault_when_something_comes(self) -> None:
         near, far = Borrower(1), Person()
         await self.joined(near, far)
-        far.transport.stopReading()
-        while near.transport.buffer() is not None:
-            near.transport.lend(memoryview(DATA)[:50_000])
+        fill(near, far)
         near.transport.loseWriteConnection()
-        handle: socket.socket = far.transport.getHandle()
-        with contextlib.suppress(BlockingIOError):
-            while handle.recv(READ_BYTES):
-                pass
-        handle.send(b"x")
-        await within(reactor, 10, near.enough, "the byte")
+        handle = await self.answered(near, far)
         for _ in range(1000):
             await pause(reactor, 0)
             with contextlib.suppress(BlockingIOError):
