@@ -10,6 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from avinet.aio import pause
+from demo.machine import free_ports
 
 T = TypeVar("T")
 
@@ -36,3 +37,8 @@ async def eventually(what: str, seen: Callable[[], T | Awaitable[T]], timeout_s:
         if reactor.seconds() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what}")
         await pause(reactor, 0.01)
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nothing listened on a moment ago; it stays free while its server is stopped."""
+    return free_ports(1)[0]

@@ -12,8 +12,8 @@ from twisted.internet.protocol import Factory
 from avinet.dataplane.interface import Dataplane
 from avinet.errors import Invalid, NotFound
 from avinet.wire.config import Config, HealthCheck, Pool, Route, Server, VirtualService
-from tests.dataplane.servers import Digest, WebServer, ask, free_port, quiet, send_tcp
-from tests.running import asynchronous, eventually
+from tests.dataplane.servers import Digest, WebServer, ask, quiet, send_tcp
+from tests.running import asynchronous, eventually, free_port
 
 CHECK = HealthCheck(kind="http", path="/", interval_ms=100, timeout_ms=500, rise=1, fall=1)
 

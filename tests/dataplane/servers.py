@@ -20,7 +20,7 @@ from twisted.web.server import Site
 from zope.interface import implementer
 
 from avinet.aio import pause
-from demo.machine import free_ports
+from tests.running import free_port
 
 
 class Answers(Resource):
@@ -120,11 +120,6 @@ async def send_tcp(port: int, data: bytes) -> bytes:
     endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
     protocol: Any = await endpoint.connect(quiet(Factory.forProtocol(lambda: Collect(data))))
     return await protocol.answer
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nothing listened on a moment ago; it stays free while its server is stopped."""
-    return free_ports(1)[0]
 
 
 async def ask(

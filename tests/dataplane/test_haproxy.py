@@ -22,9 +22,9 @@ from avinet.errors import Invalid
 from avinet.wire.config import Config, Document
 from avinet.wire.message import decode, encode
 from tests.dataplane.contract import DataplaneContract, pool
-from tests.dataplane.servers import ask, free_port
+from tests.dataplane.servers import ask
 from tests.peers import missing
-from tests.running import asynchronous, eventually
+from tests.running import asynchronous, eventually, free_port
 
 
 class HAProxyTests(DataplaneContract, TestCase):

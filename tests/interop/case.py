@@ -19,7 +19,7 @@ from avinet.ssh.policy import Policy
 from avinet.ssh.server import Server
 from avinet.ssh.tunnel import ServerTunnel, Tunnel
 from tests.interop.process import Process
-from tests.ssh.pair import HOST_KEY, Guests, protocol_factory
+from tests.ssh.pair import HOST_KEY, Guests
 
 reactor: Any = direct(_reactor)
 
@@ -71,13 +71,6 @@ class NodeCase(TestCase):
             self.tunnel_up.callback(tunnel)
 
         return ServerTunnel(reactor, identity, services, on_offer=offered, dead_after_s=self.dead_after_s, on_up=up)
-
-    async def free_port(self) -> int:
-        """A port of 127.0.0.1 that nobody listens on."""
-        probe = reactor.listenTCP(0, protocol_factory(), interface="127.0.0.1")
-        port: int = probe.getHost().port
-        await probe.stopListening()
-        return port
 
     def target(self, factory: IProtocolFactory) -> int:
         """The port of 127.0.0.1 where `factory` serves until the end of the test."""

@@ -22,7 +22,7 @@ from tests.interop.peers import ClientPeer, Dialled
 from tests.interop.rekeying import PEER, PEER_BYTES, US, Rekeying
 from tests.interop.stream import End, digest
 from tests.peers import require
-from tests.running import eventually
+from tests.running import eventually, free_port
 from tests.ssh.joined import factory_of
 from tests.ssh.pair import USER
 
@@ -46,7 +46,7 @@ class _ClientCase(NodeCase):
         if combination is not None:
             # Where a client cannot be told which key exchange to use.
             policy = replace(policy, key_exchanges=(combination.exchange.encode(),))
-        self.local = await self.free_port()
+        self.local = free_port()
         dialled = Dialled(
             self.folder,
             self.node(policy),

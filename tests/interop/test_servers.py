@@ -20,7 +20,7 @@ from tests.interop.peers import ServerPeer
 from tests.interop.rekeying import PEER, PEER_BYTES, US, Rekeying
 from tests.interop.stream import End, digest
 from tests.peers import require
-from tests.running import eventually
+from tests.running import eventually, free_port
 from tests.ssh.joined import factory_of
 from tests.ssh.pair import HOST_KEY, USER_KEY, line_of, protocol_factory
 
@@ -37,7 +37,7 @@ class _ServerCase(NodeCase):
 
     async def tunnel(self, combination: Combination) -> ClientTunnel:
         """A tunnel to the server, which is there until the end of the test."""
-        port = await self.free_port()
+        port = free_port()
         self.server = self.run_peer(self.peer.command(self.folder, port, combination, PEER_BYTES))
         await self.server.says(self.peer.ready)
 

@@ -28,6 +28,7 @@ from avinet.ssh.server import Server
 from tests.interop.case import NodeCase
 from tests.interop.openssh import client_options, server_command, whoami
 from tests.peers import require
+from tests.running import free_port
 from tests.ssh.echo import Cat, RunCat
 from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, line_of, protocol_factory
 
@@ -94,7 +95,7 @@ class StockServerTests(NodeCase):
 
     async def serve(self) -> int:
         """The port of a stock server that runs until the end of the test."""
-        port = await self.free_port()
+        port = free_port()
         await self.run_peer(server_command(self.folder, port)).says(b"Server listening")
         return port
 

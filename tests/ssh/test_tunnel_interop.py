@@ -30,6 +30,7 @@ from tests.interop.case import NodeCase, reactor
 from tests.interop.openssh import client_options
 from tests.interop.process import Process
 from tests.peers import require
+from tests.running import free_port
 from tests.ssh.pair import HOST_KEY, USER, USER_KEY, Guests, line_of, protocol_factory
 
 DATA = Random(2).randbytes(5_000_000)
@@ -131,7 +132,7 @@ class StockTunnelTests(StockCase):
 
     async def test_holds_the_tunnel_in_both_directions_and_every_byte_arrives(self) -> None:
         """(S26)"""
-        local = await self.free_port()
+        local = free_port()
         mirrors = Mirrors()
         target = self.target(mirrors)
         self.hold(
