@@ -6,6 +6,7 @@ TCP connections work like this; in everything else they are Twisted's own, and a
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections.abc import Callable, Sequence
 from ipaddress import ip_address
@@ -73,6 +74,18 @@ class Lender(Protocol):
 
     def lend_to(self, taker: Taker) -> None:
         """Lend what arrives to `taker` from now on, instead of giving it to the protocol."""
+
+
+def _unpace(made: socket.socket, host: str) -> None:
+    """Have `made`, which will be connected at `host` only, send as fast as it can when that is this machine.
+
+    There is no congestion, and pacing as BBR does it costs a timer for each piece. Accepted sockets inherit it; it has
+    to be set before there is a connection, as a kernel goes on pacing one that it has begun to pace.
+    """
+    option = getattr(socket, "TCP_CONGESTION", None)
+    if option is not None and host and ip_address(host).is_loopback:
+        with contextlib.suppress(OSError):  # a kernel that knows it by another name keeps its own
+            made.setsockopt(socket.IPPROTO_TCP, option, b"reno")
 
 
 class _Direct(tcp.Connection):
@@ -204,6 +217,7 @@ class _Client(_Direct, tcp.Client):
     def doConnect(self) -> None:
         if not self._dialled and hasattr(self, "connector"):
             self._dialled = True
+            _unpace(self.socket, self.realAddress[0])
             self.socket.connect_ex(self.realAddress)
         super().doConnect()
 
@@ -215,6 +229,12 @@ class _Client(_Direct, tcp.Client):
 
 class _Port(tcp.Port):
     transport: Any = _Server
+
+    @override
+    def createInternetSocket(self) -> socket.socket:
+        made = super().createInternetSocket()
+        _unpace(made, self.interface)
+        return made
 
     @override
     def doRead(self) -> None:

@@ -63,10 +63,19 @@ static void no_delay(int fd)
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
 }
 
+/* A socket for `address`; on this machine nothing has to be paced, as BBR would. */
+static int socket_for(const struct sockaddr_in *address)
+{
+	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	if (ntohl(address->sin_addr.s_addr) >> 24 == IN_LOOPBACKNET)
+		setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
+	return fd;
+}
+
 static int dial(const char *port)
 {
 	struct sockaddr_in address = place(port);
-	int fd = socket(AF_INET, SOCK_STREAM, 0);
+	int fd = socket_for(&address);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address))
 		fail("connect");
 	no_delay(fd);
@@ -190,7 +199,7 @@ static void answer(int listening)
 static void serve(const char *what, const char *port, long long bytes, double rate)
 {
 	struct sockaddr_in address = place(port);
-	int one = 1, fd = socket(AF_INET, SOCK_STREAM, 0);
+	int one = 1, fd = socket_for(&address);
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
 	if (bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 1024))
 		fail("listen");

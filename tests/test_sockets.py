@@ -321,6 +321,24 @@ class DirectTests(TestCase):
             near.transport.abortConnection()
             await near.lost
 
+    async def test_nothing_is_paced_on_this_machine(self) -> None:
+        near, far = Person(), Person()
+        await self.joined(near, far)
+        for person in (near, far):
+            used = person.transport.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            self.assertEqual(used.rstrip(b"\0"), b"reno")
+        near.transport.loseConnection()
+        await within(reactor, 10, far.lost, "the end")
+        await within(reactor, 10, near.lost, "the end")
+
+    async def test_where_others_may_come_from_the_system_decides_how_to_send(self) -> None:
+        with socket.socket() as usual:
+            expected = usual.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        port: Any = direct(reactor).listenTCP(0, Factory())
+        self.addCleanup(port.stopListening)
+        used = port.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        self.assertEqual(used, expected)
+
     async def test_little_waits_to_be_read_from_a_peer_on_this_machine(self) -> None:
         near, far = Person(), Person()
         await self.joined(near, far)
