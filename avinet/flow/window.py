@@ -7,7 +7,9 @@ from avinet.errors import PeerError
 MOST_BYTES = (1 << 32) - 1
 """The largest window there can be."""
 GRANT_BYTES = 256 * 1024
-"""What is always worth a message, however large the window: a sender tries its socket again whenever one comes."""
+"""What is worth a message, however large the window: a sender tries its socket again whenever one comes,"""
+GRANT_S = 0.001
+"""unless so much arrives within less than this time: then it is what arrives in this time."""
 PIECE_BYTES = 32 * 1024
 """What always goes into one packet."""
 PIECE_S = 0.008
@@ -60,13 +62,19 @@ class ReceiveWindow:
     them, and not before there is enough to be worth a message. The size may change at any time.
     """
 
-    __slots__ = ("left", "packet_bytes", "size", "unread")
+    __slots__ = ("_worth", "left", "packet_bytes", "size", "unread")
 
     def __init__(self, size: int, packet_bytes: int) -> None:
         self.size = size
         self.packet_bytes = packet_bytes
         self.left = size
         self.unread = 0
+        self._worth = GRANT_BYTES
+
+    def resize(self, size: int, rate: float) -> None:
+        """Have `size` bytes in all from now on, where `rate` bytes/s arrive."""
+        self.size = size
+        self._worth = max(GRANT_BYTES, int(rate * GRANT_S))
 
     def received(self, count: int) -> None:
         """A packet with `count` bytes has arrived. Raises `PeerError` when it is larger than allowed."""
@@ -82,7 +90,7 @@ class ReceiveWindow:
     def grant(self) -> int:
         """How many bytes to give back to the peer now: all that there is room for, or 0 while that is little."""
         room = self.size - self.left - self.unread
-        if room <= 0 or room < min((self.size + 3) // 4, GRANT_BYTES):
+        if room <= 0 or room < min((self.size + 3) // 4, self._worth):
             return 0
         self.left += room
         return room

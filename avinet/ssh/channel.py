@@ -319,7 +319,7 @@ class Channel:
             return
         granted = self._receive.grant()
         if granted:
-            self._receive.size = self._carrier.window(self.id, self._receive.size)
+            self._carrier.resize(self.id, self._receive)
             self._carrier.send(CHANNEL_WINDOW_ADJUST, self.far_id, uint32(granted))
 
     def _hand_end(self) -> None:

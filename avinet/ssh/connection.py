@@ -277,9 +277,9 @@ class Connection(SSHService):
             self._sending = False
             self.transport.uncork()
 
-    def window(self, channel: int, held: int) -> int:
-        """The window that our `channel` should have, now that data which arrived on it has been consumed."""
-        return self._windows.size(channel, held, self.request, hurried=self._in_company)
+    def resize(self, channel: int, window: ReceiveWindow) -> None:
+        """Give our `channel` the window that it should have, now that data which arrived on it has been consumed."""
+        self._windows.resize(channel, window, self.request, hurried=self._in_company)
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call back when whatever is going on has ended."""

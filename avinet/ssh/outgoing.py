@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from avinet.flow.chunks import Chunks
 from avinet.flow.turns import Priority
-from avinet.flow.window import SendWindow
+from avinet.flow.window import ReceiveWindow, SendWindow
 from avinet.relay import Reading
 from avinet.sockets import arrived
 from avinet.ssh.messages import CHANNEL_EXTENDED_DATA, STDERR
@@ -62,10 +62,10 @@ class Carrier(Protocol):
     def soon(self, call: Callable[[], None]) -> None:
         """Call back when whatever is going on has ended."""
 
-    def window(self, channel: int, held: int) -> int:
-        """The window that our `channel` should have, now that data which arrived on it has been consumed.
+    def resize(self, channel: int, window: ReceiveWindow) -> None:
+        """Give our `channel` the window that it should have, now that data which arrived on it has been consumed.
 
-        The window that it had is open again, so that its peer may have us hold `held` bytes.
+        The `window` that it had is open again: its peer may have us hold that much.
         """
 
     def over(self, channel: int) -> None:

@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 
 from avinet.flow.budget import Budget
 from avinet.flow.pipe import Pipe, Question
+from avinet.flow.window import ReceiveWindow
 from avinet.ssh.messages import DRAIN, KEEPALIVE
 from avinet.ssh.opening import ChannelLimits, RequestRefused
 
@@ -38,10 +39,10 @@ class Windows:
         """`count` bytes of data have arrived."""
         self._arrived_bytes += count
 
-    def size(self, channel: int, held: int, request: Request, *, hurried: bool) -> int:
-        """The window that our `channel` should have, now that data which arrived on it has been consumed.
+    def resize(self, channel: int, window: ReceiveWindow, request: Request, *, hurried: bool) -> None:
+        """Give our `channel` the window that it should have, now that data which arrived on it has been consumed.
 
-        The window that it had is open again, so that its peer may have us hold `held` bytes; see `Pipe.delivered`.
+        The `window` that it had is open again: its peer may have us hold that much; see `Pipe.delivered`.
         """
         pipe, budget = self._pipe, self._budget
         if pipe is None or budget is None:
@@ -50,9 +51,9 @@ class Windows:
             budget = self._budget = Budget(limits.most_window_bytes, pipe.least)
         now = self._clock.seconds()
         count, self._arrived_bytes = self._arrived_bytes, 0
-        window = pipe.delivered(now, count, channel, hurried=hurried)
+        wanted = pipe.delivered(now, count, channel, hurried=hurried)
         self._ask(pipe, now, request)
-        return budget.size(channel, held, window)
+        window.resize(budget.size(channel, window.size, wanted), pipe.rate)
 
     def free(self, channel: int) -> None:
         """Our `channel` is no more."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import PeerError
-from avinet.flow.window import GRANT_BYTES, MOST_BYTES, PIECE_BYTES, PIECE_S, ReceiveWindow, SendWindow
+from avinet.flow.window import GRANT_BYTES, GRANT_S, MOST_BYTES, PIECE_BYTES, PIECE_S, ReceiveWindow, SendWindow
 
 
 class SendWindowTests(SynchronousTestCase):
@@ -79,6 +79,16 @@ class ReceiveWindowTests(SynchronousTestCase):
         self.assertEqual(window.grant(), 0)
         window.consumed(1)
         self.assertEqual(window.grant(), GRANT_BYTES)
+
+    def test_where_much_arrives_it_waits_for_more(self) -> None:
+        window = ReceiveWindow(0, 4 * GRANT_BYTES)
+        window.resize(100 * GRANT_BYTES, 2 * GRANT_BYTES / GRANT_S)
+        self.assertEqual(window.grant(), 100 * GRANT_BYTES)
+        window.received(2 * GRANT_BYTES)
+        window.consumed(2 * GRANT_BYTES - 1)
+        self.assertEqual(window.grant(), 0)
+        window.consumed(1)
+        self.assertEqual(window.grant(), 2 * GRANT_BYTES)
 
     @given(st.integers(1, 400), st.lists(st.tuples(st.booleans(), st.integers(0, 500)), max_size=60))
     def test_window_buffer_and_debt_are_always_the_whole(self, size: int, steps: list[tuple[bool, int]]) -> None:
