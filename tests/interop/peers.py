@@ -83,6 +83,8 @@ class ClientPeer(Peer, Protocol):
     """Whether it can be told to ask for new keys."""
     ends_in_order: bool
     """Whether EOF goes before CLOSE also where its end is the last to end."""
+    strays: int = 0
+    """How many messages at most it sends for a channel that it has closed already."""
 
     def command(self, dialled: Dialled) -> tuple[list[str], Mapping[str, str]]:
         """Its command line, and its environment."""

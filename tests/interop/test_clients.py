@@ -73,7 +73,7 @@ class _ClientCase(NodeCase):
         for end in (ours, theirs):
             await end.lost
         await eventually("the channel is gone at both ends", lambda: not tunnel.channels)
-        self.assertEqual(tunnel.strays, 0)
+        self.assertLessEqual(tunnel.strays, self.peer.strays)
 
     async def moves_data(self, combination: Combination) -> ServerTunnel:
         """Through a connection to the client's `-L`, which leads to our service."""
