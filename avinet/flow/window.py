@@ -14,20 +14,39 @@ PIECE_BYTES = 32 * 1024
 """What always goes into one packet."""
 PIECE_S = 0.008
 """How long a larger packet may take."""
+CHAT_BYTES = 4 * 1024
+"""Less than this is a little thing, which somebody may wait for."""
 _MEASURED_S = 0.01
 
 
-class SendWindow:
+class _Window:
+    """What both have: `left` is how many bytes may still come, `last` how many came with the last packet."""
+
+    __slots__ = ("last", "left")
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.last = 0
+
+    def chats(self, count: int) -> bool:
+        """Whether a packet with `count` bytes is a little thing by itself.
+
+        It is none when the window had room for no more, or when it may be the end of something large.
+        """
+        return count < CHAT_BYTES <= self.left and self.last < CHAT_BYTES
+
+
+class SendWindow(_Window):
     """What may be sent: `left` bytes in all, in packets of at most `packet_bytes`.
 
     The peer gives window back for packets that have come whole, so they are only as large as what it gives back in a
     short time.
     """
 
-    __slots__ = ("_added", "_most_bytes", "_since", "left", "packet_bytes")
+    __slots__ = ("_added", "_most_bytes", "_since", "packet_bytes")
 
     def __init__(self, left: int, packet_bytes: int) -> None:
-        self.left = left
+        super().__init__(left)
         self.packet_bytes = min(packet_bytes, PIECE_BYTES)
         self._most_bytes = packet_bytes
         self._added = 0
@@ -53,21 +72,22 @@ class SendWindow:
         """A packet with `count` bytes went out."""
         assert count <= self.room
         self.left -= count
+        self.last = count
 
 
-class ReceiveWindow:
+class ReceiveWindow(_Window):
     """What the peer may send: `left` bytes, in packets of at most `packet_bytes`.
 
     Of `size` bytes in all, those that are not `left` have arrived; they are given back only once the consumer has taken
     them, and not before there is enough to be worth a message. The size may change at any time.
     """
 
-    __slots__ = ("_worth", "left", "packet_bytes", "size", "unread")
+    __slots__ = ("_worth", "packet_bytes", "size", "unread")
 
     def __init__(self, size: int, packet_bytes: int) -> None:
+        super().__init__(size)
         self.size = size
         self.packet_bytes = packet_bytes
-        self.left = size
         self.unread = 0
         self._worth = GRANT_BYTES
 
@@ -81,6 +101,7 @@ class ReceiveWindow:
         if count > self.left or count > self.packet_bytes:
             raise PeerError("it sent more than its window lets it")
         self.left -= count
+        self.last = count
         self.unread += count
 
     def consumed(self, count: int) -> None:

@@ -128,9 +128,9 @@ class Channel:
         return self._outgoing.far_id
 
     @property
-    def window_left(self) -> int:
-        """How much the peer may still send."""
-        return self._receive.left
+    def window(self) -> ReceiveWindow:
+        """What the peer may still send."""
+        return self._receive
 
     def start(self, protocol: IProtocol) -> None:
         """The channel is open on both ends: from now on it belongs to `protocol`."""

@@ -56,7 +56,7 @@ from avinet.ssh.opening import (
     RequestRefused,
     Terms,
 )
-from avinet.ssh.outgoing import CHAT_BYTES, Outgoing
+from avinet.ssh.outgoing import Outgoing
 from avinet.ssh.shown import printable
 from avinet.ssh.strings import Reader, string, uint32
 from avinet.ssh.transport import Transport
@@ -248,7 +248,7 @@ class Connection(SSHService):
         return self.transport.heard_at
 
     def chatted(self) -> None:
-        """A little thing was said, and not because a window was almost closed."""
+        """A little thing was said."""
         self._chat_at = self.transport.heard_at
 
     @property
@@ -474,7 +474,7 @@ class Connection(SSHService):
             self.data_settled()
         if channel is None:
             return
-        if size < CHAT_BYTES <= channel.window_left:
+        if channel.window.chats(size):
             self.chatted()
         self._windows.arrived(size)
         data = payload[_DATA.size :]

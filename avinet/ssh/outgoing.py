@@ -19,8 +19,6 @@ LOW_BYTES = 16 * 1024
 """What is left when it is resumed."""
 _LEAST_BYTES = 4096
 """What is worth a call to read, with less window too."""
-CHAT_BYTES = 4096
-"""What is written in smaller pieces than this is taken for somebody's question or answer."""
 
 
 class Carrier(Protocol):
@@ -48,7 +46,7 @@ class Carrier(Protocol):
         """Where `size` bytes that `send_data` sends next may be put, so that they are not copied."""
 
     def chatted(self) -> None:
-        """A little thing was said, and not because a window was almost closed."""
+        """A little thing was said."""
 
     def cork(self) -> None:
         """What is sent until `uncork` goes out as one."""
@@ -174,7 +172,7 @@ class Outgoing:
             return 0
         size = len(data)
         if 0 < size <= window.room:
-            if size < CHAT_BYTES <= window.left:
+            if window.chats(size):
                 carrier.chatted()
             window.sent(size)
             carrier.send_data(self.far_id, data)

@@ -7,7 +7,16 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import PeerError
-from avinet.flow.window import GRANT_BYTES, GRANT_S, MOST_BYTES, PIECE_BYTES, PIECE_S, ReceiveWindow, SendWindow
+from avinet.flow.window import (
+    CHAT_BYTES,
+    GRANT_BYTES,
+    GRANT_S,
+    MOST_BYTES,
+    PIECE_BYTES,
+    PIECE_S,
+    ReceiveWindow,
+    SendWindow,
+)
 
 
 class SendWindowTests(SynchronousTestCase):
@@ -79,6 +88,19 @@ class ReceiveWindowTests(SynchronousTestCase):
         self.assertEqual(window.grant(), 0)
         window.consumed(1)
         self.assertEqual(window.grant(), GRANT_BYTES)
+
+    def test_a_little_thing_is_one_unless_it_ends_a_larger_one(self) -> None:
+        send, receive = SendWindow(100 * 1024, 32 * 1024), ReceiveWindow(100 * 1024, 32 * 1024)
+        for window, move in ((send, send.sent), (receive, receive.received)):
+            self.assertTrue(window.chats(1))
+            self.assertFalse(window.chats(CHAT_BYTES))
+            move(CHAT_BYTES)
+            self.assertFalse(window.chats(1))
+            move(1)
+            self.assertTrue(window.chats(1))
+            while window.left >= CHAT_BYTES:
+                move(1000)
+            self.assertFalse(window.chats(1), "the window had room for no more")
 
     def test_where_much_arrives_it_waits_for_more(self) -> None:
         window = ReceiveWindow(0, 4 * GRANT_BYTES)

@@ -264,7 +264,7 @@ class Assault:
         inboxes = [len(each._inbox) for each in connection._table.values() if isinstance(each, Channel)]
         most = limits.most_window_bytes + limits.channels * limits.window_bytes
         check(sum(inboxes) <= most, f"{sum(inboxes)} bytes are not read")
-        windows = [each.window_left for each in connection._table.values() if isinstance(each, Channel)]
+        windows = [each.window.left for each in connection._table.values() if isinstance(each, Channel)]
         check(all(left >= 0 for left in windows), f"of the windows {windows} is left")
 
     def end(self) -> None:
