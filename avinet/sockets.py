@@ -76,6 +76,14 @@ class Lender(Protocol):
         """Lend what arrives to `taker` from now on, instead of giving it to the protocol."""
 
 
+def _is_here(host: str) -> bool:
+    """Whether `host` is an address of this machine's loopback; a name may be anything."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _unpace(made: socket.socket, host: str) -> None:
     """Have `made`, which will be connected at `host` only, send as fast as it can when that is this machine.
 
@@ -83,7 +91,7 @@ def _unpace(made: socket.socket, host: str) -> None:
     to be set before there is a connection, as a kernel goes on pacing one that it has begun to pace.
     """
     option = getattr(socket, "TCP_CONGESTION", None)
-    if option is not None and host and ip_address(host).is_loopback:
+    if option is not None and _is_here(host):
         with contextlib.suppress(OSError):  # a kernel that knows it by another name keeps its own
             made.setsockopt(socket.IPPROTO_TCP, option, b"reno")
 
@@ -190,7 +198,7 @@ class _Direct(tcp.Connection):
 
         More would only leave the processor's cache. From elsewhere data has to travel: there the kernel knows best.
         """
-        if self.connected and ip_address(self.getPeer().host).is_loopback:
+        if self.connected and _is_here(self.getPeer().host):
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     def limit_unsent(self, size: int) -> None:

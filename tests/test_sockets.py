@@ -334,10 +334,11 @@ class DirectTests(TestCase):
     async def test_where_others_may_come_from_the_system_decides_how_to_send(self) -> None:
         with socket.socket() as usual:
             expected = usual.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-        port: Any = direct(reactor).listenTCP(0, Factory())
-        self.addCleanup(port.stopListening)
-        used = port.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
-        self.assertEqual(used, expected)
+        for interface in ("", "localhost"):
+            port: Any = direct(reactor).listenTCP(0, Factory(), interface=interface)
+            self.addCleanup(port.stopListening)
+            used = port.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+            self.assertEqual(used, expected)
 
     async def test_little_waits_to_be_read_from_a_peer_on_this_machine(self) -> None:
         near, far = Person(), Person()
