@@ -171,19 +171,20 @@ class Master:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(each, signal.SIGKILL)
             await pause(self._reactor, POLL_S)
-        if self._child is not None:
-            self._child.poll()  # takes its status, that it is no zombie
 
     def _processes(self) -> list[int]:
         """In a thread: the masters and workers that run on this folder, whether they answer or not."""
         mine = f"\0-C\0{self.folder}\0-f\0{FILE}\0".encode()
-        found = []
+        found: set[int] = set()
+        # One that is ending has no command line any more, and is ours until its status is taken.
+        if self._child is not None and self._child.poll() is None:
+            found.add(self._child.pid)
         for place in Path("/proc").iterdir():
             if place.name.isdigit():
                 with contextlib.suppress(OSError):
                     if mine in (place / "cmdline").read_bytes():
-                        found.append(int(place.name))
-        return found
+                        found.add(int(place.name))
+        return sorted(found)
 
     async def end(self, drain_s: float) -> None:
         """A soft stop, and after `drain_s` a hard one."""
