@@ -15,25 +15,31 @@ PIECE_BYTES = 32 * 1024
 PIECE_S = 0.008
 """How long a larger packet may take."""
 CHAT_BYTES = 4 * 1024
-"""Less than this is a little thing, which somebody may wait for."""
+"""Less than this is a little thing, which somebody may wait for,"""
+TAIL_PACKETS = 2
+"""unless it is among the first so many behind something large: then it may be the end of that."""
 _MEASURED_S = 0.01
 
 
 class _Window:
-    """What both have: `left` is how many bytes may still come, `last` how many came with the last packet."""
+    """What both have: `left` is how many bytes may still come."""
 
-    __slots__ = ("last", "left")
+    __slots__ = ("_littles", "left")
 
     def __init__(self, left: int) -> None:
         self.left = left
-        self.last = 0
+        self._littles = TAIL_PACKETS
 
     def chats(self, count: int) -> bool:
         """Whether a packet with `count` bytes is a little thing by itself.
 
         It is none when the window had room for no more, or when it may be the end of something large.
         """
-        return count < CHAT_BYTES <= self.left and self.last < CHAT_BYTES
+        return count < CHAT_BYTES <= self.left and self._littles >= TAIL_PACKETS
+
+    def _spend(self, count: int) -> None:
+        self.left -= count
+        self._littles = self._littles + 1 if count < CHAT_BYTES else 0
 
 
 class SendWindow(_Window):
@@ -71,8 +77,7 @@ class SendWindow(_Window):
     def sent(self, count: int) -> None:
         """A packet with `count` bytes went out."""
         assert count <= self.room
-        self.left -= count
-        self.last = count
+        self._spend(count)
 
 
 class ReceiveWindow(_Window):
@@ -100,8 +105,7 @@ class ReceiveWindow(_Window):
         """A packet with `count` bytes has arrived. Raises `PeerError` when it is larger than allowed."""
         if count > self.left or count > self.packet_bytes:
             raise PeerError("it sent more than its window lets it")
-        self.left -= count
-        self.last = count
+        self._spend(count)
         self.unread += count
 
     def consumed(self, count: int) -> None:
