@@ -13,9 +13,9 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.errors import PeerError
-from avinet.sockets import Lender, has_all_of
+from avinet.sockets import READ_BYTES, Lender, has_all_of
 
-UNREAD_BYTES = 256 * 1024
+UNREAD_BYTES = READ_BYTES
 """What may wait to be read from a peer on this machine."""
 
 

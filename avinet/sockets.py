@@ -21,11 +21,10 @@ from zope.interface import directlyProvides, providedBy
 
 T = TypeVar("T")
 
-READ_BYTES = 512 * 1024
-"""What is read at once, where nobody says where to read to."""
+READ_BYTES = 1000 * 1024
+"""What is read, passed on and written at once; a packet of 1 MiB has room for it."""
 MOST_PIECES = 64
 """What is lent in one call at most."""
-_MOST_WAITED_BYTES = 512 * 1024
 _ACCEPTS = 4
 """How many connections are accepted in a turn of the loop: those that came before are heard, or seen to be gone."""
 
@@ -188,7 +187,7 @@ class _Direct(tcp.Connection):
 
     def read_least(self, size: int) -> None:
         """Do not read before at least about `size` bytes have arrived, or the end (SO_RCVLOWAT)."""
-        size = min(size, _MOST_WAITED_BYTES)
+        size = min(size, READ_BYTES)
         if size != self._least and self.connected:
             self._least = size
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size)

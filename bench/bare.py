@@ -24,7 +24,7 @@ from avinet.ssh.login import Credentials, LoginEndpoint
 from avinet.ssh.policy import BACKLOG
 from avinet.ssh.server import Server
 from avinet.ssh.tunnel import ClientTunnel, ServerTunnel
-from avinet.taps.process import fewer_collections, more_files
+from avinet.taps.process import fewer_collections, keep_memory, more_files
 from avinet.trust.keys import load_private, public_line
 from bench.forwarder import USER, Guests
 from bench.identities import source
@@ -78,6 +78,7 @@ def main(role: str, folder: str, port: str, *numbers: str) -> None:
     globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stderr)], redirectStandardIO=False)
     more_files()
     fewer_collections()
+    keep_memory()
     if role == "server":
         server(Path(folder), int(port))
     else:

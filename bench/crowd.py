@@ -42,7 +42,7 @@ from avinet.se.shell import shell_server
 from avinet.se.tunnels import Tunnels
 from avinet.sockets import direct
 from avinet.ssh.server import Server
-from avinet.taps.process import fewer_collections, more_files
+from avinet.taps.process import fewer_collections, keep_memory, more_files
 from avinet.telemetry.reports import Reporter
 from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
 from avinet.wire.config import Config, ConfigPush, ConfigState
@@ -242,6 +242,7 @@ def main(place: str, first: str, count: str) -> None:
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     more_files()
     fewer_collections()
+    keep_memory()
     folder = Path(place)
     nodes = decode((folder / "nodes.json").read_bytes(), list[Node], limit_bytes=10**6)
     shell = shell_server(reactor, private_key(0), OperatorKeys(lambda: nodes, time), _no_shell, folder)

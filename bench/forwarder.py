@@ -29,7 +29,7 @@ from avinet.ssh.login import Credentials, LoginEndpoint
 from avinet.ssh.policy import BACKLOG
 from avinet.ssh.server import Server
 from avinet.ssh.tunnel import ClientTunnel, ServerTunnel, Tunnel
-from avinet.taps.process import fewer_collections, more_files
+from avinet.taps.process import fewer_collections, keep_memory, more_files
 from avinet.trust.keys import load_private, public_line
 
 USER = "aviseuser"
@@ -174,6 +174,7 @@ def main(role: str, folder: str, place: str, *arguments: str) -> None:
     more_files()
     {"server": server, "client": client}[role](Path(folder), address, int(port), End(list(arguments)))
     fewer_collections()
+    keep_memory()
     reactor.run()
 
 

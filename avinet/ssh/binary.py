@@ -23,7 +23,7 @@ from zope.interface import implementer
 
 from avinet import __version__
 from avinet.errors import AvinetError, PeerError, TimedOut
-from avinet.sockets import Lender, has_all_of
+from avinet.sockets import READ_BYTES, Lender, has_all_of
 from avinet.ssh import phases
 from avinet.ssh.ciphers import Buffer
 from avinet.ssh.messages import CHANNEL_DATA
@@ -35,7 +35,7 @@ from avinet.ssh.strings import string, uint32
 
 _KIND = b"SSH-2.0-avinet_"
 VERSION = _KIND + __version__.encode("ascii")
-BATCH_BYTES = 512 * 1024
+BATCH_BYTES = READ_BYTES
 """What is sealed before it is written, however much there is to send."""
 
 

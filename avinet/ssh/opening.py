@@ -11,13 +11,14 @@ from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTim
 
 from avinet.errors import AvinetError, TimedOut
 from avinet.flow.turns import Priority
+from avinet.sockets import READ_BYTES
 from avinet.ssh.channel import ChannelAddress, RequestTaker, refuse_request
 from avinet.ssh.messages import PROHIBITED
 from avinet.ssh.strings import Reader
 
 _TERMS = struct.Struct(">III")
 
-MOST_DATA_BYTES = 512 * 1024
+MOST_DATA_BYTES = READ_BYTES
 """What we put into a packet at most, whatever a peer would take."""
 
 

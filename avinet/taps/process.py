@@ -24,6 +24,7 @@ from avinet.settings import Settings, load
 S = TypeVar("S", bound=Settings)
 HOPELESS = 78
 """EX_CONFIG of sysexits.h; the systemd units and the local driver know it."""
+_BLOCK_BYTES = 8 << 20
 log = Logger()
 
 
@@ -38,6 +39,7 @@ def make(name: str, config: str, settings: type[S], service: Callable[..., IServ
     try:
         more_files()
         fewer_collections()
+        keep_memory()
         reactor.callWhenRunning(end_on_sigterm, reactor)
         return service(
             reactor,
@@ -77,6 +79,16 @@ def fewer_collections() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(5_000, 10, 100)
+
+
+def keep_memory() -> None:
+    """Have the C library keep some MiB that were freed for what comes next.
+
+    glibc gives the top of its heap back to the system once it is more than twice the largest block that it ever had
+    from the system by itself, and was freed (mallopt(3), `M_TRIM_THRESHOLD`). Data that a socket did not take at once
+    would be paid with a page fault for each 4 KiB then. Elsewhere this does nothing.
+    """
+    bytes(_BLOCK_BYTES)
 
 
 def ending(reactor: Any, name: str) -> Callable[[AvinetError], None]:
