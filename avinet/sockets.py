@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -75,6 +76,7 @@ class Lender(Protocol):
         """Lend what arrives to `taker` from now on, instead of giving it to the protocol."""
 
 
+@lru_cache(256)
 def _is_here(host: str) -> bool:
     """Whether `host` is an address of this machine's loopback; a name may be anything."""
     try:
@@ -103,6 +105,7 @@ class _Direct(tcp.Connection):
 
     bufferSize = 0  # noqa: N815
     SEND_LIMIT = READ_BYTES
+    reactor: Any
     _taker: Taker | None = None
     _least = 1
 
@@ -127,7 +130,7 @@ class _Direct(tcp.Connection):
         elif count:
             self.protocol.dataReceived(bytes(buffer[:count]))
         # A kernel says that it takes more only when a third of its buffer is free, which over a long link is late.
-        if taker is not None and count and self._waits_to_send():
+        if (self._tempDataLen or self.dataBuffer) and count and taker is not None and self._only_sends():
             return self.doWrite()
         return why
 
@@ -135,6 +138,37 @@ class _Direct(tcp.Connection):
     def connectionLost(self, reason: Failure) -> None:
         self._taker = None  # what is gone goes at once, and not when the garbage collector finds it
         super().connectionLost(reason)
+
+    @override
+    def loseWriteConnection(self) -> None:
+        if self._has_sent() and not self._writeDisconnected:
+            self._writeDisconnecting = self._writeDisconnected = True
+            self._closeWriteConnection()
+        else:
+            super().loseWriteConnection()
+
+    @override
+    def loseConnection(self) -> None:
+        if self.connected and not self.disconnecting and not self._writeDisconnected and self._has_sent():
+            self.disconnecting = True
+            self.stopReading()
+            self.reactor.callLater(0, self._end)
+        else:
+            super().loseConnection()
+
+    def _end(self) -> None:
+        """Close, unless something was written since that was to be done."""
+        if self.connected and not self._aborting:
+            if self._has_sent():
+                self.connectionLost(Failure(main.CONNECTION_DONE))
+            else:
+                self.startWriting()
+
+    def _has_sent(self) -> bool:
+        """Whether nothing waits to be sent, and no producer for being asked for more."""
+        if self._tempDataLen or self.dataBuffer:
+            return False
+        return self.producer is None or (bool(self.streamingProducer) and not self.producerPaused)
 
     def lend_to(self, taker: Taker) -> None:
         self._taker = taker
@@ -154,36 +188,34 @@ class _Direct(tcp.Connection):
             super().write(bytes(data[sent:]))
 
     def lend_all(self, pieces: Sequence[memoryview]) -> None:
-        sent = 0
-        if self._sends_now():
-            try:
-                sent = self.socket.sendmsg(pieces)
-            except OSError:
-                sent = 0
+        sent = self._send(pieces, together=True)
         for piece in pieces:
             if sent < len(piece):
                 super().write(bytes(piece[sent:]))
             sent = max(0, sent - len(piece))
 
-    def _send(self, data: bytes | memoryview) -> int:
-        """Send what the kernel takes at once; an error is left to the reactor's next attempt."""
-        if not self._sends_now():
+    def _send(self, data: Any, *, together: bool = False) -> int:
+        """Send what the kernel takes at once of `data`, or of all its pieces `together`.
+
+        That is nothing when anything waits, and when a producer is pulled, which the reactor asks when it has sent. An
+        error is left to the reactor's next attempt.
+        """
+        if (
+            self._tempDataLen
+            or self.dataBuffer
+            or not self.connected
+            or self._writeDisconnected
+            or (self.producer is not None and not self.streamingProducer)
+        ):
             return 0
         try:
-            return self.socket.send(data)
+            return self.socket.sendmsg(data) if together else self.socket.send(data)
         except OSError:
             return 0
 
-    def _waits_to_send(self) -> bool:
-        """Whether the kernel did not take all, and nothing but that has to be done about it."""
-        waits = bool(self._tempDataLen or self.dataBuffer)
-        return waits and bool(self.connected) and not (self.disconnecting or self._writeDisconnecting)
-
-    def _sends_now(self) -> bool:
-        """Whether what is written now need not wait: the reactor asks a producer that is pulled when it has sent."""
-        if self._tempDataLen or self.dataBuffer or (self.producer is not None and not self.streamingProducer):
-            return False
-        return bool(self.connected) and not self._writeDisconnected
+    def _only_sends(self) -> bool:
+        """Whether nothing else has to be done about what waits to be sent."""
+        return bool(self.connected) and not (self.disconnecting or self._writeDisconnecting)
 
     def read_least(self, size: int) -> None:
         """Do not read before at least about `size` bytes have arrived, or the end (SO_RCVLOWAT)."""

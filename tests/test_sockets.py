@@ -13,7 +13,7 @@ from twisted.internet import reactor
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
-from twisted.internet.error import ConnectionDone, ConnectionRefusedError
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost, ConnectionRefusedError
 from twisted.internet.protocol import ClientFactory, Factory, Protocol, connectionDone
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
@@ -292,6 +292,40 @@ class DirectTests(TestCase):
         far.transport.abortConnection()
         await within(reactor, 10, near.lost, "the end")
         await within(reactor, 10, far.lost, "the end")
+
+    async def test_half_a_close_with_nothing_to_send_is_seen_before_the_reactor_turns(self) -> None:
+        near, far = Person(), Person()
+        await self.joined(near, far)
+        handle: socket.socket = far.transport.getHandle()
+        far.transport.stopReading()
+        near.transport.loseWriteConnection()
+        handle.settimeout(10)
+        self.assertEqual(handle.recv(1), b"")
+        handle.setblocking(False)
+        near.transport.write(b"too late")
+        self.assertFalse(near.lost.called)
+        far.transport.abortConnection()
+        self.assertIsInstance(await within(reactor, 10, near.lost, "the end"), ConnectionLost)
+        await within(reactor, 10, far.lost, "the end")
+
+    async def test_an_end_comes_after_the_call_that_asks_for_it_and_all_that_is_written_until_then(self) -> None:
+        near, far = Person(), Person()
+        await self.joined(near, far)
+        near.transport.loseConnection()
+        self.assertFalse(near.lost.called)
+        for _ in range(3):
+            near.transport.write(DATA)
+        self.assertIsInstance(await within(reactor, 10, near.lost, "the end"), ConnectionDone)
+        self.assertIsInstance(await within(reactor, 10, far.lost, "the end"), ConnectionDone)
+        self.assertEqual(sha256(far.received).digest(), sha256(3 * DATA).digest())
+
+    async def test_an_end_at_once_overtakes_one_in_order(self) -> None:
+        near, far = Person(), Person()
+        await self.joined(near, far)
+        near.transport.loseConnection()
+        near.transport.abortConnection()
+        self.assertIsInstance(await within(reactor, 10, near.lost, "the end"), ConnectionAborted)
+        self.assertIsInstance(await within(reactor, 10, far.lost, "the end"), ConnectionLost)
 
     async def test_a_peer_that_is_gone_is_an_end_and_no_error(self) -> None:
         near, far = Person(), Person()

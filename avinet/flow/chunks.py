@@ -8,16 +8,16 @@ Piece = bytes | memoryview
 
 
 class Chunks:
-    """A queue of bytes whose length is the number of bytes in it; an empty one holds no memory of its own."""
+    """A queue of bytes whose length is their number, `size`; an empty one holds no memory of its own."""
 
-    __slots__ = ("_queue", "_size")
+    __slots__ = ("_queue", "size")
 
     def __init__(self) -> None:
         self._queue: deque[Piece] | None = None
-        self._size = 0
+        self.size = 0
 
     def __len__(self) -> int:
-        return self._size
+        return self.size
 
     def append(self, data: bytes) -> None:
         """Add `data`; what is not `bytes` is copied."""
@@ -28,7 +28,7 @@ class Chunks:
         if self._queue is None:
             self._queue = deque()
         self._queue.append(data)
-        self._size += len(data)
+        self.size += len(data)
 
     def take(self, limit: int) -> list[Piece]:
         """Pieces of up to `limit` bytes in all from the front."""
@@ -44,7 +44,7 @@ class Chunks:
                 queue.popleft()
             taken.append(piece)
             limit -= len(piece)
-            self._size -= len(piece)
+            self.size -= len(piece)
         if not queue:
             self._queue = None
         return taken
@@ -53,7 +53,7 @@ class Chunks:
         """The piece at the front, as it was put in or what is left of it."""
         assert self._queue is not None
         piece = self._queue.popleft()
-        self._size -= len(piece)
+        self.size -= len(piece)
         if not self._queue:
             self._queue = None
         return bytes(piece)
@@ -61,4 +61,4 @@ class Chunks:
     def clear(self) -> None:
         """Forget everything."""
         self._queue = None
-        self._size = 0
+        self.size = 0

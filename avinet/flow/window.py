@@ -76,7 +76,7 @@ class SendWindow(_Window):
 
     def sent(self, count: int) -> None:
         """A packet with `count` bytes went out."""
-        assert count <= self.room
+        assert count <= min(self.left, self.packet_bytes)
         self._spend(count)
 
 

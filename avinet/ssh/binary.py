@@ -27,7 +27,7 @@ from avinet.sockets import READ_BYTES, Lender, has_all_of
 from avinet.ssh import phases
 from avinet.ssh.ciphers import Buffer
 from avinet.ssh.messages import CHANNEL_DATA
-from avinet.ssh.packets import Inbound, Outbound
+from avinet.ssh.packets import MOST_PAYLOAD_BYTES, Inbound, Outbound
 from avinet.ssh.phases import Exchange, Phases, Stage, Verdict
 from avinet.ssh.policy import Policy
 from avinet.ssh.shown import printable, shown_address
@@ -254,19 +254,19 @@ class BinaryPackets(SSHTransportBase):
         self._running = True
         self._corks += 1
         try:
-            self._guarded(self._advance)
+            self._advance()
+        except Exception as fault:
+            self._at_fault(fault)
         finally:
             self._inbound.settle()
             self.uncork()
             self._running = False
 
-    def _guarded(self, work: Callable[[], None]) -> None:
-        """Do `work` for the peer: its faults end its connection, and ours too, but ours are logged as such."""
-        try:
-            work()
-        except PeerError as error:
-            self.fail(error)
-        except Exception:
+    def _at_fault(self, fault: Exception) -> None:
+        """The peer's fault, just raised, ends its connection, and one of ours too, but that is logged as such."""
+        if isinstance(fault, PeerError):
+            self.fail(fault)
+        else:
             self.log.failure("a fault of ours ended the connection of {peer}", peer=self.address)
             self.close("an internal error")
 
@@ -368,14 +368,14 @@ class BinaryPackets(SSHTransportBase):
             self._count_backlog(size)
             return
         outbound = self._outbound
-        if not outbound.fits(size):
+        if outbound.size + size > MOST_PAYLOAD_BYTES:
             self._flush()
         outbound.add(pieces, size)
         if number == phases.NEWKEYS or number == phases.KEXINIT:
             self.phases.sent(number)
             if number == phases.NEWKEYS:
                 self._new_keys_sent()
-        if not self._corks or len(outbound) >= BATCH_BYTES:
+        if not self._corks or outbound.size >= BATCH_BYTES:
             self._flush()
 
     def place(self, before: int, size: int) -> memoryview | None:
@@ -384,7 +384,7 @@ class BinaryPackets(SSHTransportBase):
         `before` bytes of the message stand before them, its number included.
         """
         outbound = self._outbound
-        if self.closing or self.phases.sending_blocked or not outbound.fits(before + size):
+        if self.closing or self.phases.sending_blocked or outbound.size + before + size > MOST_PAYLOAD_BYTES:
             return None
         return outbound.space(before, size)
 
@@ -401,7 +401,7 @@ class BinaryPackets(SSHTransportBase):
     def _flush(self) -> None:
         """Write the batch."""
         outbound = self._outbound
-        size = len(outbound)
+        size = outbound.size
         if self.closing:
             return
         if not size:

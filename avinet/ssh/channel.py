@@ -67,7 +67,7 @@ def refuse_request(name: bytes, body: bytes) -> bool:
 
 @implementer(ITransport, IConsumer, IPushProducer)
 class Channel:
-    """An open channel; `id` is its number here."""
+    """An open channel; `id` is its number here, `window` what the peer may still send."""
 
     log = Logger()
 
@@ -84,12 +84,12 @@ class Channel:
         "_paused",
         "_peer",
         "_protocol",
-        "_receive",
         "_taker",
         "connected",
         "disconnecting",
         "id",
         "take_request",
+        "window",
     )
 
     def __init__(
@@ -108,7 +108,7 @@ class Channel:
         self.disconnecting = False
         self.take_request = take_request
         self._carrier = carrier
-        self._receive = receive
+        self.window = receive
         self._outgoing = Outgoing(carrier, far_id, send, priority, self._guard, self._sent_all)
         self._peer = address
         self._host = ChannelAddress(address.service, "")
@@ -126,11 +126,6 @@ class Channel:
     def far_id(self) -> int:
         """The channel's number at the peer."""
         return self._outgoing.far_id
-
-    @property
-    def window(self) -> ReceiveWindow:
-        """What the peer may still send."""
-        return self._receive
 
     def start(self, protocol: IProtocol) -> None:
         """The channel is open on both ends: from now on it belongs to `protocol`."""
@@ -204,7 +199,7 @@ class Channel:
         if not self.connected or self.disconnecting:
             return
         self.disconnecting = self._finishing = True
-        self._receive.consumed(len(self._inbox))
+        self.window.consumed(self._inbox.size)
         self._inbox.clear()
         self._end_when_empty()
         self._grant()
@@ -258,7 +253,7 @@ class Channel:
         self.connected = False
         if self._arrived is Half.CLOSED:
             self._obey(self._ends.close())
-        self._receive.consumed(len(self._inbox))
+        self.window.consumed(self._inbox.size)
         self._inbox.clear()
         self._outgoing.clear()
         self._carrier.soon(lambda: self._tell_lost(reason))
@@ -295,9 +290,9 @@ class Channel:
             return
         self._handing = True
         try:
-            while self._inbox and self._takes():
+            while self._inbox.size and self._takes():
                 data = self._inbox.pop()
-                self._receive.consumed(len(data))
+                self.window.consumed(len(data))
                 if self._taker is None:
                     self._guard(protocol.dataReceived, data)
                 else:
@@ -317,9 +312,9 @@ class Channel:
         """Give window back, unless the peer has no more use for it."""
         if not self.connected or self._arrived is not Half.OPEN:
             return
-        granted = self._receive.grant()
+        granted = self.window.grant()
         if granted:
-            self._carrier.resize(self.id, self._receive)
+            self._carrier.resize(self.id, self.window)
             self._carrier.send(CHANNEL_WINDOW_ADJUST, self.far_id, uint32(granted))
 
     def _hand_end(self) -> None:
@@ -359,17 +354,13 @@ class Channel:
             self._taker is not None
             and self._arrived is Half.OPEN
             and self.connected
-            and not (self.disconnecting or self._paused or self._inbox or self._handing)
+            and not (self.disconnecting or self._paused or self._inbox.size or self._handing)
         )
-
-    def expect(self, count: int) -> None:
-        """Data that `received_all` will be given has arrived. Raises `PeerError` past the window."""
-        self._receive.received(count)
 
     def received_all(self, pieces: Sequence[memoryview]) -> None:
         """Lend data of the peer that was expected, good only during the call; the channel was `lending` since then."""
         assert self._taker is not None
-        self._receive.consumed(sum(map(len, pieces)))
+        self.window.consumed(sum(map(len, pieces)))
         self._handing = True
         try:
             self._guard(self._taker.lent_all, pieces)
@@ -379,23 +370,16 @@ class Channel:
             self._grant()
 
     def received(self, data: memoryview) -> bool:
-        """Data of the peer, good only during the call; False when it must not come any more.
+        """Keep or drop data of the peer that was expected; False when it must not come any more.
 
-        Raises `PeerError` past the window.
+        It is good only during the call; a channel that is `lending` has `received_all`.
         """
-        self._receive.received(len(data))
-        return self._take_in(data)
-
-    def _take_in(self, data: memoryview) -> bool:
-        """Lend, keep or drop what has arrived; False when it must not come any more."""
         if self._arrived is not Half.OPEN or not self.connected:
-            self._receive.consumed(len(data))
+            self.window.consumed(len(data))
             return self._arrived is Half.OPEN
         if self.disconnecting:
-            self._receive.consumed(len(data))
+            self.window.consumed(len(data))
             self._grant()
-        elif self.lending:
-            self.received_all((data,))
         else:
             self._inbox.append(bytes(data))
             self._hand_over()
@@ -403,8 +387,8 @@ class Channel:
 
     def received_error(self, data: bytes) -> bool:
         """Data of a kind that nobody reads here: it costs window, which is given back; False when it must not come."""
-        self._receive.received(len(data))
-        self._receive.consumed(len(data))
+        self.window.received(len(data))
+        self.window.consumed(len(data))
         if self._takes():
             self._grant()
         return self._arrived is Half.OPEN

@@ -22,7 +22,7 @@ from typing_extensions import override
 from avinet.aio import as_deferred
 from avinet.errors import AvinetError, PeerError, TooMany, Unavailable
 from avinet.flow.turns import Priority, Turns
-from avinet.flow.window import ReceiveWindow, SendWindow
+from avinet.flow.window import CHAT_BYTES, ReceiveWindow, SendWindow
 from avinet.sockets import MOST_PIECES, READ_BYTES
 from avinet.ssh.channel import Channel, ChannelAddress
 from avinet.ssh.messages import (
@@ -73,6 +73,8 @@ COMPANY_S = 0.1
 """How long after such a piece a channel with much to send makes room for others."""
 COMPANY_BYTES = 32 * 1024
 """What it sends at once then."""
+STOCK_BATCH_BYTES = 512 * 1024
+"""What a channel to a peer of another kind sends at once, in its small packets."""
 
 
 class Connection(SSHService):
@@ -93,8 +95,11 @@ class Connection(SSHService):
         self._turns: Turns[Outgoing] = Turns()
         self._windows = Windows(clock, self.limits)
         self._chat_at = float("-inf")
+        self._arrived_bytes = 0
         self._loan: Channel | None = None
         self._loans: list[memoryview] = []
+        self.flowing = True
+        """Whether what is sent now goes out at once, and nobody waits for a turn."""
         self._paused = False
         self._sending = False
         self._stopped = False
@@ -174,6 +179,7 @@ class Connection(SSHService):
         entries = list(self._table.values())
         self._table.clear()
         self._turns.clear()
+        self._reckon()
         for entry in entries:
             match entry:
                 case Channel():
@@ -203,10 +209,12 @@ class Connection(SSHService):
     def pauseProducing(self) -> None:
         """What is sent backs up below: channels wait for their turn."""
         self._paused = True
+        self._reckon()
 
     def resumeProducing(self) -> None:
         """What was sent has gone out."""
         self._paused = False
+        self._reckon()
         self._send_ready()
 
     # what channels need
@@ -232,15 +240,16 @@ class Connection(SSHService):
         """The end of what `cork` began."""
         self.transport.uncork()
 
-    @property
-    def flowing(self) -> bool:
-        """Whether what is sent now goes out at once, and nobody waits for a turn."""
-        return not self._paused and not self._turns and not self._stopped
+    def _reckon(self) -> None:
+        """See whether what is sent now goes out at once."""
+        self.flowing = not (self._paused or self._turns or self._stopped)
 
     @property
     def batch_bytes(self) -> int:
         """How much one channel may send at once: little while others say little things and wait for the answer."""
-        return COMPANY_BYTES if self._in_company else READ_BYTES
+        if self._in_company:
+            return COMPANY_BYTES
+        return READ_BYTES if self.transport.kindred else STOCK_BATCH_BYTES
 
     @property
     def heard_at(self) -> float:
@@ -257,9 +266,13 @@ class Connection(SSHService):
 
     def ready(self, outgoing: Outgoing) -> None:
         """`outgoing` has something to send, and window for it; those of a class send one packet each in turn."""
+        self._queue(outgoing)
+        self._send_ready()
+
+    def _queue(self, outgoing: Outgoing) -> None:
         outgoing.queued = True
         self._turns.add(outgoing, outgoing.priority)
-        self._send_ready()
+        self.flowing = False
 
     def _send_ready(self) -> None:
         if self._sending or self._paused or not self._turns:
@@ -270,16 +283,17 @@ class Connection(SSHService):
             while self._turns and not self._paused:
                 outgoing = self._turns.next()
                 outgoing.queued = False
+                self._reckon()
                 if outgoing.send_some() and not outgoing.queued:
-                    outgoing.queued = True
-                    self._turns.add(outgoing, outgoing.priority)
+                    self._queue(outgoing)
         finally:
             self._sending = False
             self.transport.uncork()
 
     def resize(self, channel: int, window: ReceiveWindow) -> None:
         """Give our `channel` the window that it should have, now that data which arrived on it has been consumed."""
-        self._windows.resize(channel, window, self.request, hurried=self._in_company)
+        count, self._arrived_bytes = self._arrived_bytes, 0
+        self._windows.resize(channel, window, count, self.request, hurried=self._in_company)
 
     def soon(self, call: Callable[[], None]) -> None:
         """Call back when whatever is going on has ended."""
@@ -449,8 +463,11 @@ class Connection(SSHService):
             if take(value) is False:
                 self.strays += 1
         except PeerError as error:
-            self.refused += 1
-            channel.offended(error)
+            self._offends(channel, error)
+
+    def _offends(self, channel: Channel, error: PeerError) -> None:
+        self.refused += 1
+        channel.offended(error)
 
     def _window_adjust(self, packet: bytes) -> None:
         reader = Reader(packet, "CHANNEL_WINDOW_ADJUST")
@@ -474,22 +491,25 @@ class Connection(SSHService):
             self.data_settled()
         if channel is None:
             return
-        if channel.window.chats(size):
+        window = channel.window
+        if size < CHAT_BYTES and window.chats(size):
             self.chatted()
-        self._windows.arrived(size)
+        try:
+            window.received(size)
+        except PeerError as error:
+            self.data_settled()
+            self._offends(channel, error)
+            return
+        self._arrived_bytes += size
         data = payload[_DATA.size :]
-        if size <= GATHERED_BYTES and channel.lending:
-            try:
-                channel.expect(size)
-            except PeerError as error:
-                self.data_settled()
-                self.refused += 1
-                channel.offended(error)
-                return
+        if not channel.lending:
+            if not channel.received(data):
+                self.strays += 1
+        elif size > GATHERED_BYTES:
+            channel.received_all((data,))
+        else:
             self._loan = channel
             self._loans.append(data)
-            return
-        self._obeys(channel, channel.received, data)
 
     def data_settled(self) -> None:
         """Hand over the data that was gathered."""

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from avinet.flow.chunks import Chunks
 from avinet.flow.turns import Priority
-from avinet.flow.window import ReceiveWindow, SendWindow
+from avinet.flow.window import CHAT_BYTES, ReceiveWindow, SendWindow
 from avinet.relay import Reading
 from avinet.sockets import arrived
 from avinet.ssh.messages import CHANNEL_EXTENDED_DATA, STDERR
@@ -24,9 +24,8 @@ _LEAST_BYTES = 4096
 class Carrier(Protocol):
     """What a channel needs of its connection."""
 
-    @property
-    def flowing(self) -> bool:
-        """Whether what is sent now goes out at once, and nobody waits for a turn."""
+    flowing: bool
+    """Whether what is sent now goes out at once, and nobody waits for a turn."""
 
     @property
     def batch_bytes(self) -> int:
@@ -127,7 +126,7 @@ class Outgoing:
     @property
     def waiting(self) -> bool:
         """Whether anything waits to be sent."""
-        return bool(self._outbox or self._errors)
+        return self._outbox.size > 0 or self._errors is not None
 
     # what is to be sent
 
@@ -149,10 +148,11 @@ class Outgoing:
 
     def write_error(self, data: bytes) -> None:
         """Send `data` as the standard error of a command, after all that was written."""
-        if self._errors is None:
-            self._errors = Chunks()
-        self._errors.append(data)
-        self._offer()
+        if data:
+            if self._errors is None:
+                self._errors = Chunks()
+            self._errors.append(data)
+            self._offer()
 
     def buffer(self) -> memoryview | None:
         """Where to read what can be sent at once; when nothing can, the producer waits until it can."""
@@ -171,8 +171,8 @@ class Outgoing:
         if self.waiting or self.queued or not carrier.flowing:
             return 0
         size = len(data)
-        if 0 < size <= window.room:
-            if window.chats(size):
+        if 0 < size <= window.left and size <= window.packet_bytes:
+            if size < CHAT_BYTES and window.chats(size):
                 carrier.chatted()
             window.sent(size)
             carrier.send_data(self.far_id, data)
@@ -180,7 +180,7 @@ class Outgoing:
         sent = 0
         carrier.cork()
         while sent < size and window.left and carrier.flowing:
-            count = min(size - sent, window.room)
+            count = min(size - sent, window.left, window.packet_bytes)
             window.sent(count)
             carrier.send_data(self.far_id, data[sent : sent + count])
             sent += count
@@ -190,7 +190,7 @@ class Outgoing:
     def _offer(self) -> None:
         """Something waits to be sent: take a turn, and have the producer wait when it is much."""
         self._take_turn()
-        if len(self._outbox) > HIGH_BYTES:
+        if self._outbox.size > HIGH_BYTES:
             self._pause()
 
     def _take_turn(self) -> None:
@@ -204,17 +204,19 @@ class Outgoing:
 
     def send_some(self) -> bool:
         """Send one packet of what waits; whether there is more that the window has room for."""
-        size = min(len(self._outbox), self.window.room)
+        size = min(self._outbox.size, self.window.room)
         if size:
             self.window.sent(size)
             pieces = self._outbox.take(size)
             self._carrier.send_data(self.far_id, pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        elif self._errors:
-            size = min(len(self._errors), self.window.room)
+        elif self._errors is not None:
+            size = min(self._errors.size, self.window.room)
             self.window.sent(size)
             self._carrier.send(
                 CHANNEL_EXTENDED_DATA, self.far_id, uint32(STDERR), uint32(size), *self._errors.take(size)
             )
+            if not self._errors.size:
+                self._errors = None
         self.drained()
         return bool(self.window.left and self.waiting)
 
@@ -226,7 +228,7 @@ class Outgoing:
 
     def drained(self) -> None:
         """Less waits than before: let the producer go on, or tell that nothing waits any more."""
-        if self._paused and len(self._outbox) <= LOW_BYTES and self.window.left:
+        if self._paused and self._outbox.size <= LOW_BYTES and self.window.left:
             if self._lender:  # it only begins to read, and lends nothing before the reactor's next turn
                 self._resume()
             else:
@@ -239,14 +241,14 @@ class Outgoing:
             self._emptied()
 
     def _resume(self) -> None:
-        if self._paused and len(self._outbox) <= LOW_BYTES:
+        if self._paused and self._outbox.size <= LOW_BYTES:
             self._paused = False
             self._guard(self.producer.resumeProducing)
             if not self.waiting and not self._paused:
                 self._emptied()
 
     def _pull(self) -> None:
-        if self.producer is not None and not self._streaming and not self._outbox:
+        if self.producer is not None and not self._streaming and not self._outbox.size:
             self._guard(self.producer.resumeProducing)
 
     # where it comes from
@@ -259,7 +261,7 @@ class Outgoing:
         self._lender = isinstance(producer, Reading) and producer.lends
         if not streaming:
             producer.resumeProducing()
-        elif len(self._outbox) > HIGH_BYTES:
+        elif self._outbox.size > HIGH_BYTES:
             self._offer()
 
     def unregister(self) -> Any:

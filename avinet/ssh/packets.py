@@ -15,6 +15,7 @@ from avinet.ssh.ciphers import HEAD_BYTES, Buffer, Opening, PlainOpening, PlainS
 OVERHEAD_BYTES = 128
 """More than any construction adds to a payload."""
 MOST_PAYLOAD_BYTES = scratch.SCRATCH_BYTES - OVERHEAD_BYTES
+"""What a batch holds at most: the payload, and the packets before it."""
 
 _SEQUENCES = 1 << 32
 _LEAST_BYTES = 16
@@ -153,7 +154,7 @@ class Inbound:
 
 
 class Outbound:
-    """Payloads, sealed one after the other into a batch that is written as one."""
+    """Payloads, sealed one after the other into a batch of `size` bytes that is written as one."""
 
     def __init__(self) -> None:
         self.sequence = 0
@@ -161,21 +162,14 @@ class Outbound:
         self.sealed_packets = 0
         self._sealing: Sealing = PlainSealing()
         self._batch: memoryview | None = None
-        self._end = 0
+        self.size = 0
         self._reserved_at = -1
-
-    def __len__(self) -> int:
-        return self._end
 
     def begin(self, line: bytes) -> None:
         """Let `line` go out before all packets."""
         self._batch = scratch.borrow()
         self._batch[: len(line)] = line
-        self._end = len(line)
-
-    def fits(self, size: int) -> bool:
-        """Whether a payload of `size` bytes still goes into the batch."""
-        return self._end + size + OVERHEAD_BYTES <= scratch.SCRATCH_BYTES
+        self.size = len(line)
 
     def space(self, before: int, size: int) -> memoryview:
         """Where the end of the next payload is to be put: `size` bytes after `before` others; all of it has to fit.
@@ -185,8 +179,8 @@ class Outbound:
         batch = self._batch
         if batch is None:
             batch = self._batch = scratch.borrow()
-        self._reserved_at = self._end
-        at = self._end + HEAD_BYTES + before
+        self._reserved_at = self.size
+        at = self.size + HEAD_BYTES + before
         return batch[at : at + size]
 
     def add(self, pieces: Sequence[Buffer], size: int) -> None:
@@ -194,31 +188,31 @@ class Outbound:
         batch = self._batch
         if batch is None:
             batch = self._batch = scratch.borrow()
-        into = batch[self._end :] if self._end else batch
+        into = batch[self.size :] if self.size else batch
         last = pieces[-1]
         in_place = isinstance(last, memoryview) and last.obj is batch.obj
-        assert not in_place or self._reserved_at == self._end
+        assert not in_place or self._reserved_at == self.size
         at = HEAD_BYTES
         for piece in pieces[:-1] if in_place else pieces:
             end = at + len(piece)
             into[at:end] = piece
             at = end
         count = self._sealing.seal(self.sequence, into, size)
-        self._end += count
+        self.size += count
         self.sequence = (self.sequence + 1) % _SEQUENCES
         self.sealed_bytes += count
         self.sealed_packets += 1
 
     def view(self) -> memoryview:
         """The batch, good until `clear`."""
-        return _NOTHING if self._batch is None else self._batch[: self._end]
+        return _NOTHING if self._batch is None else self._batch[: self.size]
 
     def clear(self) -> None:
         """The batch has been written."""
         if self._batch is not None:
             scratch.give_back(self._batch)
             self._batch = None
-            self._end = 0
+            self.size = 0
             self._reserved_at = -1
 
     def seal(self, payload: bytes) -> bytes:

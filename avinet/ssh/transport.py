@@ -186,4 +186,7 @@ class Transport(BinaryPackets):
         self.phases.logged_in()
         self.identity = identity
         self._inbound.packet_bytes = self.policy.packet_bytes
-        self._guarded(lambda: self.setService(connection(identity)))
+        try:
+            self.setService(connection(identity))
+        except Exception as fault:
+            self._at_fault(fault)

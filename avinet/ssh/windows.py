@@ -21,7 +21,7 @@ Request = Callable[[bytes], Deferred[bytes]]
 class Windows:
     """The estimate of one link, which begins when data is consumed first."""
 
-    __slots__ = ("_arrived_bytes", "_budget", "_clock", "_limits", "_pipe", "_quickest_s")
+    __slots__ = ("_budget", "_clock", "_limits", "_pipe", "_quickest_s")
 
     def __init__(self, clock: IReactorTime, limits: ChannelLimits) -> None:
         self._clock = clock
@@ -29,20 +29,16 @@ class Windows:
         self._pipe: Pipe | None = None
         self._budget: Budget | None = None
         self._quickest_s = 0.0
-        self._arrived_bytes = 0
 
     def opened(self, took_s: float) -> None:
         """The peer has confirmed a channel after so long: the link has no longer a round trip."""
         self._quickest_s = min(self._quickest_s or took_s, took_s)
 
-    def arrived(self, count: int) -> None:
-        """`count` bytes of data have arrived."""
-        self._arrived_bytes += count
-
-    def resize(self, channel: int, window: ReceiveWindow, request: Request, *, hurried: bool) -> None:
+    def resize(self, channel: int, window: ReceiveWindow, count: int, request: Request, *, hurried: bool) -> None:
         """Give our `channel` the window that it should have, now that data which arrived on it has been consumed.
 
-        The `window` that it had is open again: its peer may have us hold that much; see `Pipe.delivered`.
+        `count` bytes have arrived on all channels since the last time. The `window` that it had is open again: its peer
+        may have us hold that much; see `Pipe.delivered`.
         """
         pipe, budget = self._pipe, self._budget
         if pipe is None or budget is None:
@@ -50,7 +46,6 @@ class Windows:
             pipe = self._pipe = Pipe(limits.window_bytes, limits.most_window_bytes, self._quickest_s)
             budget = self._budget = Budget(limits.most_window_bytes, pipe.least)
         now = self._clock.seconds()
-        count, self._arrived_bytes = self._arrived_bytes, 0
         wanted = pipe.delivered(now, count, channel, hurried=hurried)
         self._ask(pipe, now, request)
         window.resize(budget.size(channel, window.size, wanted), pipe.rate)

@@ -580,7 +580,7 @@ class SlowReaderTests(SynchronousTestCase):
                     sent += step
                     near.transport.write(step)
             joined.clock.advance(0)
-            self.assertLessEqual(far.transport._inbox._size, window)
+            self.assertLessEqual(far.transport._inbox.size, window)
         far.transport.resumeProducing()
         near.transport.loseConnection()
         joined.settle()
