@@ -67,9 +67,11 @@ class Relay(Protocol):
             if side._lost:
                 side._pass_on_loss()
                 return
-        for side, far in ((self, other), (other, self)):
-            side.transport.registerProducer(Reading(far.transport), True)
-            if has_all_of(side.transport, Lender) and has_all_of(far.transport, Lender):
+        readings = [Reading(side.transport) for side in (self, other)]
+        lend = all(reading.lends for reading in readings)
+        for side, reading in zip((other, self), readings, strict=True):
+            side.transport.registerProducer(reading, True)
+            if lend:
                 side.transport.lend_to(side)
             limit_unread = getattr(side.transport, "limit_unread", None)
             if limit_unread is not None:
@@ -125,7 +127,7 @@ class Relay(Protocol):
         if self._lost:
             return
         self._lost = True
-        self._finished = self._finished or bool(reason.check(error.ConnectionDone))
+        self._finished = self._finished or isinstance(reason.value, error.ConnectionDone)
         self._ended()
         self._pass_on_loss()
 

@@ -236,8 +236,10 @@ class Channel:
             self._end_when_closed()
 
     def _obey(self, messages: Iterable[Send]) -> None:
+        self._carrier.cork()
         for message in messages:
             self._carrier.send(_MESSAGES[message], self.far_id)
+        self._carrier.uncork()
         if self._ends.over:
             self._carrier.over(self.id)
 

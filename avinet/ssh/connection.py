@@ -62,6 +62,7 @@ from avinet.ssh.strings import Reader, string, uint32
 from avinet.ssh.transport import Transport
 from avinet.ssh.windows import Windows
 
+_HEAD = struct.Struct(">BI")
 _DATA = struct.Struct(">BII")
 _NAME_BYTES = 64
 _CHANNELS = 1 << 32
@@ -221,7 +222,8 @@ class Connection(SSHService):
 
     def send(self, number: int, channel: int, *fields: bytes | memoryview) -> None:
         """Send a message to the peer's `channel`."""
-        self.transport.sendPacket(number, b"".join((uint32(channel), *fields)))
+        head = _HEAD.pack(number, channel)
+        self.transport.send(number, (head, *fields), _HEAD.size + sum(map(len, fields)))
 
     def send_data(self, channel: int, data: bytes | memoryview) -> None:
         """Send CHANNEL_DATA to the peer's `channel`."""

@@ -75,7 +75,10 @@ class Phases:
 
     def received(self, number: int) -> Verdict:
         """What to do with message `number`. Raises `PeerError` when it must not come now."""
-        if self.stage is not Stage.CONNECTED:
+        if self.stage is Stage.CONNECTED:
+            if self.exchange is Exchange.NONE and number in _CONNECTION:  # nearly all that ever comes
+                return Verdict.TAKE
+        else:
             self._left -= 1
             if self._left < 0:
                 raise PeerError(f"it sent too many packets {self.stage.value}")

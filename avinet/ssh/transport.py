@@ -59,6 +59,10 @@ class Transport(BinaryPackets):
 
     @override
     def dispatchMessage(self, messageNum: int, payload: bytes) -> None:
+        if messageNum >= 80:
+            if self.service is not None:
+                self.service.packetReceived(messageNum, payload)
+            return
         match messageNum:
             case phases.DISCONNECT:
                 self.ssh_DISCONNECT(payload)
