@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor as _reactor
 from twisted.internet.defer import gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
+from avinet import loop
 from avinet.aio import Tasks, as_deferred
 from avinet.sockets import direct
 from avinet.ssh.login import Credentials, LoginEndpoint
@@ -31,7 +31,7 @@ from bench.identities import source
 
 DIALLING = 32
 """How many tunnels a process of clients dials at once."""
-reactor: Any = direct(_reactor)
+reactor: Any = direct(loop.reactor())
 tasks = Tasks()
 
 

@@ -14,7 +14,6 @@ from random import random
 from time import time
 from typing import Any
 
-from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IConnector
 from twisted.logger import (
@@ -26,7 +25,7 @@ from twisted.logger import (
 )
 from zope.interface import directlyProvides, providedBy
 
-from avinet import __version__
+from avinet import __version__, loop
 from avinet.aio import Tasks, as_deferred
 from avinet.config.apply import Applier
 from avinet.dataplane.interface import ServerState
@@ -52,7 +51,7 @@ from avinet.wire.session import Hello, HelloReply
 from avinet.wire.trust import Node, SignedTrust
 from bench.identities import engine_id, private_key, source
 
-reactor: Any = _reactor
+reactor: Any = loop.reactor()
 SETTINGS = EngineSettings()
 STARTING = 16
 """How many may be on their way to their first configuration."""

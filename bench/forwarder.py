@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet import reactor as _reactor
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import ClientFactory, Factory, Protocol
@@ -21,6 +20,7 @@ from twisted.logger import Logger, globalLogBeginner, textFileLogObserver
 from twisted.python.failure import Failure
 from typing_extensions import override
 
+from avinet import loop
 from avinet.aio import Tasks
 from avinet.relay import Relay
 from avinet.sockets import direct
@@ -33,7 +33,7 @@ from avinet.taps.process import fewer_collections, keep_memory, more_files
 from avinet.trust.keys import load_private, public_line
 
 USER = "aviseuser"
-reactor: Any = direct(_reactor)
+reactor: Any = direct(loop.reactor())
 tasks = Tasks()
 
 

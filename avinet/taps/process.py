@@ -17,6 +17,7 @@ from twisted.application.service import IService
 from twisted.internet.error import ReactorNotRunning
 from twisted.logger import Logger
 
+from avinet import loop
 from avinet.enrolment.client import FINAL
 from avinet.errors import AvinetError
 from avinet.settings import Settings, load
@@ -33,8 +34,7 @@ def make(name: str, config: str, settings: type[S], service: Callable[..., IServ
 
     What is wrong with them, or with its state, ends the process with one line and status 1.
     """
-    from twisted.internet import reactor
-
+    reactor = loop.reactor()
     path = Path(config).absolute()
     try:
         more_files()

@@ -1,0 +1,66 @@
+"""The reactor of our processes, each in a process of its own: there is only one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+import avinet
+
+HOME = Path(avinet.__file__).parent.parent
+TALK = """
+import sys
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from avinet.loop import reactor
+from avinet.sockets import direct
+
+plain = reactor()
+assert plain is reactor() is sys.modules["twisted.internet.reactor"]
+
+class Echo(Protocol):
+    def dataReceived(self, data):
+        self.transport.write(data)
+        raise ValueError("a fault while something is read")
+
+    def connectionLost(self, reason):
+        raise ValueError("a fault at the end")
+
+class Ask(Protocol):
+    def connectionMade(self):
+        self.transport.write(b"hello")
+
+    def dataReceived(self, data):
+        assert data == b"hello"
+
+    def connectionLost(self, reason):
+        print("answered", type(plain).__name__)
+        plain.stop()
+
+port = direct(plain).listenTCP(0, Factory.forProtocol(Echo), interface="127.0.0.1")
+TCP4ClientEndpoint(direct(plain), "127.0.0.1", port.getHost().port).connect(Factory.forProtocol(Ask))
+plain.callLater(20, plain.stop)
+plain.run()
+"""
+CHOSEN = """
+from twisted.internet import pollreactor
+pollreactor.install()
+from avinet.loop import reactor
+print("chosen", type(reactor()).__name__)
+"""
+
+
+class LoopTests(SynchronousTestCase):
+    def said(self, script: str) -> str:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, cwd=HOME, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr.decode())
+        return done.stdout.decode().strip()
+
+    def test_it_carries_and_a_fault_of_a_protocol_ends_nothing_else(self) -> None:
+        self.assertEqual(self.said(TALK), "answered PlainReactor")
+
+    def test_another_one_that_was_chosen_stays(self) -> None:
+        self.assertEqual(self.said(CHOSEN), "chosen PollReactor")
