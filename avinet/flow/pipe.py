@@ -20,11 +20,6 @@ GAIN = 2.25
 BOLD_GAIN = 4.0
 SLACK_S = 0.001
 """What the ends themselves need to hand over, however short the link is."""
-HURRIED_BYTES = 224 * 1024
-"""What all windows have at most over a link that is shorter than `SLACK_S`, while somebody else waits for an answer.
-
-Such a link holds next to nothing: what is on its way is work for the ends' processors, and stands before the answer.
-"""
 LEAST_BYTES = 64 * 1024
 """All windows together have at least this,"""
 LEAST_FLOW_BYTES = 4 * 1024
@@ -178,7 +173,8 @@ class Pipe:
     def delivered(self, now: float, count: int, flow: int, *, hurried: bool = False) -> int:
         """`count` bytes more have arrived, and some of `flow` were consumed; the window that this flow should have now.
 
-        Over a short link it is smaller when others are in a hurry.
+        Over a link that is shorter than `SLACK_S` it is the least when others are in a hurry: such a link holds next
+        to nothing, and what is on its way is work for the ends' processors, which stands before the answer.
         """
         elapsed = now - self._began
         if elapsed > _IDLE_S + 4 * self.least_s:
@@ -201,7 +197,7 @@ class Pipe:
                 gain = BOLD_GAIN if self._is_close(median_s) else GAIN
                 self._resize(gain, SLACK_S)
                 if hurried and self.least_s < SLACK_S:
-                    self.window = min(self.window, HURRIED_BYTES)
+                    self.window = self.least
             self._begin(now)
         return max(min(LEAST_FLOW_BYTES, self.least), self.window // len(self._flows))
 
