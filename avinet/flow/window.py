@@ -75,8 +75,8 @@ class SendWindow(_Window):
             self._since, self._added = now, 0
 
     def sent(self, count: int) -> None:
-        """A packet with `count` bytes went out."""
-        assert count <= min(self.left, self.packet_bytes)
+        """A packet with `count` bytes went out, or several together."""
+        assert count <= self.left
         self._spend(count)
 
 

@@ -225,10 +225,26 @@ class Connection(SSHService):
         head = _HEAD.pack(number, channel)
         self.transport.send(number, (head, *fields), _HEAD.size + sum(map(len, fields)))
 
-    def send_data(self, channel: int, data: bytes | memoryview) -> None:
-        """Send CHANNEL_DATA to the peer's `channel`."""
-        size = len(data)
-        self.transport.send(CHANNEL_DATA, (_DATA.pack(CHANNEL_DATA, channel, size), data), _DATA.size + size)
+    def send_data(self, channel: int, data: bytes | memoryview, packet_bytes: int) -> int:
+        """Send `data` to the peer's `channel` in packets of `packet_bytes`, until it had better wait.
+
+        Returns how much was sent: one packet in any case. With no data at all, the place for it is given back.
+        """
+        size, transport = len(data), self.transport
+        if 0 < size <= packet_bytes:
+            transport.send(CHANNEL_DATA, (_DATA.pack(CHANNEL_DATA, channel, size), data), _DATA.size + size)
+            return size
+        sent = 0
+        transport.cork()
+        while sent < size:
+            piece = data[sent : sent + packet_bytes]
+            count = len(piece)
+            transport.send(CHANNEL_DATA, (_DATA.pack(CHANNEL_DATA, channel, count), piece), _DATA.size + count)
+            sent += count
+            if not self.flowing:
+                break
+        transport.uncork()
+        return sent
 
     def place(self, size: int) -> memoryview | None:
         """Where `size` bytes that `send_data` sends next may be put, so that they are not copied."""
@@ -487,11 +503,14 @@ class Connection(SSHService):
         _, id, size = _DATA.unpack_from(payload)
         if len(payload) != _DATA.size + size:
             raise PeerError("a CHANNEL_DATA has another length than it says")
-        loan = self._loan
-        channel = self._channel(id)
-        if loan is not None and (loan is not channel or size > GATHERED_BYTES or len(self._loans) >= MOST_PIECES):
+        channel, gathering = self._table.get(id), self._loan
+        if gathering is not None and (
+            gathering is not channel or size > GATHERED_BYTES or len(self._loans) >= MOST_PIECES
+        ):
             self.data_settled()
-        if channel is None:
+            gathering = None
+        if not isinstance(channel, Channel):
+            self.strays += 1
             return
         window = channel.window
         if size < CHAT_BYTES and window.chats(size):
@@ -504,7 +523,9 @@ class Connection(SSHService):
             return
         self._arrived_bytes += size
         data = payload[_DATA.size :]
-        if not channel.lending:
+        if gathering is not None:
+            self._loans.append(data)
+        elif not channel.lending:
             if not channel.received(data):
                 self.strays += 1
         elif size > GATHERED_BYTES:

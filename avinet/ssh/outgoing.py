@@ -38,8 +38,8 @@ class Carrier(Protocol):
     def send(self, number: int, channel: int, *fields: bytes | memoryview) -> None:
         """Send a message to the peer's `channel`."""
 
-    def send_data(self, channel: int, data: bytes | memoryview) -> None:
-        """Send CHANNEL_DATA to the peer's `channel`."""
+    def send_data(self, channel: int, data: bytes | memoryview, packet_bytes: int) -> int:
+        """Send `data` to the peer's `channel` in packets of `packet_bytes`; returns how much of it."""
 
     def place(self, size: int) -> memoryview | None:
         """Where `size` bytes that `send_data` sends next may be put, so that they are not copied."""
@@ -171,20 +171,12 @@ class Outgoing:
         if self.waiting or self.queued or not carrier.flowing:
             return 0
         size = len(data)
-        if 0 < size <= window.left and size <= window.packet_bytes:
-            if size < CHAT_BYTES and window.chats(size):
-                carrier.chatted()
-            window.sent(size)
-            carrier.send_data(self.far_id, data)
-            return size
-        sent = 0
-        carrier.cork()
-        while sent < size and window.left and carrier.flowing:
-            count = min(size - sent, window.left, window.packet_bytes)
-            window.sent(count)
-            carrier.send_data(self.far_id, data[sent : sent + count])
-            sent += count
-        carrier.uncork()
+        if 0 < size < CHAT_BYTES and window.chats(size):
+            carrier.chatted()
+        if size > window.left:
+            data = data[: window.left]
+        sent = carrier.send_data(self.far_id, data, window.packet_bytes)
+        window.sent(sent)
         return sent
 
     def _offer(self) -> None:
@@ -208,7 +200,7 @@ class Outgoing:
         if size:
             self.window.sent(size)
             pieces = self._outbox.take(size)
-            self._carrier.send_data(self.far_id, pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            self._carrier.send_data(self.far_id, pieces[0] if len(pieces) == 1 else b"".join(pieces), size)
         elif self._errors is not None:
             size = min(self._errors.size, self.window.room)
             self.window.sent(size)
