@@ -53,6 +53,25 @@ print("chosen", type(reactor()).__name__)
 """
 
 
+TURNS = """
+from avinet.loop import reactor
+plain, said = reactor(), []
+a, b = (lambda: said.append("a")), (lambda: said.append("b"))
+
+def ask():
+    plain.at_end_of_turn(a)
+    plain.at_end_of_turn(a)
+    said.append("asked")
+    plain.at_end_of_turn(b)
+    said.append("asked again")
+    plain.callLater(0, plain.stop)
+
+plain.callWhenRunning(ask)
+plain.run()
+print(*said)
+"""
+
+
 class LoopTests(SynchronousTestCase):
     def said(self, script: str) -> str:
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, cwd=HOME, check=False)
@@ -61,6 +80,9 @@ class LoopTests(SynchronousTestCase):
 
     def test_it_carries_and_a_fault_of_a_protocol_ends_nothing_else(self) -> None:
         self.assertEqual(self.said(TALK), "answered PlainReactor")
+
+    def test_one_has_something_to_do_at_the_end_of_a_turn_and_others_end_its_wait(self) -> None:
+        self.assertEqual(self.said(TURNS), "asked a asked again b")
 
     def test_another_one_that_was_chosen_stays(self) -> None:
         self.assertEqual(self.said(CHOSEN), "chosen PollReactor")

@@ -1,7 +1,8 @@
 """The lower half of a connection: RFC 4253's greeting and packets over any transport, deadlines, and back-pressure.
 
 Over the transports of `avinet.sockets` what arrives is opened where it lies, and what is sent in one go is sealed into
-one batch and written with one system call. Over any other transport the same code works with a few more copies.
+one batch and written with one system call; little things wait for the end of the turn of a reactor that has one, as
+`avinet.loop` gives it. Over any other transport and reactor the same code works with a few more copies and calls.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ _KIND = b"SSH-2.0-avinet_"
 VERSION = _KIND + __version__.encode("ascii")
 BATCH_BYTES = READ_BYTES
 """What is sealed before it is written, however much there is to send."""
+GATHERED_BYTES = 512
+"""A batch that is not larger waits for what else is sent in the reactor's turn."""
 
 
 def _nothing() -> None:
@@ -72,6 +75,7 @@ class BinaryPackets(SSHTransportBase):
         "_clock",
         "_corks",
         "_deadline",
+        "_end_of_turn",
         "_full",
         "_hasty_bytes",
         "_held",
@@ -121,6 +125,7 @@ class BinaryPackets(SSHTransportBase):
         self._take_data: Callable[[memoryview], None] | None = None
         self._settle_data: Callable[[], None] = _nothing
         self._read_least: Callable[[int], None] = lambda count: None
+        self._end_of_turn: Callable[[Callable[[], None]], None] | None = getattr(clock, "at_end_of_turn", None)
         self._lend: Callable[[memoryview], None] = lambda batch: self.transport.write(bytes(batch))
 
     # the connection
@@ -376,7 +381,7 @@ class BinaryPackets(SSHTransportBase):
             if number == phases.NEWKEYS:
                 self._new_keys_sent()
         if not self._corks or outbound.size >= BATCH_BYTES:
-            self._flush()
+            self._write()
 
     def place(self, before: int, size: int) -> memoryview | None:
         """Where to put the last `size` bytes of the next message that is sent, if that saves copying them.
@@ -396,10 +401,17 @@ class BinaryPackets(SSHTransportBase):
         """The end of what `cork` began."""
         self._corks -= 1
         if not self._corks:
+            self._write()
+
+    def _write(self) -> None:
+        """Write the batch: little of it at the end of the reactor's turn, with what else is sent until then."""
+        if self._end_of_turn is not None and 0 < self._outbound.size <= GATHERED_BYTES:
+            self._end_of_turn(self._flush)
+        else:
             self._flush()
 
     def _flush(self) -> None:
-        """Write the batch."""
+        """Write the batch now."""
         outbound = self._outbound
         size = outbound.size
         if self.closing:

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from avinet.errors import PeerError
 from avinet.ssh import phases
+from avinet.ssh.binary import GATHERED_BYTES
 from avinet.ssh.ciphers import CIPHERS, MACS, authenticates
 from avinet.ssh.exchange import EXCHANGES, MLKEM768Curve25519
 from avinet.ssh.identity import Identity
@@ -72,6 +73,28 @@ class LoginTests(SynchronousTestCase):
         pair.flush()
         self.assertEqual(received(pair.server.service), [b"hello"])
         pair.close()
+
+    def test_little_things_of_a_turn_are_written_together(self) -> None:
+        pair = logged_in()
+        turn: list[Callable[[], None]] = []
+        pair.client._end_of_turn = turn.append
+        for message in (b"one", b"two"):
+            pair.client.sendPacket(80, message)
+        pair.flush()
+        self.assertEqual(received(pair.server.service), [])
+        self.assertEqual(set(turn), {turn[0]})
+        turn[0]()
+        pair.flush()
+        self.assertEqual(received(pair.server.service), [b"one", b"two"])
+        pair.client.sendPacket(80, b"three")
+        pair.client.sendPacket(80, bytes(GATHERED_BYTES))
+        pair.flush()
+        self.assertEqual(received(pair.server.service)[2:], [b"three", bytes(GATHERED_BYTES)])
+        pair.client.sendPacket(80, b"before the end")
+        service = pair.server.service
+        pair.close()
+        turn[-1]()
+        self.assertEqual(received(service)[4:], [b"before the end"])
 
     def test_the_service_starts_once_and_stops_once(self) -> None:
         pair = logged_in()
