@@ -16,7 +16,6 @@ from typing_extensions import override
 
 from avinet.aio import as_deferred
 from avinet.errors import AvinetError
-from avinet.ssh.binary import BATCH_BYTES
 from avinet.ssh.channel import Channel
 from avinet.ssh.connection import Connection
 from avinet.ssh.messages import KEEPALIVE, REQUEST_FAILURE
@@ -25,6 +24,7 @@ from avinet.ssh.packets import OVERHEAD_BYTES
 from avinet.ssh.policy import KIB, Policy
 from avinet.ssh.transport import Transport
 from avinet.ssh.tunnel import Tunnel
+from avinet.ssh.writing import BATCH_BYTES
 from tests.fuzz.applications import House, act, services
 from tests.fuzz.marks import mark
 from tests.fuzz.steps import Draw

@@ -18,9 +18,9 @@ from zope.interface.verify import verifyObject
 
 from avinet.errors import PeerError
 from avinet.flow.turns import Priority
-from avinet.ssh.connection import COMPANY_BYTES, COMPANY_S
 from avinet.ssh.opening import ChannelLimits
 from avinet.ssh.outgoing import HIGH_BYTES
+from avinet.ssh.sending import COMPANY_BYTES, COMPANY_S
 from tests.ssh.joined import Joined, Talker, connect
 
 DOINGS = ("write", "finish", "lose", "abort", "pause", "move")

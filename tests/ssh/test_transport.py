@@ -15,7 +15,6 @@ from typing_extensions import override
 
 from avinet.errors import PeerError
 from avinet.ssh import phases
-from avinet.ssh.binary import GATHERED_BYTES
 from avinet.ssh.ciphers import CIPHERS, MACS, authenticates
 from avinet.ssh.exchange import EXCHANGES, MLKEM768Curve25519
 from avinet.ssh.identity import Identity
@@ -23,6 +22,7 @@ from avinet.ssh.negotiation import Proposal
 from avinet.ssh.packets import Outbound
 from avinet.ssh.policy import Policy
 from avinet.ssh.strings import string, uint32
+from avinet.ssh.writing import GATHERED_BYTES
 from tests.ssh.attacker import Attacker, OldAttacker, Siege
 from tests.ssh.echo import Cat, RunCat
 from tests.ssh.pair import Pair, Recorder, logged_in
