@@ -9,7 +9,7 @@ from __future__ import annotations
 import hmac
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -150,21 +150,20 @@ class PlainOpening(_ClearLength):
         return packet[4:]
 
 
-def _gcm_nonces(iv: bytes) -> Callable[[], bytearray]:
-    """Each call gives the nonce of the next packet of one direction, to be used at once.
+class _GcmNonces:
+    """The nonces of one direction (RFC 5647 §7.1): four bytes that stay, and a counter of packets."""
 
-    It is four bytes that stay, and a counter (RFC 5647 §7.1).
-    """
+    __slots__ = ("_counter", "_nonce")
 
-    def nonces() -> Iterator[bytearray]:
-        nonce = bytearray(iv)
-        (counter,) = _UINT64.unpack_from(iv, 4)
-        while True:
-            _UINT64.pack_into(nonce, 4, counter)
-            yield nonce
-            counter = (counter + 1) % _COUNTERS
+    def __init__(self, iv: bytes) -> None:
+        self._nonce = bytearray(iv)
+        self._counter: int = _UINT64.unpack_from(iv, 4)[0]
 
-    return nonces().__next__
+    def next(self) -> bytearray:
+        """The nonce of the next packet, to be used at once."""
+        _UINT64.pack_into(self._nonce, 4, self._counter)
+        self._counter = (self._counter + 1) % _COUNTERS
+        return self._nonce
 
 
 class GcmSealing(Sealing):
@@ -172,12 +171,12 @@ class GcmSealing(Sealing):
 
     def __init__(self, key: bytes, iv: bytes) -> None:
         self._encrypt = AESGCM(key).encrypt_into
-        self._next_nonce = _gcm_nonces(iv)
+        self._nonces = _GcmNonces(iv)
 
     @override
     def seal(self, sequence: int, packet: memoryview, size: int) -> int:
         end = frame(size, 16, 4, packet)
-        self._encrypt(self._next_nonce(), source(packet[4:end]), packet[:4], packet[4 : end + 16])
+        self._encrypt(self._nonces.next(), source(packet[4:end]), packet[:4], packet[4 : end + 16])
         return end + 16
 
 
@@ -189,13 +188,13 @@ class GcmOpening(_ClearLength):
 
     def __init__(self, key: bytes, iv: bytes) -> None:
         self._decrypt = AESGCM(key).decrypt_into
-        self._next_nonce = _gcm_nonces(iv)
+        self._nonces = _GcmNonces(iv)
 
     @override
     def open(self, sequence: int, packet: memoryview) -> memoryview:
         plain = packet[4:-16]
         try:
-            self._decrypt(self._next_nonce(), source(packet[4:]), packet[:4], plain)
+            self._decrypt(self._nonces.next(), source(packet[4:]), packet[:4], plain)
         except InvalidTag:
             raise PeerError(_CHANGED) from None
         return plain
