@@ -11,7 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.main import installReactor
+from twisted.logger import Logger
 from typing_extensions import override
+
+_log = Logger()
 
 if sys.platform == "linux":
     from twisted.internet.epollreactor import EPollReactor
@@ -31,9 +34,10 @@ if sys.platform == "linux":
                 self._last = call
 
         def _end_turn(self) -> None:
-            call, self._last = self._last, None
-            if call is not None:
-                call()
+            while (call := self._last) is not None:  # a call may come to ask for another one
+                self._last = None
+                with _log.failuresHandled("at the end of a turn"):  # which is not the fault of whoever asked next
+                    call()
 
         @override
         def doPoll(self, timeout: float | None) -> None:

@@ -58,12 +58,28 @@ from avinet.loop import reactor
 plain, said = reactor(), []
 a, b = (lambda: said.append("a")), (lambda: said.append("b"))
 
+def c():
+    said.append("c")
+    plain.at_end_of_turn(a)
+    plain.at_end_of_turn(d)
+
+def d():
+    said.append("d")
+    if said.count("d") < 2:
+        plain.at_end_of_turn(d)
+
+def fault():
+    plain.at_end_of_turn(b)
+    raise ValueError("a fault at the end of a turn")
+
 def ask():
     plain.at_end_of_turn(a)
     plain.at_end_of_turn(a)
     said.append("asked")
     plain.at_end_of_turn(b)
     said.append("asked again")
+    plain.at_end_of_turn(fault)
+    plain.at_end_of_turn(c)
     plain.callLater(0, plain.stop)
 
 plain.callWhenRunning(ask)
@@ -82,7 +98,7 @@ class LoopTests(SynchronousTestCase):
         self.assertEqual(self.said(TALK), "answered PlainReactor")
 
     def test_one_has_something_to_do_at_the_end_of_a_turn_and_others_end_its_wait(self) -> None:
-        self.assertEqual(self.said(TURNS), "asked a asked again b")
+        self.assertEqual(self.said(TURNS), "asked a asked again b b c a d d")
 
     def test_another_one_that_was_chosen_stays(self) -> None:
         self.assertEqual(self.said(CHOSEN), "chosen PollReactor")

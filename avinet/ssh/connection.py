@@ -6,7 +6,6 @@ connection lives. The table of channels forgives: a message for a channel that i
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -43,10 +42,9 @@ from avinet.ssh.opening import (
     Opening,
     RequestRefused,
 )
+from avinet.ssh.sending import DATA_HEAD
 from avinet.ssh.strings import Reader, string
 from avinet.ssh.table import KIND_BYTES, Channels
-
-_DATA = struct.Struct(">BII")
 
 GATHERED_BYTES = 64 * 1024
 """Packets of a peer that are not larger are lent several at once."""
@@ -180,10 +178,10 @@ class Connection(Channels):
 
         Small packets for a channel that lends what arrives are gathered, and lent together.
         """
-        if len(payload) < _DATA.size:
+        if len(payload) < DATA_HEAD.size:
             raise PeerError("a CHANNEL_DATA ends in the middle of a field")
-        _, id, size = _DATA.unpack_from(payload)
-        if len(payload) != _DATA.size + size:
+        _, id, size = DATA_HEAD.unpack_from(payload)
+        if len(payload) != DATA_HEAD.size + size:
             raise PeerError("a CHANNEL_DATA has another length than it says")
         channel, gathering = self._table.get(id), self._loan
         if gathering is not None and (
@@ -204,7 +202,7 @@ class Connection(Channels):
             self._offends(channel, error)
             return
         self._arrived_bytes += size
-        data = payload[_DATA.size :]
+        data = payload[DATA_HEAD.size :]
         if gathering is not None:
             self._loans.append(data)
         elif not channel.lending:

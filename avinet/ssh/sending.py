@@ -15,7 +15,8 @@ from avinet.ssh.outgoing import Outgoing
 from avinet.ssh.transport import Transport
 
 _HEAD = struct.Struct(">BI")
-_DATA = struct.Struct(">BII")
+DATA_HEAD = struct.Struct(">BII")
+"""What stands before the data of a CHANNEL_DATA: its number, the channel's, and how many bytes there are."""
 
 COMPANY_S = 0.1
 """How long after a little thing was said a channel with much to send makes room for others."""
@@ -66,14 +67,14 @@ class Sending(SSHService):
         """
         size, transport = len(data), self.transport
         if 0 < size <= packet_bytes:
-            transport.send(CHANNEL_DATA, (_DATA.pack(CHANNEL_DATA, channel, size), data), _DATA.size + size)
+            transport.send(CHANNEL_DATA, (DATA_HEAD.pack(CHANNEL_DATA, channel, size), data), DATA_HEAD.size + size)
             return size
         sent = 0
         transport.cork()
         while sent < size:
             piece = data[sent : sent + packet_bytes]
             count = len(piece)
-            transport.send(CHANNEL_DATA, (_DATA.pack(CHANNEL_DATA, channel, count), piece), _DATA.size + count)
+            transport.send(CHANNEL_DATA, (DATA_HEAD.pack(CHANNEL_DATA, channel, count), piece), DATA_HEAD.size + count)
             sent += count
             if not self.flowing:
                 break
@@ -82,7 +83,7 @@ class Sending(SSHService):
 
     def place(self, size: int) -> memoryview | None:
         """Where `size` bytes that `send_data` sends next may be put, so that they are not copied."""
-        return self.transport.place(_DATA.size, size)
+        return self.transport.place(DATA_HEAD.size, size)
 
     def cork(self) -> None:
         """What is sent until `uncork` goes out as one."""
