@@ -7,9 +7,9 @@ from avinet.errors import PeerError
 MOST_BYTES = (1 << 32) - 1
 """The largest window there can be."""
 GRANT_BYTES = 256 * 1024
-"""What is worth a message, however large the window: a sender tries its socket again whenever one comes,"""
-GRANT_S = 0.001
-"""unless so much arrives within less than this time: then it is what arrives in this time."""
+"""What is worth a message, if it is a quarter of the window: a sender tries its socket again whenever one comes,"""
+GRANT_S = 0.004
+"""unless so much arrives within less than this time: then it is what does in this time, or half the window."""
 PIECE_BYTES = 32 * 1024
 """What always goes into one packet."""
 PIECE_S = 0.008
@@ -91,15 +91,16 @@ class ReceiveWindow(_Window):
 
     def __init__(self, size: int, packet_bytes: int) -> None:
         super().__init__(size)
-        self.size = size
         self.packet_bytes = packet_bytes
         self.unread = 0
-        self._worth = GRANT_BYTES
+        self.resize(size, 0.0)
 
     def resize(self, size: int, rate: float) -> None:
         """Have `size` bytes in all from now on, where `rate` bytes/s arrive."""
         self.size = size
-        self._worth = max(GRANT_BYTES, int(rate * GRANT_S))
+        self._worth = (size + 3) // 4
+        if self._worth > GRANT_BYTES:
+            self._worth = max(GRANT_BYTES, min(size // 2, int(rate * GRANT_S)))
 
     def received(self, count: int) -> None:
         """A packet with `count` bytes has arrived. Raises `PeerError` when it is larger than allowed."""
@@ -115,7 +116,7 @@ class ReceiveWindow(_Window):
     def grant(self) -> int:
         """How many bytes to give back to the peer now: all that there is room for, or 0 while that is little."""
         room = self.size - self.left - self.unread
-        if room <= 0 or room < min((self.size + 3) // 4, self._worth):
+        if room < max(self._worth, 1):
             return 0
         self.left += room
         return room

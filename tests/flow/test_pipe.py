@@ -113,7 +113,8 @@ class End:
         self.delivered += size
         granted = window.grant()
         if granted:
-            window.size = self.pipe.delivered(self.clock.seconds(), self.arrived_bytes, flow)
+            size = self.pipe.delivered(self.clock.seconds(), self.arrived_bytes, flow)
+            window.resize(size, self.pipe.rate)
             self.arrived_bytes = 0
             self.out.carry(60, lambda: self.adjusted(flow, granted))
             self.ask()

@@ -114,6 +114,16 @@ class ReceiveWindowTests(SynchronousTestCase):
         window.consumed(1)
         self.assertEqual(window.grant(), 2 * GRANT_BYTES)
 
+    def test_but_not_for_more_than_half_the_window(self) -> None:
+        window = ReceiveWindow(0, 100 * GRANT_BYTES)
+        window.resize(100 * GRANT_BYTES, 1000 * GRANT_BYTES / GRANT_S)
+        self.assertEqual(window.grant(), 100 * GRANT_BYTES)
+        window.received(50 * GRANT_BYTES)
+        window.consumed(50 * GRANT_BYTES - 1)
+        self.assertEqual(window.grant(), 0)
+        window.consumed(1)
+        self.assertEqual(window.grant(), 50 * GRANT_BYTES)
+
     @given(st.integers(1, 400), st.lists(st.tuples(st.booleans(), st.integers(0, 500)), max_size=60))
     def test_window_buffer_and_debt_are_always_the_whole(self, size: int, steps: list[tuple[bool, int]]) -> None:
         window = ReceiveWindow(size, size)
