@@ -14,6 +14,7 @@ from random import random
 from time import time
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IConnector
 from twisted.logger import (
@@ -145,6 +146,7 @@ class Member:
         self._boot = f"{number:016x}"
         self._started = time()
         self._epoch = 1 << 32
+        self._ratchet = ""
         self.configured: Deferred[None] = Deferred()
         """Fires with the first configuration."""
         dataplane = Memory()
@@ -166,6 +168,7 @@ class Member:
             private_key(number),
             {CONTROL: Door(reactor, Table(control_routes(self, authority)), tasks=tasks), SSH: shell},
             hello=self._hello,
+            answered=self._answered,
             greeted=self._greeted,
             refused=_refused,
             reporter=reporter,
@@ -187,10 +190,17 @@ class Member:
             hostname=f"host-{self._boot}",
             config=self._applier.state,
             trust_epoch=self._epoch,
+            ratchet=self._ratchet,
         )
+
+    def _answered(self, key: Ed25519PrivateKey, reply: HelloReply) -> None:
+        self._ratchet = reply.ratchet
 
     async def _greeted(self, link: Link, reply: HelloReply) -> None:
         """The clock is right, and the trust document known."""
+
+    async def rotate(self) -> None:
+        raise Invalid("a member of the crowd has one key")
 
     async def configure(self, push: ConfigPush) -> ConfigState:
         state = await self._applier.configure(push)

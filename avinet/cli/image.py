@@ -22,10 +22,11 @@ def image() -> None:
 @image.command()
 @click.option("--out", default="se-image.tar.gz", show_default=True, help="Where to write the bundle.")
 @click.option("--id", "id_", help="The image (default: the newest that is active); a new id makes a new image key.")
+@click.option("--days", type=click.IntRange(1, 3650), help="How long the key of a new image is good (default: 365).")
 @pass_context
-def build(context: Context, out: str, id_: str | None) -> None:
+def build(context: Context, out: str, id_: str | None, days: int | None) -> None:
     """Write a bundle to boot service engines from. It holds the image key: keep it private."""
-    bundle = context.node.request("POST", "/v1/images", ImageBuild(id=id_), timeout_s=120)
+    bundle = context.node.request("POST", "/v1/images", ImageBuild(id=id_, days=days), timeout_s=120)
     write_atomic(Path(out).absolute(), bundle)
     if context.output == "table":
         print(f"{escaped(out)}: {format_bytes(len(bundle))}, readable by you alone")

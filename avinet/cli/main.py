@@ -23,6 +23,7 @@ _VERBS = {
     "events": "avinet.cli.events:events",
     "se": "avinet.cli.se:se",
     "image": "avinet.cli.image:image",
+    "enrolment": "avinet.cli.admission:enrolment",
     "config": "avinet.cli.config:config",
     "run": "avinet.cli.run:run",
     "connect": "avinet.cli.connect:connect",

@@ -7,22 +7,12 @@ from collections.abc import Sequence
 
 import click
 
+from avinet.cli.admission import approve, pending, refuse
 from avinet.cli.context import Context, pass_context, pass_node
+from avinet.cli.given import labels_of, sure
 from avinet.cli.shown import ago, emit, fields, labels, moment, since, table, write
-from avinet.errors import Invalid
 from avinet.ids import parse_id
-from avinet.wire.fleet import Engine, EngineCreate, EngineList, EnginesCreated, LabelChange
-
-
-def labels_of(pairs: Sequence[str]) -> dict[str, str]:
-    """Labels from `KEY=VALUE`. Raises `Invalid`."""
-    found = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not (key and equals):
-            raise Invalid(f"{pair!r} is no label", hint="write it as site=paris")
-        found[key] = value
-    return found
+from avinet.wire.fleet import Claimed, Engine, EngineCreate, EngineList, EnginesCreated, LabelChange
 
 
 def place(id: str) -> str:
@@ -32,7 +22,19 @@ def place(id: str) -> str:
 
 @click.group()
 def se() -> None:
-    """Service engines: list, show, create, delete, revoke, label."""
+    """Service engines: list, show, create, delete, approve, reset, rotate, revoke, label."""
+
+
+for verb in (pending, approve, refuse):
+    se.add_command(verb)
+
+
+def show_claims(claimed: Sequence[Claimed]) -> None:
+    """What the instances of these have to be given."""
+    table(
+        ["SE", "GENERATION", "CLAIM", "EXPIRES"],
+        [(each.id, each.generation, each.claim, moment(each.expires)) for each in claimed],
+    )
 
 
 def _configuration(engine: Engine) -> str:
@@ -171,10 +173,7 @@ def create(
     if context.output != "table":
         emit(made, context.output)
     elif driver == "none":
-        table(
-            ["SE", "GENERATION", "CLAIM", "EXPIRES"],
-            [(each.id, each.generation, each.claim, moment(each.expires)) for each in made.items],
-        )
+        show_claims(made.items)
     else:
         print(f"created: {', '.join(each.id for each in made.items)}")
 
@@ -189,10 +188,7 @@ def create(
 def delete(context: Context, ids: tuple[str, ...], drain: int, yes: bool) -> None:
     """Drain service engines, end their instances, and forget them."""
     places = {id: place(id) for id in ids}
-    if not yes:
-        if not sys.stdin or not sys.stdin.isatty():
-            raise click.UsageError("there is nobody to ask whether to delete: say --yes")
-        click.confirm(f"Delete {', '.join(places)}?", abort=True, err=True)
+    sure(f"Delete {', '.join(places)}?", "delete", yes)
     for id, target in places.items():
         context.node.request("DELETE", f"{target}?drain_s={drain}", timeout_s=drain + 60)
         if context.output == "table":
@@ -207,6 +203,38 @@ def revoke(context: Context, id: str) -> None:
     engine = context.node.ask("POST", f"{place(id)}/revocation", Engine)
     if context.output == "table":
         print(f"revoked: {engine.id}, key {engine.fingerprint or 'none yet'}")
+    else:
+        emit(engine, context.output)
+
+
+@se.command()
+@click.argument("id")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_context
+def reset(context: Context, id: str, yes: bool) -> None:
+    """Expect a service engine anew: its key opens nothing any more, and a new instance may take its place.
+
+    A driver makes the new instance. Without one the new claim is printed, once.
+    """
+    target = place(id)
+    sure(f"Reset {id}? Its key opens nothing any more, and its tunnel ends.", "reset", yes)
+    claimed = context.node.ask("POST", f"{target}/reset", Claimed, timeout_s=60)
+    if context.output != "table":
+        emit(claimed, context.output)
+    elif claimed.claim:
+        show_claims([claimed])
+    else:
+        print(f"reset: {claimed.id}, generation {claimed.generation}")
+
+
+@se.command()
+@click.argument("id")
+@pass_context
+def rotate(context: Context, id: str) -> None:
+    """Have a service engine make a new key, and come back with it; its traffic goes on."""
+    engine = context.node.ask("POST", f"{place(id)}/key-rotation", Engine)
+    if context.output == "table":
+        print(f"rotated: {engine.id}, key {engine.fingerprint}")
     else:
         emit(engine, context.output)
 

@@ -41,7 +41,8 @@ WantedBy=multi-user.target
 """
 _INSTALL = """\
 #!/bin/sh
-# Installs the service engine of this image on a machine with Python 3.11 or newer, as root: ./install.sh USER-DATA.json
+# Installs the service engine of this image, as root, with Python 3.11 or newer: ./install.sh [USER-DATA.json]
+# Without user data it proposes its host name as its id; that takes another policy of enrolment than "claim".
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 id avinet >/dev/null 2>&1 || useradd --system --home-dir /var/lib/avinet --shell /usr/sbin/nologin avinet
@@ -52,7 +53,7 @@ for part in manifest.json roots.pem nodes.json image.key; do
   install -m 0600 -o avinet "$here/$part" /usr/lib/avinet/image/
 done
 install -m 0600 -o avinet "$here/se.toml" /etc/avinet/se.toml
-install -m 0600 -o avinet "$1" /etc/avinet/user-data.json
+[ $# = 0 ] || install -m 0600 -o avinet "$1" /etc/avinet/user-data.json
 install -m 0644 "$here/avi-se.service" /etc/systemd/system/avi-se.service
 rm -f "$here/image.key"
 systemctl enable --now avi-se

@@ -4,54 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
+from avinet.controller.greetings import Greetings
 from avinet.controller.sessions import Session
+from avinet.enrolment.rotation import Rotations
 from avinet.errors import NotFound
 from avinet.flow.allowance import Allowance
 from avinet.rest.route import Reply, Request, Route
 from avinet.telemetry.fleet import Fleet
-from avinet.wire.config import ConfigPush, ConfigState
+from avinet.wire.config import ConfigPush
 from avinet.wire.report import REPORT_LIMIT_BYTES, Report
-from avinet.wire.session import Hello, HelloReply
-from avinet.wire.trust import SignedTrust, TrustDocument
+from avinet.wire.session import Hello, HelloReply, KeyRotation
+from avinet.wire.trust import SignedTrust
 
 BURST, PER_S = 30, 1.0
 """How many reports of a service engine are looked at, at once and in the long run; the next has what was in others."""
 
 
 def control_routes(
-    node: str,
-    desired: Desired,
-    distributor: Distributor,
-    *,
-    slot_s: Callable[[Session], float],
-    trust: Callable[[], tuple[SignedTrust, TrustDocument]],
-    now: Callable[[], float],
+    desired: Desired, greetings: Greetings, rotations: Rotations, trust: Callable[[], SignedTrust]
 ) -> Sequence[Route]:
-    """The routes of `control`: hello, trust, configuration."""
+    """The routes of `control`: hello, trust, configuration, another key."""
 
     async def hello(request: Request) -> Reply:
-        session: Session = request.identity
-        said = request.decoded(Hello)
-        session.hello = msgspec.structs.replace(said, config=ConfigState())
-        distributor.said(session.id, said.config, said.boot)
-        version = desired.version(session.id)
-        return Reply(
-            200,
-            HelloReply(
-                node=node,
-                server_time=now(),
-                trust_epoch=trust()[1].epoch,
-                desired=version.revision if version else 0,
-                reconnect_slot_s=slot_s(session),
-            ),
-        )
+        return Reply(200, await greetings.hello(request.identity, request.decoded(Hello)))
 
     async def show_trust(request: Request) -> Reply:
-        return Reply(200, trust()[0])
+        return Reply(200, trust())
 
     async def configuration(request: Request) -> Reply:
         push = desired.push(request.identity.id)
@@ -62,7 +42,13 @@ def control_routes(
             return Reply(304, headers={"etag": etag})
         return Reply(200, push, {"etag": etag})
 
+    async def rotate(request: Request) -> Reply:
+        session: Session = request.identity
+        await rotations.rotate(session.login, request, session.peer)
+        return Reply(204)
+
     return [
+        Route("POST", "/v1/key", rotate, "Change its key", KeyRotation, status=204),
         Route("PUT", "/v1/session", hello, "The first request of a service engine", Hello, HelloReply),
         Route("GET", "/v1/trust", show_trust, "The trust document", gives=SignedTrust),
         Route("GET", "/v1/configuration", configuration, "What it should run", gives=ConfigPush),

@@ -59,6 +59,18 @@ class Instances:
                 await cloud.create(Order(each.id, each.generation, bundle, each.claim))
         return [Claimed(id=each.id, generation=each.generation, expires=each.expires) for each in claimed]
 
+    async def reset(self, record: EngineRecord, actor: str) -> Claimed:
+        """Expect a service engine anew, and have its driver make its instance anew; a claim only without a driver."""
+        cloud = self._clouds.get(record.driver)
+        with self._working([record.id]):
+            bundle = await self._bundle(None, actor) if cloud is not None else b""
+            claimed = await self._engines.reset(record.id, actor, self._claim_s)
+            if cloud is None:
+                return claimed
+            await cloud.delete(record.id)
+            await cloud.create(Order(record.id, claimed.generation, bundle, claimed.claim))
+        return Claimed(id=claimed.id, generation=claimed.generation, expires=claimed.expires)
+
     async def delete(self, record: EngineRecord, actor: str, drain: Callable[[], Awaitable[None]]) -> None:
         """`drain` a service engine, end its instance, and forget it."""
         with self._working([record.id]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +20,35 @@ from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
 from avinet.config.documents import Documents
 from avinet.config.states import States
+from avinet.controller.greetings import Greetings
 from avinet.controller.instances import Instances
 from avinet.controller.misuse import Alarms, Misuse
 from avinet.controller.reverse import Reverse
 from avinet.controller.sessions import Session, Sessions
 from avinet.controller.settings import ControllerSettings
 from avinet.controller.standing import Standing
+from avinet.enrolment.audit import AuditLog
 from avinet.enrolment.directory import Directory
 from avinet.enrolment.engines import Engines
+from avinet.enrolment.pending import PendingRequests
+from avinet.enrolment.ratchets import Ratchets
 from avinet.enrolment.records import EngineRecord, ImageRecord
 from avinet.enrolment.registrar import Registrar
+from avinet.enrolment.rotation import Rotations
 from avinet.errors import AvinetError, Conflict, Invalid
 from avinet.ids import parse_id
 from avinet.stalls import Stalls
 from avinet.store.interface import Store
 from avinet.telemetry.fleet import Fleet
 from avinet.trust import keys
+from avinet.trust.document import sign_document
 from avinet.trust.domain import IMAGE_LIFE, Domain
 from avinet.wire.fleet import Claimed, Engine, EngineCounts, EngineCreate, Status
 
+TOLD_S = 1.0
+"""How long a peer that is cut off has to read why."""
+ROTATED_S = 2.0
+"""How long the tunnel of a key stays that was rotated: nobody opens a channel with it longer."""
 CONTROL_SERVICES = ("control:80", "api:80", "reports:80")
 
 
@@ -81,10 +91,22 @@ class Node:
         self.now = now
         self.tasks = Tasks()
         self.standing = Standing(store, domain, addresses, now)
+        self.audit = AuditLog(
+            store,
+            reactor,
+            self.tasks,
+            domain=domain.id,
+            node=domain.node,
+            now=now,
+            sign=self._sign_head,
+        )
         self.engines = Engines(store, domain.node, now)
         self.directory = Directory(store, reactor, self.tasks, self._engine_changed)
         self.fleet = Fleet()
-        self.registrar = Registrar(store, lambda: self.standing.domain, lambda: self.standing.document, now)
+        self.pending = PendingRequests(store, domain.node, now)
+        self.registrar = Registrar(
+            store, self.pending, lambda: self.standing.domain, lambda: self.standing.document, now
+        )
         known = Known(lambda: self.directory)
         self.documents = Documents(reactor, store, known, now)
         self.states = States(reactor, store)
@@ -99,6 +121,19 @@ class Node:
         )
         self.reverse = Reverse(self.sessions, domain.avictlruser_key, lambda: self.standing.fence, now)
         self.distributor = Distributor(reactor, self.reverse, self.desired, self.states, random)
+        self.rotations = Rotations(store, domain.node, now)
+        self.greetings = Greetings(
+            domain.node,
+            self.sessions,
+            Ratchets(store, reactor, self.tasks),
+            self.audit,
+            self.desired,
+            self.distributor,
+            epoch=lambda: self.standing.document.epoch,
+            now=now,
+            alarm=self._alarm,
+            outdated=self._outdated,
+        )
         boot = LocalBoot(settings.cloud.engine)
         self.instances = Instances(
             reactor,
@@ -128,6 +163,7 @@ class Node:
         await self.directory.start()
         await self.desired.start()
         self._image_keys = frozenset(each.public_key for each in await self.engines.images())
+        self.audit.start()
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
 
     async def stop(self) -> None:
@@ -136,19 +172,25 @@ class Node:
         self.distributor.stop()
         self.desired.stop()
         self.directory.stop()
+        self.audit.stop()
         for session in self.sessions:
             self.sessions.cut(session.id, "the controller stops")
         await self.states.stop()
         self.tasks.stop()
 
+    def _sign_head(self, text: bytes) -> tuple[str, str]:
+        issuing = self.standing.domain.issuing
+        return sign_document(text, issuing), issuing.certificate_pem.decode("ascii")
+
     # What happens
 
     def _engine_changed(self, id: str, record: EngineRecord | None) -> None:
         session = self.sessions.find(id)
-        if session is not None and (
-            record is None or record.state != "enrolled" or record.fingerprint != session.login.fingerprint
-        ):
-            self.sessions.cut(id, "the key may not log in any more")
+        if session is not None:
+            if record is None or record.state != "enrolled" or record.generation != session.login.generation:
+                self.sessions.cut(id, "the key may not log in any more")
+            elif record.fingerprint != session.login.fingerprint:  # it will dial with the new one by itself
+                self._reactor.callLater(ROTATED_S, self.sessions.cut_off, session, "it has another key by now")
         if record is None:
             self.fleet.forget(id)
             self.states.forget(id)
@@ -166,6 +208,10 @@ class Node:
     def _alarm(self, kind: str, id: str, source: str) -> None:
         self.log.warn("alarm: {kind} of {id} from {source}", kind=kind, id=id, source=source)
         self.alarms.raise_for(kind, id, source)
+
+    def _outdated(self, session: Session) -> None:
+        """A service engine has a key of ours, and not the memory that belongs to it: it is told so, and cut off."""
+        self._reactor.callLater(TOLD_S, self.sessions.cut_off, session, "its ratchet is outdated")
 
     def _record_alarm(self, kind: str, id: str, source: str) -> None:
         self.tasks.spawn(self.engines.alarm(kind, id, source), "recording an alarm")
@@ -203,8 +249,11 @@ class Node:
         await self.instances.delete(record, actor, drain)
         self.sessions.cut(record.id, "the service engine was deleted")
 
-    async def build_image(self, id: str | None, actor: str) -> tuple[str, bytes]:
-        """The id and the bundle of an image: the newest that is active, or the one named, made when it is new."""
+    async def build_image(self, id: str | None, actor: str, *, days: int | None = None) -> tuple[str, bytes]:
+        """The id and the bundle of an image: the newest that is active, or the one named, made when it is new.
+
+        A new one is good for `days`. Raises `Conflict`.
+        """
         images = {each.id: each for each in await self.engines.images()}
         domain = self.standing.domain
         if id is None:
@@ -215,9 +264,14 @@ class Node:
         elif id in images:
             image = images[id]
         else:
-            image = await self._new_image(id, actor)
-        if image.state != "active":
-            raise Conflict(f"the image {image.id} is retired", hint="name a new one: avictl image build --id NAME")
+            image = await self._new_image(id, actor, IMAGE_LIFE if days is None else timedelta(days=days))
+            days = None
+        if days is not None:
+            raise Conflict(f"the image {image.id} has its end already", hint="name a new one: --id NAME --days DAYS")
+        if image.state != "active" or image.not_after <= self.now():
+            raise Conflict(
+                f"the image {image.id} is retired or has expired", hint="name a new one: avictl image build --id NAME"
+            )
         key = domain.image_key(image.id)
         bundle = await deferToThreadPool(
             self._reactor,
@@ -236,11 +290,11 @@ class Node:
     async def _bundle(self, id: str | None, actor: str) -> bytes:
         return (await self.build_image(id, actor))[1]
 
-    async def _new_image(self, id: str, actor: str) -> ImageRecord:
+    async def _new_image(self, id: str, actor: str, life: timedelta) -> ImageRecord:
         domain = self.standing.domain
         path = domain.folder / "images" / f"{parse_id(id, 'image id')}.key"
         key = keys.load_or_make(path)
-        not_after = datetime.fromtimestamp(self.now(), UTC) + IMAGE_LIFE
+        not_after = datetime.fromtimestamp(self.now(), UTC) + life
         record = ImageRecord(id=id, public_key=keys.public_line(key), not_after=not_after.timestamp())
         await self.engines.add_image(record, actor)
         self._image_keys |= {record.public_key}

@@ -9,22 +9,26 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 from twisted.internet.protocol import Factory
 
 from avinet import __version__
 from avinet.config.compile import Target
 from avinet.controller.node import CONTROL_SERVICES, Node
 from avinet.controller.sessions import Session
-from avinet.enrolment.records import EngineRecord, ImageRecord
+from avinet.enrolment.records import EngineRecord, ImageRecord, PendingRecord, RulesRecord
 from avinet.errors import Invalid, NotFound
 from avinet.ids import parse_id
 from avinet.relay import Relay
 from avinet.rest.openapi import openapi
 from avinet.rest.route import Pipe, Reply, Request, Route
 from avinet.trust import keys
+from avinet.wire.audit import LogEntries, LogHead, LogProof
 from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
 from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, DocumentVersion
 from avinet.wire.fleet import (
+    Approval,
+    Claimed,
     CommandRun,
     Compiled,
     DocumentApplied,
@@ -33,6 +37,8 @@ from avinet.wire.fleet import (
     EngineCreate,
     EngineList,
     EnginesCreated,
+    EnrolmentRules,
+    Event,
     EventList,
     Image,
     ImageBuild,
@@ -40,6 +46,10 @@ from avinet.wire.fleet import (
     KeyAdmission,
     KeyAdmitted,
     LabelChange,
+    Pending,
+    PendingList,
+    Rejection,
+    RulesChange,
     Status,
 )
 from avinet.wire.message import schemas
@@ -80,9 +90,37 @@ class Operators:
         return Reply(200, openapi("avinet", __version__, operator_routes(self._node)))
 
     async def events(self, request: Request) -> Reply:
-        """The audit log."""
-        limit = request.number("limit", 100, PAGE)
-        return Reply(200, await self._node.engines.events(request.query.get("after", ""), limit))
+        """The audit log, up to this moment; `kind`, `id`, `since` and `alarms` say which records of it."""
+        query, log = request.query, self._node.audit
+        limit, since = request.number("limit", 100, PAGE) or 1, request.number("since", 0, 2**40)
+        kind, id, alarms = query.get("kind", ""), query.get("id", ""), bool(request.number("alarms", 0, 1))
+
+        def wanted(event: Event) -> bool:
+            return (
+                (not kind or event.kind == kind)
+                and (not id or id in (event.id, event.image))
+                and (event.alarm or not alarms)
+                and event.time >= since
+            )
+
+        await log.seal()
+        return Reply(200, await log.events(query.get("after", ""), limit, wanted))
+
+    async def log_head(self, request: Request) -> Reply:
+        """The signed head of the audit log."""
+        return Reply(200, (await self._node.audit.seal()).head)
+
+    async def log_entries(self, request: Request) -> Reply:
+        """The leaves of the audit log, from a number on."""
+        first, limit = request.number("first", 0, 2**48), request.number("limit", 100, PAGE) or 1
+        items = await self._node.audit.entries(first, limit)
+        return Reply(200, LogEntries(first=first, items=[each.decode("utf-8") for each in items]))
+
+    async def log_proof(self, request: Request) -> Reply:
+        """The proof that the audit log begins with one of `first` records."""
+        first, head = request.number("first", 0, 2**48), await self._node.audit.head()
+        hashes = await self._node.audit.proof(first, head.size)
+        return Reply(200, LogProof(first=first, size=head.size, root=head.root, hashes=hashes))
 
     async def authorized_keys(self, request: Request) -> Reply:
         """The keys of `aviseuser` in OpenSSH's format."""
@@ -97,15 +135,44 @@ class Operators:
 
     async def build_image(self, request: Request) -> Reply:
         """A bundle to boot service engines from."""
-        wanted = request.decoded(ImageBuild).id if request.body else None
-        id, bundle = await self._node.build_image(wanted, request.identity)
+        wanted = request.decoded(ImageBuild) if request.body else ImageBuild()
+        id, bundle = await self._node.build_image(wanted.id, request.identity, days=wanted.days)
         name = f"avinet-{self._node.standing.domain.id}-{id}.tar.gz"
         headers = {"content-type": "application/gzip", "content-disposition": f'attachment; filename="{name}"'}
         return Reply(201, bundle, headers)
 
     async def retire_image(self, request: Request) -> Reply:
         """Let an image key enrol nothing any more."""
-        return Reply(200, _image(await self._node.engines.retire_image(request.arguments["id"], request.identity)))
+        record = await self._node.engines.retire_image(request.arguments["id"], request.identity)
+        await self._node.pending.drop(record.id, request.identity)
+        return Reply(200, _image(record))
+
+    # Who gets in
+
+    async def rules(self, request: Request) -> Reply:
+        """The rules of enrolment."""
+        return Reply(200, _rules(await self._node.pending.rules()))
+
+    async def change_rules(self, request: Request) -> Reply:
+        """Change the rules of enrolment."""
+        return Reply(200, _rules(await self._node.pending.change_rules(request.decoded(RulesChange), request.identity)))
+
+    async def pending(self, request: Request) -> Reply:
+        """Who waits for an operator."""
+        return Reply(200, PendingList(items=[_pending(each) for each in await self._node.pending.all()]))
+
+    async def approve(self, request: Request) -> Reply:
+        """Let in one that waits."""
+        wanted, id = request.decoded(Approval), parse_id(request.arguments["id"], "service engine id")
+        old = self._node.directory.get(id)
+        await self._node.documents.check(Target(id, (old.labels if old else {}) | wanted.labels))
+        record = await self._node.pending.approve(id, wanted.fingerprint, request.identity, wanted.labels)
+        return Reply(200, self._node.engine(record))
+
+    async def reject(self, request: Request) -> Reply:
+        """Keep one out that waits."""
+        wanted, id = request.decoded(Rejection), parse_id(request.arguments["id"], "service engine id")
+        return Reply(200, _pending(await self._node.pending.refuse(id, wanted.fingerprint, request.identity)))
 
     # Service engines
 
@@ -145,6 +212,19 @@ class Operators:
         record = await self._node.engines.revoke(self._record(request).id, request.identity)
         self._node.sessions.cut(record.id, "the key was revoked")
         return Reply(200, self._node.engine(record))
+
+    async def reset(self, request: Request) -> Reply:
+        """Expect it anew, in its next generation, and end its session."""
+        record = self._record(request)
+        claimed = await self._node.instances.reset(record, request.identity)
+        self._node.sessions.cut(record.id, "the service engine was reset")
+        return Reply(200, claimed)
+
+    async def rotate(self, request: Request) -> Reply:
+        """Have it change its key."""
+        record = self._record(request)
+        await self._node.reverse.rotate(record.id)
+        return Reply(200, self._node.engine(self._record(request)))
 
     async def delete(self, request: Request) -> Reply:
         """Drain it, end it, forget it."""
@@ -257,6 +337,15 @@ def _image(record: ImageRecord) -> Image:
     )
 
 
+def _rules(record: RulesRecord) -> EnrolmentRules:
+    return EnrolmentRules(**msgspec.structs.asdict(record))
+
+
+def _pending(record: PendingRecord) -> Pending:
+    fields = msgspec.structs.asdict(record)
+    return Pending(**{**fields, "refused": record.refused or None})
+
+
 def operator_routes(node: Node) -> Sequence[Route]:
     """The routes of the operators' door."""
     do = Operators(node)
@@ -266,11 +355,26 @@ def operator_routes(node: Node) -> Sequence[Route]:
         Route("GET", "/v1/status", do.status, "The node and its fleet", gives=Status),
         Route("GET", "/v1/openapi.json", do.openapi, "This description"),
         Route("GET", "/v1/trust", do.trust, "The trust document", gives=SignedTrust),
-        Route("GET", "/v1/events", do.events, "The audit log", gives=EventList, query=pages),
+        Route(
+            "GET",
+            "/v1/events",
+            do.events,
+            "The audit log",
+            gives=EventList,
+            query=(*pages, "kind", "id", "since", "alarms"),
+        ),
+        Route("GET", "/v1/log/head", do.log_head, "The signed head of the audit log", gives=LogHead),
+        Route("GET", "/v1/log/entries", do.log_entries, "Its leaves", gives=LogEntries, query=("first", "limit")),
+        Route("GET", "/v1/log/consistency", do.log_proof, "That it only grew", gives=LogProof, query=("first",)),
         Route("GET", "/v1/authorized-keys", do.authorized_keys, "The keys of aviseuser", gives=bytes),
         Route("GET", "/v1/images", do.images, "All images", gives=ImageList),
         Route("POST", "/v1/images", do.build_image, "Build an image bundle", ImageBuild, bytes, status=201),
         Route("POST", "/v1/images/<id>/retirement", do.retire_image, "Retire an image", gives=Image),
+        Route("GET", "/v1/enrolment", do.rules, "The rules of enrolment", gives=EnrolmentRules),
+        Route("PATCH", "/v1/enrolment", do.change_rules, "Change them", RulesChange, EnrolmentRules),
+        Route("GET", "/v1/pending", do.pending, "Who waits for an operator", gives=PendingList),
+        Route("POST", "/v1/pending/<id>/approval", do.approve, "Let it in", Approval, Engine),
+        Route("POST", "/v1/pending/<id>/refusal", do.reject, "Keep it out", Rejection, Pending),
         Route(
             "GET", "/v1/service-engines", do.engines, "All service engines", gives=EngineList, query=(*pages, "label")
         ),
@@ -281,6 +385,8 @@ def operator_routes(node: Node) -> Sequence[Route]:
         Route("PATCH", engine, do.label, "Change its labels", LabelChange, Engine),
         Route("DELETE", engine, do.delete, "Drain, end and forget it", status=204, query=("drain_s",)),
         Route("POST", engine + "/revocation", do.revoke, "Revoke its key", gives=Engine),
+        Route("POST", engine + "/reset", do.reset, "Expect it anew, with another key", gives=Claimed),
+        Route("POST", engine + "/key-rotation", do.rotate, "Have it change its key", gives=Engine),
         Route("GET", engine + "/configuration", do.engine_configuration, "Desired and applied", gives=Compiled),
         Route("POST", engine + "/commands", do.command, "Run a command on it", CommandRun, CommandResult),
         Route("POST", engine + "/ssh-keys", do.admit_key, "Admit an SSH key for 5 minutes", KeyAdmission, KeyAdmitted),

@@ -56,6 +56,10 @@ class Reverse:
         """Let an operator's key log in to the SSH service for a while."""
         await self._ask(engine_id, "PUT", "/v1/operator-keys", key)
 
+    async def rotate(self, engine_id: str) -> None:
+        """Have it change its key."""
+        await self._ask(engine_id, "POST", "/v1/key-rotation", b"", timeout_s=30)
+
     async def depart(self, engine_id: str, drain_s: float) -> None:
         """Have the data plane drained and ended."""
         await self._ask(engine_id, "POST", "/v1/departure", EngineDelete(drain_s=drain_s), timeout_s=drain_s + 15)

@@ -191,16 +191,7 @@ class ControllerService(Service):
 
     def _tunnel_door(self, node: Node) -> Server:
         settings = self._settings.ssh
-        control = Table(
-            control_routes(
-                node.standing.node.id,
-                node.desired,
-                node.distributor,
-                slot_s=node.sessions.slot_s,
-                trust=lambda: (node.standing.signed, node.standing.document),
-                now=self._wall,
-            )
-        )
+        control = Table(control_routes(node.desired, node.greetings, node.rotations, lambda: node.standing.signed))
         reports = Table(report_routes(node.fleet, node.distributor, self._wall))
         sessions = node.sessions
         limits = ChannelLimits(channels=settings.channels)

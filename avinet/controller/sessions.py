@@ -115,6 +115,9 @@ class Sessions:
         old = self._live.get(login.id)
         if old is None:
             return
+        if old.login != login:  # its key was changed: whoever has the new one is the one
+            self.cut(login.id, "it came back with its new key")
+            return
         try:
             await old.tunnel.probe(self._probe_s)
         except AvinetError:
@@ -191,5 +194,9 @@ class Sessions:
         """End the session of a service engine, if it has one."""
         session = self._live.get(id)
         if session is not None:
-            self.lost(session, why)
-            session.tunnel.close(why)
+            self.cut_off(session, why)
+
+    def cut_off(self, session: Session, why: str) -> None:
+        """End this session, be there another one by now or not."""
+        self.lost(session, why)
+        session.tunnel.close(why)

@@ -33,12 +33,18 @@ from avinet.trust import keys, signatures
 from avinet.trust.authority import Distrusted, parse_chain_header, verify_node
 from avinet.trust.signatures import SignedRequest, SignedResponse
 from avinet.trust.tls import ClientTLS, refusal
-from avinet.wire.enrolment import CHAIN_HEADER, RECEIPT_LIMIT_BYTES, Challenge, EnrolmentRequest, Receipt
+from avinet.wire.enrolment import CHAIN_HEADER, RECEIPT_LIMIT_BYTES, Challenge, EnrolmentRequest, Receipt, Waiting
 from avinet.wire.message import decode_signed, encode
 from avinet.wire.trust import Node, SignedTrust
 
+
+class Waits(Unavailable):
+    """The node has the request, and an operator has to let it in."""
+
+
 FINAL = (Conflict, Forbidden, Gone, Invalid, Unauthenticated)
 """Answers that no retry can change: an operator has to do something."""
+LONGEST_WAIT_S = 300.0
 
 
 def tls_client(reactor: Any, node: Node, address: str, roots: Any, at: datetime, *, bind: str | None = None) -> Client:
@@ -76,7 +82,7 @@ class Enrolment:
         Tries every address of every node in turn, until one gives a receipt or an answer that no retry can change
         (`FINAL`), which is raised.
         """
-        booted, attempt = self._identity.booted(), 0
+        booted, attempt, said = self._identity.booted(), 0, ""
         if self._identity.clock_is_wrong(self._now()):
             self.log.warn("the clock of this machine is wrong: certificates are judged by the image's time")
         while True:
@@ -88,7 +94,9 @@ class Enrolment:
                     except FINAL:
                         raise
                     except AvinetError as error:
-                        self.log.warn("no enrolment yet: {why}", why=str(error))
+                        if str(error) != said:  # it may wait for days
+                            said = str(error)
+                            self.log.warn("no enrolment yet: {why}", why=said)
                         if isinstance(error, Unavailable):
                             wait_s = max(wait_s, error.retry_after_s)
             wait_s = wait_s if wait_s > 1 else 0.0
@@ -112,6 +120,13 @@ class Enrolment:
                     f"{error.what}: the claim or the image key is not the one that it expects",
                     hint="see the node's log; a new claim comes with avictl se delete and se create",
                 ) from error
+            if answer.status == 202:
+                waiting = answer.decoded(Waiting)
+                raise Waits(
+                    f"{waiting.id} waits for an operator of {client.where}",
+                    hint=f"avictl se approve {waiting.id} --fingerprint {self._identity.fingerprint}",
+                    retry_after_s=min(waiting.retry_after_s, LONGEST_WAIT_S),
+                )
             at = self._identity.time(self._now(), challenge.server_time)
             receipt = self._verified(answer.status, dict(answer.headers), answer.body, node, roots, at, challenge)
         finally:

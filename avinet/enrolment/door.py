@@ -8,17 +8,26 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from avinet.enrolment.challenge import LIFE_S, new_nonce
-from avinet.enrolment.registrar import Registrar
+from avinet.enrolment.registrar import Registrar, Waits
 from avinet.flow.allowance import Allowance
 from avinet.rest.route import Reply, Request, Route
 from avinet.trust import signatures
 from avinet.trust.authority import chain_header
 from avinet.trust.signatures import SignedResponse
-from avinet.wire.enrolment import CHAIN_HEADER, REQUEST_LIMIT_BYTES, Challenge, EnrolmentRequest, Receipt
+from avinet.wire.enrolment import (
+    CHAIN_HEADER,
+    REQUEST_LIMIT_BYTES,
+    Challenge,
+    EnrolmentRequest,
+    Receipt,
+    Waiting,
+)
 from avinet.wire.trust import SignedTrust
 
 BURST, PER_S = 200, 20
 """How often one source may ask: at once, and in the long run."""
+LONGEST_WAIT_S = 15.0
+"""How often a service engine that waits for an operator asks: at first each second, for somebody may be looking on."""
 
 
 def enrolment_routes(
@@ -42,7 +51,12 @@ def enrolment_routes(
 
     async def enrol(request: Request) -> Reply:
         allowance.take(request.peer)
-        first, receipt = await registrar.enrol(request)
+        done = await registrar.enrol(request)
+        if isinstance(done, Waits):
+            wait_s = int(min(max((now() - done.since) / 2, 1), LONGEST_WAIT_S))
+            waiting = Waiting(id=done.id, fingerprint=done.fingerprint, retry_after_s=wait_s)
+            return Reply(202, waiting, {"retry-after": str(wait_s)})
+        first, receipt = done
         answer = SignedResponse(201 if first else 200, {"content-type": "application/json"})
         key, chain = signer()
         signatures.sign(answer, receipt, signatures.RECEIPT, key, "node", now=now())

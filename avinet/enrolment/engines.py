@@ -1,4 +1,4 @@
-"""What operators do with service engines: expect, label, revoke, forget; each one transaction with its audit record."""
+"""What operators do with service engines: expect, label, reset, revoke, forget; each a transaction with its record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import msgspec
 
 from avinet.enrolment.decision import claim_digest
 from avinet.enrolment.records import (
-    AUDIT,
     IMAGES,
     AuditRecord,
     EngineRecord,
@@ -19,10 +18,11 @@ from avinet.enrolment.records import (
     owner_key,
     put_audit,
     put_record,
+    ratchet_key,
 )
 from avinet.errors import Conflict, NotFound, Unavailable
 from avinet.store.interface import Delete, Put, Store, Transaction, Unchanged
-from avinet.wire.fleet import Claimed, Event, EventList
+from avinet.wire.fleet import Claimed
 
 _RACES = 10
 
@@ -78,6 +78,28 @@ class Engines:
         record = await self._change(id, "claim", self._node, change)
         return Claimed(id=id, generation=record.generation, expires=expires, claim=claim)
 
+    async def reset(self, id: str, actor: str, claim_s: float) -> Claimed:
+        """Expect a service engine anew, in its next generation: from now on its key opens nothing any more.
+
+        Id, labels and driver stay. Raises `NotFound`.
+        """
+        claim, now = secrets.token_urlsafe(24), self._now()
+
+        def change(old: EngineRecord) -> EngineRecord:
+            return EngineRecord(
+                id=old.id,
+                state="expected",
+                generation=old.generation + 1,
+                created=old.created,
+                labels=old.labels,
+                driver=old.driver,
+                claim_sha256=claim_digest(claim),
+                claim_expires=now + claim_s,
+            )
+
+        record = await self._change(id, "reset", actor, change)
+        return Claimed(id=id, generation=record.generation, expires=record.claim_expires, claim=claim)
+
     async def label(self, id: str, actor: str, set: Mapping[str, str], remove: Sequence[str]) -> EngineRecord:
         """Change the labels of a service engine."""
 
@@ -102,7 +124,11 @@ class Engines:
             if entry is None:
                 raise NotFound(f"there is no service engine {id}")
             record = msgspec.json.decode(entry.value, type=EngineRecord)
-            then: list[Put | Delete] = [Delete(engine_key(id)), put_audit(self._audit("delete", actor, record))]
+            then: list[Put | Delete] = [
+                Delete(engine_key(id)),
+                Delete(ratchet_key(id)),
+                put_audit(self._audit("delete", actor, record)),
+            ]
             if record.fingerprint:
                 then.append(Delete(owner_key(record.fingerprint)))
             done = await self._store.transact(Transaction((Unchanged(engine_key(id), entry.revision),), tuple(then)))
@@ -121,13 +147,11 @@ class Engines:
             record = change(old)
             if record == old:
                 return old
-            outcome = await self._store.transact(
-                Transaction(
-                    (Unchanged(engine_key(id), entry.revision),),
-                    (put_record(engine_key(id), record), put_audit(self._audit(kind, actor, record))),
-                )
-            )
-            if outcome.succeeded:
+            then: list[Put | Delete] = [put_record(engine_key(id), record), put_audit(self._audit(kind, actor, record))]
+            if old.fingerprint and old.fingerprint != record.fingerprint:
+                then += [Delete(owner_key(old.fingerprint)), Delete(ratchet_key(id))]
+            done = await self._store.transact(Transaction((Unchanged(engine_key(id), entry.revision),), tuple(then)))
+            if done.succeeded:
                 return record
         raise Unavailable(f"too many changes of {id} race with this one")
 
@@ -148,17 +172,6 @@ class Engines:
         """Record something about a service engine that an operator should see."""
         record = AuditRecord(time=self._now(), node=self._node, kind=kind, source=source, id=id, alarm=True)
         await self._store.transact(Transaction((), (put_audit(record),)))
-
-    async def events(self, after: str, limit: int) -> EventList:
-        """Audit records in the order of their time, after the cursor `after`."""
-        page = await self._store.range(
-            AUDIT, limit=limit, after=AUDIT + after.encode("ascii", "replace") if after else b""
-        )
-        items = [
-            Event(seq=entry.revision, **msgspec.structs.asdict(msgspec.json.decode(entry.value, type=AuditRecord)))
-            for entry in page.entries
-        ]
-        return EventList(items=items, next=page.entries[-1].key[len(AUDIT) :].decode("ascii") if page.more else "")
 
     async def images(self) -> list[ImageRecord]:
         """All image keys."""

@@ -6,6 +6,10 @@ durable before claim and image key are wiped.
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,7 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from avinet.errors import AvinetError, Invalid, LocalError
-from avinet.files import private_folder, read_limited, remove_durably, write_atomic
+from avinet.files import private_folder, read_limited, remove_durably, sync_folder, write_atomic
+from avinet.ids import parse_id
 from avinet.trust import keys
 from avinet.trust.authority import judged_at, parse_certificates
 from avinet.trust.image import KEY, NODES, ROOTS, Manifest, load_manifest
@@ -25,10 +30,14 @@ from avinet.wire.message import Id, Message, decode
 from avinet.wire.trust import Node, TrustDocument
 
 FORMAT = 1
+KEY_FILE, NEXT_KEY_FILE = "se_ed25519_key", "se_ed25519_key.next"
 
 
 class UserData(Message, frozen=True, kw_only=True):
-    """What the cloud or the operator hands to an instance: who it shall be, and its one-time claim."""
+    """What the cloud or the operator hands to an instance: who it shall be, and its one-time claim.
+
+    An instance without it proposes an id of its own, for domains that let in more than who shows a claim.
+    """
 
     id: Id
     generation: int
@@ -45,16 +54,25 @@ class Booted:
 
 
 class Identity:
-    """The state folder of a service engine, with the folder of its image and the file of its user data."""
+    """The state folder of a service engine, with the folder of its image and the file of its user data.
 
-    def __init__(self, state: Path, image: Path, user_data: Path) -> None:
+    Without user data it proposes to be `id`, or what its host is called.
+    """
+
+    def __init__(self, state: Path, image: Path, user_data: Path, id: str = "") -> None:
+        self._id = id
         self._state = private_folder(state)
         self._image = image
         self._user_data = user_data
         self._check_format()
-        self.key = keys.load_or_make(state / "se_ed25519_key")
+        self.key = keys.load_or_make(state / KEY_FILE)
+        next_key = state / NEXT_KEY_FILE
+        self.next_key = keys.load_private(next_key) if next_key.exists() else None
+        """The key that may have taken the place of `key`: the node knows which one it admits."""
         self.host_key = keys.load_or_make(state / "ssh_host_ed25519_key")
         self.manifest = load_manifest(image)
+        self.ratchet = self._load_ratchet()
+        """The secret for the next hello; empty before the first."""
         self.receipt = self._load_receipt()
         self.document = self._load_document()
 
@@ -90,9 +108,7 @@ class Identity:
     def booted(self) -> Booted:
         """What it was booted with. Raises `LocalError` when there is nothing that it could enrol with."""
         try:
-            user_data = decode(
-                read_limited(self._user_data, 65536), UserData, limit_bytes=65536, what=str(self._user_data)
-            )
+            user_data = self._told() if self._user_data.exists() else self._proposed()
             key = keys.parse_private_pem(read_limited(self._image / KEY, 65536), str(self._image / KEY))
         except AvinetError as error:
             raise LocalError(
@@ -100,6 +116,17 @@ class Identity:
                 hint="boot it from an image, with the id and claim that avictl se create gives",
             ) from error
         return Booted(self.manifest, user_data, key)
+
+    def _told(self) -> UserData:
+        return decode(read_limited(self._user_data, 65536), UserData, limit_bytes=65536, what=str(self._user_data))
+
+    def _proposed(self) -> UserData:
+        """The id that it proposes, the same at each start: whatever it was first, it stays that."""
+        path = self._state / "proposed-id"
+        if not path.exists():
+            write_atomic(path, (self._id or proposed_id(socket.gethostname(), self.fingerprint)).encode("utf-8"))
+        id = read_limited(path, 256).decode("utf-8", "replace")
+        return UserData(id=parse_id(id, "service engine id"), generation=1)
 
     def roots(self) -> list[x509.Certificate]:
         """The root CA certificates that it believes now."""
@@ -151,6 +178,35 @@ class Identity:
         self.receipt = receipt
         self.wipe()
 
+    def _load_ratchet(self) -> str:
+        path = self._state / "ratchet"
+        return read_limited(path, 1024).decode("utf-8", "replace") if path.exists() else ""
+
+    def keep_ratchet(self, secret: str) -> None:
+        """Make the secret for the next hello durable."""
+        write_atomic(self._state / "ratchet", secret.encode("utf-8"))
+        self.ratchet = secret
+
+    def make_next_key(self) -> Ed25519PrivateKey:
+        """A key to take the place of the one that there is, durable before anybody hears of it."""
+        if self.next_key is None:
+            key = keys.generate()
+            keys.save_private(self._state / NEXT_KEY_FILE, key)
+            self.next_key = key
+        return self.next_key
+
+    def settle(self, key: Ed25519PrivateKey) -> None:
+        """A node has admitted `key`: it is the one from now on, and there is no other."""
+        if self.next_key is None:
+            return
+        if key is self.next_key:
+            os.replace(self._state / NEXT_KEY_FILE, self._state / KEY_FILE)
+            sync_folder(self._state)
+            self.key = key
+        else:
+            remove_durably(self._state / NEXT_KEY_FILE)
+        self.next_key = None
+
     def wipe(self) -> None:
         """Remove what only an enrolment needs; repeated at each start, in case a crash came between."""
         for path in (self._user_data, self._image / KEY):
@@ -163,6 +219,14 @@ class Identity:
             raise Invalid(f"the trust document of epoch {document.epoch} is not newer than {self.epoch}")
         write_atomic(self._state / "trust.json", text)
         self.document = document
+
+
+def proposed_id(host: str, fingerprint: str) -> str:
+    """What a host called `host` proposes to be: its name as an id, or a part of its key's fingerprint."""
+    name = re.sub(r"[^a-z0-9]+", "-", host.lower()).strip("-")[:63].rstrip("-")
+    if name in ("", "localhost", "localhost-localdomain"):
+        return "se-" + hashlib.sha256(fingerprint.encode("ascii")).hexdigest()[:12]
+    return name
 
 
 def user_data(id: str, generation: int, claim: str) -> bytes:

@@ -1,7 +1,8 @@
 """What the store remembers of service engines, keys, images and what was done with them.
 
-`engine/ID` is the record of a service engine, `key/FINGERPRINT` the id whose key it is, `image/ID` an image key; each
-change writes one record below `audit/` in the same transaction.
+`engine/ID` is the record of a service engine, `key/FINGERPRINT` the id whose key it is, `image/ID` an image key,
+`pending/ID/FINGERPRINT` a request that waits for an operator, `enrolment` the rules of the domain; each change writes
+one record below `audit/` in the same transaction.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import msgspec
 
 from avinet.ids import random_name
 from avinet.store.interface import Put
+from avinet.wire.fleet import EnrolmentPolicy
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -20,7 +22,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EngineRecord(Record, frozen=True, kw_only=True):
-    """A service engine. `receipt` is the exact body that was answered, and is answered again to a retry."""
+    """A service engine. `receipt` is the exact body that was answered, and is answered again to a retry.
+
+    One that is expected has a claim that it must show, or is `approved`: by its key's fingerprint.
+    """
 
     id: str
     state: Literal["expected", "enrolled", "revoked"]
@@ -31,6 +36,7 @@ class EngineRecord(Record, frozen=True, kw_only=True):
     image: str = ""
     claim_sha256: str = ""
     claim_expires: float = 0.0
+    approved: str = ""
     public_key: str = ""
     host_key: str = ""
     fingerprint: str = ""
@@ -49,8 +55,32 @@ class ImageRecord(Record, frozen=True, kw_only=True):
     state: Literal["active", "retired"] = "active"
 
 
+class PendingRecord(Record, frozen=True, kw_only=True):
+    """A well-signed request without a claim, which waits since `since`; at `refused` an operator has refused it."""
+
+    id: str
+    generation: int
+    fingerprint: str
+    image: str
+    source: str
+    since: float
+    hostname: str = ""
+    management_address: str = ""
+    version: str = ""
+    refused: float = 0.0
+
+
+class RulesRecord(Record, frozen=True, kw_only=True):
+    """Who gets in, the same on every node; see `avinet.wire.fleet.EnrolmentRules`."""
+
+    policy: EnrolmentPolicy = "claim"
+    pending: int = 256
+    pending_from_one: int = 32
+    pending_s: float = 86400.0
+
+
 class AuditRecord(Record, frozen=True, kw_only=True):
-    """One change, or one attempt that an operator should see (`alarm`)."""
+    """One change, or one attempt that an operator should see: a `notice` at leisure, an `alarm` at once."""
 
     time: float
     node: str
@@ -61,10 +91,12 @@ class AuditRecord(Record, frozen=True, kw_only=True):
     image: str = ""
     fingerprint: str = ""
     outcome: str = ""
+    notice: bool = False
     alarm: bool = False
 
 
-ENGINES, AUDIT, IMAGES = b"engine/", b"audit/", b"image/"
+ENGINES, AUDIT, IMAGES, PENDING = b"engine/", b"audit/", b"image/", b"pending/"
+RULES = b"enrolment"
 
 
 def engine_key(id: str) -> bytes:
@@ -80,6 +112,16 @@ def owner_key(fingerprint: str) -> bytes:
 def image_key(id: str) -> bytes:
     """Where the record of an image key is."""
     return IMAGES + id.encode("ascii")
+
+
+def pending_key(id: str, fingerprint: str = "") -> bytes:
+    """Where the request of this key waits to be `id`; without a key, what all that wait for it begin with."""
+    return PENDING + id.encode("ascii") + b"/" + fingerprint.encode("ascii")
+
+
+def ratchet_key(id: str) -> bytes:
+    """Where the digests of the last secrets of a service engine are."""
+    return b"ratchet/" + id.encode("ascii")
 
 
 def put_record(key: bytes, record: Record) -> Put:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 from twisted.logger import Logger
 
 from avinet.enrolment.challenge import check_nonce
 from avinet.enrolment.decision import decide
+from avinet.enrolment.pending import PendingRequests, rules_in
 from avinet.enrolment.records import (
+    RULES,
     AuditRecord,
     EngineRecord,
     ImageRecord,
+    PendingRecord,
+    RulesRecord,
     engine_key,
     image_key,
     owner_key,
+    pending_key,
     put_audit,
     put_record,
 )
 from avinet.errors import AvinetError, Forbidden, Invalid, TooLarge, Unauthenticated, Unavailable
 from avinet.rest.route import Request
-from avinet.store.interface import Entry, Put, Store, Transaction, Unchanged
+from avinet.store.interface import Delete, Entry, Put, Store, Transaction, Unchanged
 from avinet.trust import keys, signatures
 from avinet.trust.domain import Domain
 from avinet.trust.signatures import SignedRequest
@@ -33,6 +39,15 @@ _RACES = 20
 _BOTH = frozenset({signatures.BY_IMAGE.label, signatures.BY_ENGINE.label})
 
 
+@dataclass(frozen=True)
+class Waits:
+    """The request is right, and an operator has to let it in; the first such one came at `since`."""
+
+    id: str
+    fingerprint: str
+    since: float
+
+
 class Registrar:
     """Enrols service engines. `document` is the current trust document, `now` the node's clock."""
 
@@ -41,18 +56,20 @@ class Registrar:
     def __init__(
         self,
         store: Store,
+        pending: PendingRequests,
         domain: Callable[[], Domain],
         document: Callable[[], TrustDocument],
         now: Callable[[], float],
     ) -> None:
         self._store = store
+        self._pending = pending
         self._domain = domain
         self._document = document
         self._now = now
         self._alarmed: dict[tuple[str, str], float] = {}
 
-    async def enrol(self, asked: Request) -> tuple[bool, bytes]:
-        """Whether this request enrolled the service engine (or had before), and the receipt's bytes.
+    async def enrol(self, asked: Request) -> tuple[bool, bytes] | Waits:
+        """Whether this request enrolled the service engine (or had before), and the receipt's bytes; or that it waits.
 
         Raises what the table of replies says: `Unauthenticated`, `Forbidden`, `Conflict`, `Gone`, `Unavailable`.
         """
@@ -78,12 +95,11 @@ class Registrar:
             raise Forbidden(f"there is no image {id} in this domain of trust")
         return msgspec.json.decode(entry.value, type=ImageRecord)
 
-    def _active(self, id: str, entry: Entry | None, now: float) -> Entry:
-        """The entry of an image that may enrol now. Raises `Forbidden`."""
+    def _active(self, id: str, entry: Entry | None, now: float) -> None:
+        """Raises `Forbidden` unless the image may enrol now."""
         image = msgspec.json.decode(entry.value, type=ImageRecord) if entry is not None else None
-        if entry is None or image is None or image.state != "active" or now > image.not_after:
+        if image is None or image.state != "active" or now > image.not_after:
             raise Forbidden(f"the image {id} is retired or has expired", hint="build a new image")
-        return entry
 
     def _verify(self, asked: Request, request: EnrolmentRequest, fingerprint: str, image: ImageRecord) -> None:
         """Check both signatures, and what they vouch for. Raises `Unauthenticated`."""
@@ -107,27 +123,39 @@ class Registrar:
                 raise Unauthenticated("a signature carries another nonce than the body")
         check_nonce(domain.nonce_key, request.nonce, now)
 
-    async def _attempt(self, asked: Request, request: EnrolmentRequest, fingerprint: str) -> tuple[bool, bytes] | None:
+    async def _attempt(
+        self, asked: Request, request: EnrolmentRequest, fingerprint: str
+    ) -> tuple[bool, bytes] | Waits | None:
         """One reading and one transaction; None when another one came between the two."""
-        places = place, owner_place, image_place = (
+        places = place, owner_place, image_place, rules_place, pending_place = (
             engine_key(request.id),
             owner_key(fingerprint),
             image_key(request.image),
+            RULES,
+            pending_key(request.id, fingerprint),
         )
         snapshot = await self._store.read(places)
-        entry, owner, image_entry = (snapshot.entries.get(each) for each in places)
+        entry, owner, image_entry, rules_entry, waiting = (snapshot.entries.get(each) for each in places)
         engine = msgspec.json.decode(entry.value, type=EngineRecord) if entry else None
-        now = self._now()
-        verdict = decide(request, fingerprint, engine, owner.value.decode("ascii") if owner else None, now)
+        rules, now = rules_in(rules_entry), self._now()
+        verdict = decide(
+            request, fingerprint, engine, owner.value.decode("ascii") if owner else None, rules.policy, now
+        )
         if verdict.outcome == "again":
             assert engine is not None
             return False, engine.receipt.encode("utf-8")
-        image = self._active(request.image, image_entry, now)
+        self._active(request.image, image_entry, now)
         if verdict.error is not None:
             await self._refused(asked, request, fingerprint, verdict.alarm, verdict.error)
             raise verdict.error
-        assert entry is not None
-        assert engine is not None
+        conditions = tuple(
+            Unchanged(each, snapshot.entries[each].revision if each in snapshot.entries else 0)
+            for each in (place, owner_place, image_place, rules_place)
+        )
+        if verdict.outcome == "wait":
+            return await self._wait(asked, request, fingerprint, waiting, rules, conditions)
+        if engine is None:
+            engine = EngineRecord(id=request.id, state="expected", generation=request.generation, created=now)
         receipt = self._receipt(request, fingerprint, snapshot.revision)
         enrolled = msgspec.structs.replace(
             engine,
@@ -135,6 +163,7 @@ class Registrar:
             image=request.image,
             claim_sha256="",
             claim_expires=0.0,
+            approved="",
             public_key=request.ssh_public_key,
             host_key=request.ssh_host_public_key,
             fingerprint=fingerprint,
@@ -143,29 +172,66 @@ class Registrar:
             management_address=request.management_address,
             hostname=request.hostname,
         )
-        outcome = await self._store.transact(
-            Transaction(
-                (
-                    Unchanged(place, entry.revision),
-                    Unchanged(owner_place, 0),
-                    Unchanged(image_place, image.revision),
-                ),
-                (
-                    put_record(place, enrolled),
-                    Put(owner_place, request.id.encode("ascii")),
-                    put_audit(self._audit(asked, request, fingerprint, "enrolled")),
-                ),
-            )
+        alone = verdict.by == "image"
+        audit = self._audit(asked, request, fingerprint, "enrolled-by-image" if alone else "enrolled", notice=alone)
+        then = (
+            put_record(place, enrolled),
+            Put(owner_place, request.id.encode("ascii")),
+            put_audit(audit),
+            *((Delete(pending_place),) if waiting is not None else ()),
         )
-        if not outcome.succeeded:
+        if not (await self._store.transact(Transaction(conditions, then))).succeeded:
             return None
         self.log.info(
-            "{id} has enrolled from {peer} with key {fingerprint}",
+            "{id} has enrolled from {peer} with key {fingerprint}{how}",
+            id=request.id,
+            peer=asked.peer,
+            fingerprint=fingerprint,
+            how=" by the image key alone" if alone else "",
+        )
+        return True, receipt
+
+    async def _wait(
+        self,
+        asked: Request,
+        request: EnrolmentRequest,
+        fingerprint: str,
+        waiting: Entry | None,
+        rules: RulesRecord,
+        conditions: tuple[Unchanged, ...],
+    ) -> Waits | None:
+        """Let the request wait for an operator, or go on waiting, which changes nothing.
+
+        Raises `Forbidden` when an operator has refused it, and `TooMany`.
+        """
+        record = PendingRecord(
+            id=request.id,
+            generation=request.generation,
+            fingerprint=fingerprint,
+            image=request.image,
+            source=asked.peer,
+            since=self._now(),
+            hostname=request.hostname,
+            management_address=request.management_address,
+            version=request.version,
+        )
+        if waiting is not None:
+            before = msgspec.json.decode(waiting.value, type=PendingRecord)
+            if record.since <= max(before.since, before.refused) + rules.pending_s:
+                if before.refused:
+                    raise Forbidden(f"an operator has refused {request.id} with the key {fingerprint}")
+                return Waits(request.id, fingerprint, before.since)
+        place = Unchanged(pending_key(request.id, fingerprint), waiting.revision if waiting else 0)
+        audit = self._audit(asked, request, fingerprint, "waits", notice=True)
+        if not await self._pending.add(record, rules, (*conditions, place), audit):
+            return None
+        self.log.warn(
+            "{id} waits for an operator, from {peer} with key {fingerprint}: avictl se approve {id}",
             id=request.id,
             peer=asked.peer,
             fingerprint=fingerprint,
         )
-        return True, receipt
+        return Waits(request.id, fingerprint, record.since)
 
     def _receipt(self, request: EnrolmentRequest, fingerprint: str, revision: int) -> bytes:
         document = self._document()
@@ -184,7 +250,14 @@ class Registrar:
         )
 
     def _audit(
-        self, asked: Request, request: EnrolmentRequest, fingerprint: str, outcome: str, *, alarm: bool = False
+        self,
+        asked: Request,
+        request: EnrolmentRequest,
+        fingerprint: str,
+        outcome: str,
+        *,
+        notice: bool = False,
+        alarm: bool = False,
     ) -> AuditRecord:
         return AuditRecord(
             time=self._now(),
@@ -196,6 +269,7 @@ class Registrar:
             image=request.image,
             fingerprint=fingerprint,
             outcome=outcome,
+            notice=notice,
             alarm=alarm,
         )
 

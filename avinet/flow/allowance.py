@@ -4,10 +4,24 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import lru_cache
+from ipaddress import IPv6Address, ip_address
 
 from avinet.errors import TooMany
 
 _SOURCES = 10_000
+
+
+@lru_cache(maxsize=_SOURCES)
+def source_of(host: str) -> str:
+    """The source that the address `host` counts for; empty when it is none, as inside a tunnel."""
+    if not host:
+        return ""
+    address = ip_address(host.partition("%")[0])
+    if isinstance(address, IPv6Address):
+        mapped = address.ipv4_mapped
+        return str(mapped) if mapped is not None else f"{IPv6Address(int(address) >> 64 << 64)}/64"
+    return host
 
 
 class Allowance:

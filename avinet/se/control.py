@@ -40,6 +40,9 @@ class Engine(Protocol):
     def admit_operator(self, key: OperatorKey) -> str:
         """Let an operator's key log in to the SSH service until it expires; returns the service's host key."""
 
+    async def rotate(self) -> None:
+        """Change its key, and come back with the new one."""
+
     async def depart(self, drain_s: float) -> None:
         """Drain the data plane and end it: the service engine is being deleted."""
 
@@ -70,6 +73,10 @@ def control_routes(engine: Engine, authority: Authority) -> Sequence[Route]:
     async def admit(request: Request) -> Reply:
         host_key = engine.admit_operator(request.decoded(OperatorKey))
         return Reply(200, {"host_key": host_key})
+
+    async def rotate(request: Request) -> Reply:
+        await engine.rotate()
+        return Reply(204)
 
     async def depart(request: Request) -> Reply:
         await engine.depart(request.decoded(EngineDelete).drain_s)
@@ -102,5 +109,6 @@ def control_routes(engine: Engine, authority: Authority) -> Sequence[Route]:
         ),
         Route("PUT", "/v1/operator-keys", signed(admit), "Admit an operator's SSH key for a while", OperatorKey),
         Route("POST", "/v1/departure", signed(depart), "Drain and end the data plane", EngineDelete, status=204),
+        Route("POST", "/v1/key-rotation", signed(rotate), "Change its key", status=204),
         Route("GET", "/v1/status", status, "The state of the service engine"),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from avinet.se.clock import EngineClock
 from avinet.se.commands import Command, CommandTable, Outcome, as_json, no_arguments
 from avinet.se.jobs import Journal
 from avinet.se.operators import OperatorKeys
+from avinet.se.witness import Witness
 from avinet.trust import keys
 from avinet.trust.document import verify_document
 from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
@@ -48,7 +49,9 @@ class ServiceEngine:
         state: Path,
         boot: str,
         clock: EngineClock,
+        witness: Witness,
         links: Callable[[], Sequence[str]],
+        rotate: Callable[[], Awaitable[None]],
         trust_changed: Callable[[], None],
     ) -> None:
         self._reactor = reactor
@@ -59,7 +62,9 @@ class ServiceEngine:
         self._boot = boot
         self._clock = clock
         self._started = clock.now()
+        self._witness = witness
         self._links = links
+        self._rotate = rotate
         self._trust_changed = trust_changed
         self._journal = Journal(state / "jobs", lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call))
         self.commands = CommandTable(
@@ -67,6 +72,9 @@ class ServiceEngine:
                 Command("ping", "answer at once", no_arguments(self._ping)),
                 Command("status", "who this is, its tunnels, its configuration", no_arguments(self._status)),
                 Command("config", "the configuration that runs", no_arguments(self._config)),
+                Command(
+                    "accept-log", "take the audit log as it is, where its past was lost", no_arguments(self._accept_log)
+                ),
                 Command(
                     "dataplane", "the load balancer, and the health of the servers", no_arguments(self._show_dataplane)
                 ),
@@ -122,6 +130,10 @@ class ServiceEngine:
         self.log.info("key of {operator} admitted for a while", operator=key.operator or "an operator")
         return keys.public_line(self._identity.host_key)
 
+    async def rotate(self) -> None:
+        """See `Engine`."""
+        await self._rotate()
+
     async def depart(self, drain_s: float) -> None:
         """See `Engine`."""
         self.log.info("departing: draining for {drain_s} s", drain_s=drain_s)
@@ -137,6 +149,9 @@ class ServiceEngine:
             hostname=socket.gethostname()[:253],
             config=self._applier.state,
             trust_epoch=self._identity.epoch,
+            ratchet=self._identity.ratchet,
+            log_size=self._witness.size,
+            log_problem=self._witness.problem,
         )
 
     # What people see
@@ -155,6 +170,7 @@ class ServiceEngine:
             "uptime_s": round(self._clock.now() - self._started, 1),
             "tunnels": list(self._links()),
             "trust_epoch": self._identity.epoch,
+            "audit_log": self._witness.problem or self._witness.size,
             "dataplane": self._dataplane.name,
             "configuration": applied.revision if applied else None,
             "configuration_sha256": applied.sha256 if applied else None,
@@ -172,6 +188,11 @@ class ServiceEngine:
     async def _config(self) -> str:
         config = self._applier.config
         return as_json(msgspec.to_builtins(config)) if config else "nothing was configured yet\n"
+
+    async def _accept_log(self) -> str:
+        was = self._witness.problem
+        self._witness.accept()
+        return f"was: {was}\n" if was else "nothing was wrong\n"
 
     async def _show_dataplane(self) -> str:
         shown = self._dataplane.describe()

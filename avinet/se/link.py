@@ -63,9 +63,16 @@ class Link(Protocol):
     transport: Any
 
     def __init__(
-        self, clock: IReactorTime, node: Node, waits: Waits, up: Callable[[Link], None], gone: Callable[[Link], None]
+        self,
+        clock: IReactorTime,
+        node: Node,
+        key: Ed25519PrivateKey,
+        waits: Waits,
+        up: Callable[[Link], None],
+        gone: Callable[[Link], None],
     ) -> None:
         self.node = node
+        self.key = key
         self._clock = clock
         self._waits = waits
         self._up = up
@@ -175,7 +182,7 @@ def link_service(
 
         @override
         def buildProtocol(self, addr: Any) -> Link:
-            return Link(reactor, node, waits, up, gone)
+            return Link(reactor, node, key, waits, up, gone)
 
     return ClientService(rotating, Links(), retryPolicy=waits.delay_s, clock=reactor)
 

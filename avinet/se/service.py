@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.threads import deferToThreadPool
@@ -19,7 +20,7 @@ from avinet.config.apply import Applier
 from avinet.dataplane.choose import choose_dataplane
 from avinet.enrolment.client import Enrolment, read_trust, tls_client
 from avinet.enrolment.identity import Identity
-from avinet.errors import AvinetError, PeerError, Unauthenticated
+from avinet.errors import AvinetError, PeerError, Unauthenticated, Unavailable
 from avinet.files import FolderLock, private_folder
 from avinet.rest.door import Door, Table
 from avinet.se.authority import NodeAuthority
@@ -31,13 +32,20 @@ from avinet.se.operators import OperatorKeys
 from avinet.se.settings import EngineSettings
 from avinet.se.shell import shell_server
 from avinet.se.tunnels import Tunnels
+from avinet.se.witness import Witness
 from avinet.ssh.login import WrongHostKey
 from avinet.telemetry.reports import Reporter
-from avinet.wire.session import HelloReply
+from avinet.trust import keys, signatures
+from avinet.trust.signatures import SignedRequest
+from avinet.wire.session import HelloReply, KeyRotation
 
 TUNNELS = 2
 """To how many nodes a service engine keeps a tunnel at most."""
 TRUST_RETRY_S = 60.0
+OTHER_KEY_S = 10.0
+"""How often at most the other one of two keys is tried."""
+ROTATED_S = 0.5
+"""How long the answer has to leave through the tunnel of the old key."""
 
 
 class EngineService(Service):
@@ -63,10 +71,11 @@ class EngineService(Service):
         self._tasks = Tasks()
         self._tunnels: Tunnels | None = None
         self._trust_asked = -TRUST_RETRY_S
+        self._changed_key = -OTHER_KEY_S
         state = private_folder(folder / settings.state)
         self._lock = FolderLock(state)
         self._lock.acquire()
-        self._identity = Identity(state, folder / settings.image, folder / settings.user_data)
+        self._identity = Identity(state, folder / settings.image, folder / settings.user_data, settings.id)
         manifest = self._identity.manifest
         self._clock = EngineClock(wall, manifest.built)
         self._boot = os.urandom(8).hex()
@@ -88,6 +97,7 @@ class EngineService(Service):
             wall=self._clock.now,
             tasks=self._tasks,
         )
+        self._witness = Witness(state / "audit-log.json")
         self._engine = ServiceEngine(
             reactor,
             self._identity,
@@ -97,7 +107,9 @@ class EngineService(Service):
             state=state,
             boot=self._boot,
             clock=self._clock,
+            witness=self._witness,
             links=self._connected,
+            rotate=self._rotate,
             trust_changed=self._dial,
         )
         self._shell = shell_server(
@@ -130,6 +142,7 @@ class EngineService(Service):
             self._identity.key,
             {CONTROL: control, SSH: self._shell},
             hello=self._engine.hello,
+            answered=self._answered,
             greeted=self._greeted,
             refused=self._refused,
             reporter=self._reporter,
@@ -138,6 +151,24 @@ class EngineService(Service):
         )
         self._dial()
 
+    async def _rotate(self) -> None:
+        """Change the key, at the node that there is a tunnel to; then come back with it."""
+        tunnels = self._tunnels
+        link = tunnels.link if tunnels is not None else None
+        if tunnels is None or link is None:
+            raise Unavailable("there is no tunnel to a node")
+        old, new = self._identity.key, self._identity.make_next_key()
+
+        def sign(method: str, path: str, headers: dict[str, str], body: bytes) -> None:
+            request = SignedRequest(method, headers["host"], path, headers)
+            for kind, key in ((signatures.BY_OLD_KEY, old), (signatures.BY_NEW_KEY, new)):
+                keyid = keys.fingerprint(keys.public_line(key))
+                signatures.sign(request, body, kind, key, keyid, now=self._clock.now())
+
+        await link.control.request("POST", "/v1/key", KeyRotation(ssh_public_key=keys.public_line(new)), sign=sign)
+        self.log.info("the key of this service engine was changed")
+        self._reactor.callLater(ROTATED_S, tunnels.use, new)
+
     def _connected(self) -> list[str]:
         return self._tunnels.nodes if self._tunnels is not None else []
 
@@ -145,6 +176,13 @@ class EngineService(Service):
         """Keep a tunnel to those nodes that the trust document names now."""
         if self._tunnels is not None:
             self._tunnels.dial(list(self._identity.nodes())[:TUNNELS])
+
+    def _answered(self, key: Ed25519PrivateKey, reply: HelloReply) -> None:
+        self._identity.settle(key)
+        if reply.ratchet:
+            self._identity.keep_ratchet(reply.ratchet)
+        if reply.log is not None:
+            self._witness.told(reply.log)
 
     async def _greeted(self, link: Link, reply: HelloReply) -> None:
         """A node has answered the first request: it may know the time better, and whom to trust."""
@@ -155,11 +193,16 @@ class EngineService(Service):
 
     def _refused(self, error: AvinetError) -> None:
         """A node that does not admit us, or is not the one we know: its keys may have changed. Ask over HTTPS."""
-        if isinstance(error, (WrongHostKey, Unauthenticated)) and not self._connected():
-            now = self._reactor.seconds()
-            if now - self._trust_asked >= TRUST_RETRY_S:
-                self._trust_asked = now
-                self._tasks.spawn(self._ask_trust(), "reading the trust document again")
+        identity, tunnels, now = self._identity, self._tunnels, self._reactor.seconds()
+        if not isinstance(error, (WrongHostKey, Unauthenticated)):
+            return
+        if tunnels is not None and identity.next_key is not None and now - self._changed_key >= OTHER_KEY_S:
+            # Whether the node took the new key is what was lost when this process ended, or a tunnel did.
+            self._changed_key = now
+            tunnels.use(identity.key if tunnels.key is identity.next_key else identity.next_key)
+        if not self._connected() and now - self._trust_asked >= TRUST_RETRY_S:
+            self._trust_asked = now
+            self._tasks.spawn(self._ask_trust(), "reading the trust document again")
 
     async def _ask_trust(self) -> None:
         for node in self._identity.nodes():

@@ -28,13 +28,15 @@ class DataplaneSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class EngineSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`image` is the folder of the unpacked image, `user_data` the file with id, generation and claim, which is needed
-    until the service engine has enrolled; `logs` is what SFTP shows.
+    """`image` is the folder of the unpacked image, `user_data` the file with id, generation and claim, until the
+    service engine has enrolled. Where there is none it proposes to be `id`, or what its host is called. `logs` is what
+    SFTP shows.
     """
 
     state: str = "/var/lib/avinet/se"
     image: str = "/usr/lib/avinet/image"
     user_data: str = "user-data.json"
+    id: str = ""
     logs: str = "/var/log/avinet"
     report_interval_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
     tunnel: Tunnel = Tunnel()

@@ -7,13 +7,13 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from twisted.application.internet import ClientService
-from twisted.internet.defer import DeferredList, gatherResults, maybeDeferred
+from twisted.internet.defer import DeferredList, DeferredLock, gatherResults, maybeDeferred
 from twisted.internet.interfaces import IProtocolFactory
 from twisted.logger import Logger
 
 from avinet.aio import Tasks, as_deferred
 from avinet.backoff import Backoff
-from avinet.errors import AvinetError
+from avinet.errors import AvinetError, Conflict
 from avinet.se.link import Link, link_service
 from avinet.se.settings import Tunnel as TunnelSettings
 from avinet.ssh.policy import Policy
@@ -22,12 +22,17 @@ from avinet.wire.report import Report
 from avinet.wire.session import Hello, HelloReply
 from avinet.wire.trust import Node
 
+HELLO_S = 15.0
+REFUSED_S = 60.0
+"""How long to wait when a node has refused the hello."""
+
 
 class Tunnels:
     """Keeps a link to each node that it is told of. `services` are offered to all of them.
 
-    `hello` is the first request on each, `greeted` is handed the reply before anything else happens; `refused` is told
-    each reason why there is no link to a node.
+    `hello` is the first request on each; no other hello is sent before `answered` has the reply, and the key that was
+    logged in with. `greeted` is handed the reply before anything else happens. `refused` is told each reason why there
+    is no link to a node.
     """
 
     log = Logger()
@@ -40,6 +45,7 @@ class Tunnels:
         services: Mapping[str, IProtocolFactory],
         *,
         hello: Callable[[], Hello],
+        answered: Callable[[Ed25519PrivateKey, HelloReply], None],
         greeted: Callable[[Link, HelloReply], Awaitable[None]],
         refused: Callable[[AvinetError], None],
         reporter: Reporter,
@@ -49,16 +55,24 @@ class Tunnels:
         self._reactor = reactor
         self._settings = settings
         self._policy = Policy(login_s=settings.login_s)
-        self._key = key
+        self.key = key
         self._services = services
         self._hello = hello
+        self._answered = answered
         self._greeted = greeted
+        self._greeting = DeferredLock()
         self._refused = refused
         self._reporter = reporter
         self._random = random
         self._tasks = tasks
         self._links: list[Link] = []
+        self._nodes: Sequence[Node] = ()
         self._dialling: dict[str, ClientService] = {}
+
+    @property
+    def link(self) -> Link | None:
+        """One that stands."""
+        return self._links[0] if self._links else None
 
     @property
     def nodes(self) -> list[str]:
@@ -67,6 +81,7 @@ class Tunnels:
 
     def dial(self, nodes: Sequence[Node]) -> None:
         """Keep a link to each of `nodes` from now on, and to no other."""
+        self._nodes = nodes
         wanted = {node.id: node for node in nodes}
         for id in set(self._dialling) - set(wanted):
             self._tasks.spawn(maybeDeferred(self._dialling.pop(id).stopService), f"leaving node {id}")
@@ -75,7 +90,7 @@ class Tunnels:
                 service = self._dialling[id] = link_service(
                     self._reactor,
                     node,
-                    self._key,
+                    self.key,
                     lambda _: self._services,
                     policy=self._policy,
                     dead_after_s=self._settings.dead_after_s,
@@ -87,6 +102,12 @@ class Tunnels:
                 )
                 service.startService()
 
+    def use(self, key: Ed25519PrivateKey) -> None:
+        """Log in with `key` from now on: every node is dialled anew."""
+        nodes, self.key = self._nodes, key
+        self.dial([])
+        self.dial(nodes)
+
     def _up(self, link: Link) -> None:
         """Greet the node; a greeting that fails ends the link, so that it is dialled anew."""
         what = f"greeting node {link.node.id}"
@@ -94,13 +115,24 @@ class Tunnels:
 
     async def _greet(self, link: Link) -> None:
         """The first request, then the services of this end, then reports."""
-        reply = (await link.control.request("PUT", "/v1/session", self._hello())).decoded(HelloReply)
+        reply: HelloReply = await self._greeting.run(lambda: as_deferred(self._say_hello(link)))
         link.come_back_after(reply.reconnect_slot_s)
         await self._greeted(link, reply)
         self._links.append(link)
         await gatherResults([as_deferred(link.tunnel.offer(service)) for service in self._services], consumeErrors=True)
         self.log.info("tunnel to {node} is up", node=link.node.id)
         self._report_through_first()
+
+    async def _say_hello(self, link: Link) -> HelloReply:
+        """The node's answer. Where it is no, there is nothing to hurry for."""
+        try:
+            answer = await link.control.request("PUT", "/v1/session", self._hello(), timeout_s=HELLO_S)
+        except Conflict:
+            link.come_back_after(REFUSED_S)
+            raise
+        reply = answer.decoded(HelloReply)
+        self._answered(link.key, reply)
+        return reply
 
     def _gone(self, link: Link) -> None:
         if link in self._links:

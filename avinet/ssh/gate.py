@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv6Address, ip_address
 
 from avinet.errors import TooMany
 from avinet.flow.allowance import Allowance
@@ -49,18 +47,6 @@ class Limits:
     per_second: float = 300.0
     retry_after_s: float = 1.0
     most_retry_after_s: float = 30.0
-
-
-@lru_cache(maxsize=_KNOWN_SOURCES)
-def source_of(host: str) -> str:
-    """The source that the address `host` counts for; empty when it is none, as inside a tunnel."""
-    if not host:
-        return ""
-    address = ip_address(host.partition("%")[0])
-    if isinstance(address, IPv6Address):
-        mapped = address.ipv4_mapped
-        return str(mapped) if mapped is not None else f"{IPv6Address(int(address) >> 64 << 64)}/64"
-    return host
 
 
 class Gate:

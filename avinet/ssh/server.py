@@ -19,11 +19,12 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from avinet.errors import AvinetError, PeerError, TooMany
+from avinet.flow.allowance import source_of
 from avinet.ssh import phases
 from avinet.ssh.auth import Admission, AuthServer, retry_text
 from avinet.ssh.binary import VERSION
 from avinet.ssh.exchange import EXCHANGES
-from avinet.ssh.gate import Gate, Limits, source_of
+from avinet.ssh.gate import Gate, Limits
 from avinet.ssh.identity import Identity, Refusal
 from avinet.ssh.packets import Outbound
 from avinet.ssh.phases import Stage

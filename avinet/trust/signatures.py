@@ -49,6 +49,9 @@ class Kind:
 _ENROLMENT = ("@method", "@authority", "@path", "content-type", "content-digest")
 BY_IMAGE = Kind("img", "avinet-enrol", _ENROLMENT)
 BY_ENGINE = Kind("se", "avinet-proof-of-possession", _ENROLMENT)
+_ROTATION = ("@method", "@path", "content-digest")
+BY_OLD_KEY = Kind("old", "avinet-key-rotation", _ROTATION)
+BY_NEW_KEY = Kind("new", "avinet-proof-of-possession", _ROTATION)
 RECEIPT = Kind("node", "avinet-receipt", ("@status", "content-type", "content-digest"), ECDSA_P256_SHA256)
 ENGINE_HEADER = "avinet-service-engine"
 FENCE_HEADER = "avinet-fence"

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from avinet.wire.message import Count, Fingerprint, Id, Line, Message, PublicKey, Revision, UnixTime
+from avinet.wire.message import Count, Fingerprint, Id, Line, Message, PublicKey, Revision, Seconds, UnixTime
 from avinet.wire.trust import Node, Pem
 
 REQUEST_LIMIT_BYTES = 16 * 1024
@@ -40,6 +40,14 @@ class EnrolmentRequest(Message, frozen=True, kw_only=True):
     management_address: Line = ""
     hostname: Line = ""
     version: Line = ""
+
+
+class Waiting(Message, frozen=True, kw_only=True):
+    """The node's answer 202: an operator has to let in the service engine with this key first; ask again then."""
+
+    id: Id
+    fingerprint: Fingerprint
+    retry_after_s: Seconds
 
 
 class Receipt(Message, frozen=True, kw_only=True):

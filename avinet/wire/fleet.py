@@ -24,6 +24,7 @@ from avinet.wire.report import ServerHealth, ServiceTraffic
 
 Cursor = Annotated[str, Meta(max_length=256)]
 EngineState = Literal["expected", "enrolled", "revoked"]
+EnrolmentPolicy = Literal["claim", "approve", "image"]
 
 
 class EngineCreate(Message, frozen=True, kw_only=True):
@@ -95,6 +96,63 @@ class EngineList(Message, frozen=True, kw_only=True):
     next: Cursor = ""
 
 
+class EnrolmentRules(Message, frozen=True, kw_only=True):
+    """Who gets in, in the whole domain.
+
+    Under `claim` it is whoever shows the claim that it was expected with, under `approve` also whom an operator lets in
+    by its fingerprint, under `image` whoever has the image key. `pending` requests may wait for an operator, of one
+    source (an IPv4 address or IPv6 /64) `pending_from_one`; each for `pending_s`.
+    """
+
+    policy: EnrolmentPolicy = "claim"
+    pending: Annotated[int, Meta(ge=1, le=1000)] = 256
+    pending_from_one: Annotated[int, Meta(ge=1, le=1000)] = 32
+    pending_s: Annotated[float, Meta(ge=60, le=31_536_000)] = 86400.0
+
+
+class RulesChange(Message, frozen=True, kw_only=True):
+    """What is to be different in `EnrolmentRules`; None leaves it."""
+
+    policy: EnrolmentPolicy | None = None
+    pending: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    pending_from_one: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    pending_s: Annotated[float, Meta(ge=60, le=31_536_000)] | None = None
+
+
+class Pending(Message, frozen=True, kw_only=True):
+    """A request that waits for an operator, or was `refused`; `source` is where it came from first."""
+
+    id: Id
+    generation: Count
+    fingerprint: Fingerprint
+    image: str
+    source: str
+    since: UnixTime
+    hostname: str = ""
+    management_address: str = ""
+    version: str = ""
+    refused: UnixTime | None = None
+
+
+class PendingList(Message, frozen=True, kw_only=True):
+    """All requests that wait, in the order of their ids."""
+
+    items: list[Pending]
+
+
+class Approval(Message, frozen=True, kw_only=True):
+    """Let in the service engine with this key, and give it these labels."""
+
+    fingerprint: Fingerprint
+    labels: Labels = {}
+
+
+class Rejection(Message, frozen=True, kw_only=True):
+    """Keep the service engine with this key out."""
+
+    fingerprint: Fingerprint
+
+
 class LabelChange(Message, frozen=True, kw_only=True):
     """Labels to set, and keys of labels to take away."""
 
@@ -109,9 +167,10 @@ class EngineDelete(Message, frozen=True, kw_only=True):
 
 
 class ImageBuild(Message, frozen=True, kw_only=True):
-    """Build a bundle for the active image, or for a new one named `id`."""
+    """Build a bundle for the active image, or for a new one named `id`, whose key is good for `days`."""
 
     id: Id | None = None
+    days: Annotated[int, Meta(ge=1, le=3650)] | None = None
 
 
 class Image(Message, frozen=True, kw_only=True):
@@ -210,9 +269,10 @@ class Status(Message, frozen=True, kw_only=True):
 
 
 class Event(Message, frozen=True, kw_only=True):
-    """One record of the audit log."""
+    """One record of the audit log: number `seq`, of the change that made the store's `revision`."""
 
     seq: Count
+    revision: Revision = 0
     time: UnixTime
     node: str
     kind: str
@@ -222,6 +282,7 @@ class Event(Message, frozen=True, kw_only=True):
     image: str = ""
     fingerprint: str = ""
     outcome: str = ""
+    notice: bool = False
     alarm: bool = False
 
 

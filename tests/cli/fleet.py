@@ -21,10 +21,13 @@ from avinet.wire.fleet import (
     EngineCounts,
     EngineList,
     EnginesCreated,
+    EnrolmentRules,
     Event,
     EventList,
     Image,
     ImageList,
+    Pending,
+    PendingList,
     Status,
 )
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
@@ -68,6 +71,11 @@ ENGINES = EngineList(items=[ENGINE])
 DOCUMENTS = DocumentList(items=[DOCUMENT_VERSION])
 IMAGE = Image(id="image-1", state="active", fingerprint=FINGERPRINT, not_after=TIME)
 IMAGES = ImageList(items=[IMAGE])
+PENDING = Pending(
+    id="edge-1", generation=1, fingerprint=FINGERPRINT, image="image-1", source="10.0.0.9", since=TIME, hostname="edge"
+)
+WAITING = PendingList(items=[PENDING])
+RULES = EnrolmentRules(policy="approve")
 EVENTS = EventList(
     items=[Event(seq=1, time=TIME, node="node-1", kind="enrolment", id="se-1", outcome="enrolled", source="10.0.0.9")]
 )

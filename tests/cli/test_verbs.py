@@ -32,6 +32,8 @@ LISTINGS = (
     Verb("se list", "GET /v1/service-engines?limit=500", fleet.ENGINES, "se-1  enrolled"),
     Verb("se list --label site=paris", "GET /v1/service-engines?limit=500&label=site%3Dparis", fleet.ENGINES, "paris"),
     Verb("se show se-1", "GET /v1/service-engines/se-1", fleet.ENGINE, "L4CON Connection refused"),
+    Verb("se pending", "GET /v1/pending", fleet.WAITING, "SHA256:aaa"),
+    Verb("enrolment show", "GET /v1/enrolment", fleet.RULES, "approve (one without a claim waits"),
     Verb("image list", "GET /v1/images", fleet.IMAGES, "image-1"),
     Verb("config list", "GET /v1/configurations?limit=100", fleet.DOCUMENTS, "web"),
     Verb("config get web", "GET /v1/configurations/web", fleet.DOCUMENT_VERSION, "name: web\n"),
@@ -42,7 +44,22 @@ LISTINGS = (
 CHANGES = (
     Verb("se create --count 1", "POST /v1/service-engines", fleet.CREATED, "created: se-1\n"),
     Verb("se create se-1 --driver none", "POST /v1/service-engines", fleet.CREATED, "c" * 22),
+    Verb(
+        f"se approve edge-1 --fingerprint {fleet.FINGERPRINT} --label a=b",
+        "POST /v1/pending/edge-1/approval",
+        fleet.ENGINE,
+        "approved: se-1, key SHA256:aaa",
+    ),
+    Verb(
+        f"se refuse edge-1 --fingerprint {fleet.FINGERPRINT}",
+        "POST /v1/pending/edge-1/refusal",
+        fleet.PENDING,
+        "refused: edge-1, key SHA256:aaa",
+    ),
+    Verb("enrolment set --policy approve --pending-for 2h", "PATCH /v1/enrolment", fleet.RULES, "at most 256 wait"),
     Verb("se revoke se-1", "POST /v1/service-engines/se-1/revocation", fleet.ENGINE, "revoked: se-1"),
+    Verb("se rotate se-1", "POST /v1/service-engines/se-1/key-rotation", fleet.ENGINE, "rotated: se-1, key SHA256:aaa"),
+    Verb("se reset se-1 --yes", "POST /v1/service-engines/se-1/reset", fleet.CREATED.items[0], "c" * 22),
     Verb("se label se-1 site=paris old-", "PATCH /v1/service-engines/se-1", fleet.ENGINE, "se-1: site=paris\n"),
     Verb("image retire image-1", "POST /v1/images/image-1/retirement", fleet.IMAGE, "retired: image-1\n"),
     Verb("config apply -f FILE", "PUT /v1/configurations/web", fleet.APPLIED, "web: version 3; 2 service engines"),
@@ -112,6 +129,15 @@ class VerbTests(ScriptedCase):
         bodies = {
             "se create --count 2 --label a=b": {"count": 2, "labels": {"a": "b"}},
             "se create x y": {"count": 2, "ids": ["x", "y"]},
+            f"se approve edge-1 --fingerprint {fleet.FINGERPRINT} --label a=b": {
+                "fingerprint": fleet.FINGERPRINT,
+                "labels": {"a": "b"},
+            },
+            "enrolment set --policy image --pending 7 --pending-for 2h": {
+                "policy": "image",
+                "pending": 7,
+                "pending_s": 7200.0,
+            },
             "se label se-1 a=b c-": {"set": {"a": "b"}, "remove": ["c"]},
             "run se-1 config --all -x": {"command": "config", "arguments": ["--all", "-x"], "timeout_s": 10.0},
         }

@@ -10,17 +10,23 @@ from tempfile import mkdtemp
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from twisted.internet.task import Clock
 
+from avinet.aio import Tasks
+from avinet.enrolment.audit import AuditLog
 from avinet.enrolment.challenge import new_nonce
 from avinet.enrolment.engines import Engines
-from avinet.enrolment.records import AuditRecord, ImageRecord
+from avinet.enrolment.pending import PendingRequests
+from avinet.enrolment.records import ImageRecord
 from avinet.enrolment.registrar import Registrar
 from avinet.rest.route import Request
 from avinet.store.interface import Store
 from avinet.trust import keys, signatures
+from avinet.trust.document import sign_document
 from avinet.trust.domain import Domain, found
 from avinet.trust.signatures import SignedRequest
 from avinet.wire.enrolment import EnrolmentRequest
+from avinet.wire.fleet import EnrolmentPolicy, Event, RulesChange
 from avinet.wire.message import encode
 from avinet.wire.trust import Node, TrustDocument
 
@@ -55,9 +61,20 @@ class Office:
     def __init__(self, store: Store) -> None:
         self.store = store
         self.time = domain().created + 60
+        issuing = domain().issuing
+        self.log = AuditLog(
+            store,
+            Clock(),
+            Tasks(),
+            domain=domain().id,
+            node="node-1",
+            now=self.now,
+            sign=lambda text: (sign_document(text, issuing), issuing.certificate_pem.decode()),
+        )
         self.engines = Engines(store, "node-1", self.now)
         self.document = document()
-        self.registrar = Registrar(store, domain, lambda: self.document, self.now)
+        self.pending = PendingRequests(store, "node-1", self.now)
+        self.registrar = Registrar(store, self.pending, domain, lambda: self.document, self.now)
 
     def now(self) -> float:
         self.time += 0.001
@@ -73,8 +90,12 @@ class Office:
         [claimed] = await self.engines.expect([id], "operator", labels={}, driver="none", claim_s=claim_s)
         return claimed.claim
 
-    async def events(self) -> list[AuditRecord]:
-        return list((await self.engines.events("", 1000)).items)
+    async def policy(self, policy: EnrolmentPolicy, **changes: Any) -> None:
+        await self.pending.change_rules(RulesChange(policy=policy, **changes), "operator")
+
+    async def events(self) -> list[Event]:
+        await self.log.seal()
+        return list((await self.log.events("", 1000)).items)
 
     async def alarms(self) -> list[str]:
         return [each.outcome for each in await self.events() if each.alarm]
@@ -132,6 +153,8 @@ class Newborn:
             (signatures.BY_ENGINE, self.key, self.fingerprint),
         )
 
+    peer = "192.0.2.7"
+
     def request(self, message: SignedRequest, body: bytes, repeated: frozenset[str] = frozenset()) -> Request:
         return Request(
             method=message.method,
@@ -143,6 +166,6 @@ class Newborn:
             headers=dict(message.headers),
             repeated=repeated,
             body=body,
-            peer="192.0.2.7",
+            peer=self.peer,
             identity=None,
         )

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from avinet.aio import Tasks
 from avinet.enrolment.door import BURST, PER_S, enrolment_routes
+from avinet.enrolment.pending import PendingRequests
 from avinet.enrolment.registrar import Registrar
 from avinet.flow.allowance import Allowance
 from avinet.rest.door import Door, Table
@@ -49,9 +50,11 @@ class Visit:
 
     def __init__(self, data: bytes, secret: bool, piece_bytes: int) -> None:
         of, clock = domain(), Clock()
+        store = MemoryStore(clock)
+        pending = PendingRequests(store, of.node, clock.seconds)
         signed = SignedTrust(document="{}", signature="", issuer="")
         routes = enrolment_routes(
-            Registrar(MemoryStore(clock), domain, document, clock.seconds),
+            Registrar(store, pending, domain, document, clock.seconds),
             trust=lambda: signed,
             nonce_key=of.nonce_key,
             signer=lambda: (of.server.key, [of.server.certificate]),

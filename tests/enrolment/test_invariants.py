@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from hypothesis import settings
@@ -14,13 +14,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.aio import as_deferred
 from avinet.enrolment.decision import claim_digest, decide
 from avinet.enrolment.records import EngineRecord, engine_key
+from avinet.enrolment.registrar import Waits
 from avinet.errors import AvinetError, Conflict, Gone, Unauthenticated
 from avinet.trust import keys
 from avinet.wire.enrolment import EnrolmentRequest
+from avinet.wire.fleet import EnrolmentPolicy
 from tests.enrolment.making import Newborn, Office, domain
 from tests.store.memory import MemoryStore
 
 IDS = ("se-1", "se-2")
+OPEN: tuple[tuple[EnrolmentPolicy, str], ...] = (("approve", "wait"), ("image", "enrol"))
 KEYS = tuple(keys.generate() for _ in range(3))
 LINES = {keys.fingerprint(keys.public_line(key)): key for key in KEYS}
 
@@ -33,10 +36,12 @@ class Invariants(RuleBasedStateMachine):
         self.store = MemoryStore(Clock())
         self.office = Office(self.store)
         self.done(self.office.admit_image())
+        self.done(self.office.policy("claim", pending_s=3000))
         self.claims: dict[str, list[str]] = {id: ["w" * 32] for id in IDS}
         self.enrolled: dict[tuple[str, str], str] = {}
         """The key of each (id, claim) that was enrolled: a claim is issued once for each life of an id."""
         self.receipts: dict[tuple[str, str], bytes] = {}
+        self.policy: EnrolmentPolicy = "claim"
 
     def done(self, awaitable: Any) -> Any:
         results: list[Any] = []
@@ -66,6 +71,57 @@ class Invariants(RuleBasedStateMachine):
             assert self.record(id) == before
         else:
             self.claims[id].append(claimed.claim)
+
+    @rule(policy=st.sampled_from(get_args(EnrolmentPolicy)))
+    def change_policy(self, policy: EnrolmentPolicy) -> None:
+        self.done(self.office.policy(policy))
+        self.policy = policy
+
+    @rule(id=st.sampled_from(IDS), key=st.sampled_from(KEYS))
+    def approve(self, id: str, key: Any) -> None:
+        fingerprint = keys.fingerprint(keys.public_line(key))
+        before, revision = self.record(id), self.store.revision
+        waiting = {(each.id, each.fingerprint) for each in self.done(self.office.pending.all())}
+        approved = self.done(self.office.pending.approve(id, fingerprint, "operator", {}))
+        if isinstance(approved, AvinetError):
+            assert self.store.revision == revision
+        else:
+            assert (id, fingerprint) in waiting
+            assert before is None or (before.state == "expected" and self.office.time > before.claim_expires)
+            assert approved == self.record(id)
+            assert (approved.state, approved.approved) == ("expected", fingerprint)
+
+    @rule(id=st.sampled_from(IDS), key=st.sampled_from(KEYS))
+    def refuse(self, id: str, key: Any) -> None:
+        before = self.record(id)
+        self.done(self.office.pending.refuse(id, keys.fingerprint(keys.public_line(key)), "operator"))
+        assert self.record(id) == before
+
+    @rule(id=st.sampled_from(IDS), key=st.sampled_from(KEYS))
+    def ask_without_claim(self, id: str, key: Any) -> None:
+        se = Newborn(id, None)
+        se.key = key
+        before, policy = self.record(id), self.policy
+        result = self.done(self.office.registrar.enrol(se.signed(self.office.time)))
+        after = self.record(id)
+        if isinstance(result, (AvinetError, Waits)):
+            assert after == before
+            if isinstance(result, Waits):
+                assert policy == "approve"
+                assert before is None or (before.state == "expected" and not before.approved)
+        elif result[0]:
+            assert after is not None
+            assert (after.state, after.fingerprint, after.approved) == ("enrolled", se.fingerprint, "")
+            if before is None:
+                assert policy == "image"
+            else:
+                assert before.state == "expected"
+                assert before.approved == se.fingerprint or (
+                    policy == "image" and not before.approved and self.office.time > before.claim_expires
+                )  # H10: an open claim is not passed by
+        else:
+            assert before is not None
+            assert before.fingerprint == se.fingerprint
 
     @rule(id=st.sampled_from(IDS))
     def revoke(self, id: str) -> None:
@@ -174,7 +230,14 @@ class DecideTests(SynchronousTestCase):
             self.expected, state="enrolled", claim_sha256="", claim_expires=0.0, fingerprint=self.mine
         )
 
-    def verdict(self, engine: EngineRecord | None, owner: str | None = None, now: float = 50.0, **changes: Any) -> Any:
+    def verdict(
+        self,
+        engine: EngineRecord | None,
+        owner: str | None = None,
+        now: float = 50.0,
+        policy: EnrolmentPolicy = "claim",
+        **changes: Any,
+    ) -> Any:
         fields = {
             "id": "se-1",
             "generation": 3,
@@ -185,7 +248,7 @@ class DecideTests(SynchronousTestCase):
             "ssh_host_public_key": self.line,
             "request_id": "r" * 20,
         }
-        found = decide(EnrolmentRequest(**(fields | changes)), self.mine, engine, owner, now)
+        found = decide(EnrolmentRequest(**(fields | changes)), self.mine, engine, owner, policy, now)
         return found.outcome if found.error is None else (type(found.error), found.alarm)
 
     def test_who_gets_in(self) -> None:
@@ -213,3 +276,35 @@ class DecideTests(SynchronousTestCase):
             (self.verdict(replaced(self.enrolled, fingerprint="SHA256:x")), (Conflict, "enrolled-twice")),
         ):
             self.assertEqual(found, wanted)
+
+    def test_a_claim_is_asked_for_under_every_policy_while_it_is_open(self) -> None:
+        """(H10)"""
+        for policy in get_args(EnrolmentPolicy):
+            self.assertEqual(self.verdict(self.expected, policy=policy), "enrol")
+            self.assertEqual(self.verdict(self.expected, policy=policy, claim=None, now=100.0), (Unauthenticated, ""))
+            self.assertEqual(self.verdict(self.expected, policy=policy, claim="d" * 32), (Unauthenticated, ""))
+            self.assertEqual(self.verdict(None, policy=policy), (Gone, ""))
+            self.assertEqual(self.verdict(self.enrolled, "se-1", policy=policy, claim=None), "again")
+            replaced = msgspec.structs.replace(self.enrolled, fingerprint="SHA256:x")
+            self.assertEqual(self.verdict(replaced, policy=policy, claim=None), (Conflict, "enrolled-twice"))
+            revoked = msgspec.structs.replace(self.enrolled, state="revoked")
+            self.assertEqual(self.verdict(revoked, policy=policy, claim=None), (Gone, ""))
+
+    def test_without_a_claim_the_policy_decides(self) -> None:
+        for policy, wanted, unexpected in (("claim", (Unauthenticated, ""), (Gone, "")), *((p, o, o) for p, o in OPEN)):
+            late: Any = {"policy": policy, "claim": None, "now": 100.1}
+            self.assertEqual(self.verdict(self.expected, **late), wanted)
+            self.assertEqual(self.verdict(None, **late, generation=1), unexpected)
+            self.assertEqual(self.verdict(None, **late, generation=2), (Gone, ""))
+            if policy != "claim":
+                self.assertEqual(self.verdict(None, "se-2", **late, generation=1), (Conflict, "key-of-another"))
+
+    def test_whom_an_operator_has_let_in_needs_no_claim(self) -> None:
+        replaced = msgspec.structs.replace
+        mine = replaced(self.expected, claim_sha256="", claim_expires=0.0, approved=self.mine)
+        for policy in get_args(EnrolmentPolicy):
+            self.assertEqual(self.verdict(mine, policy=policy, claim=None, now=1e9), "enrol")
+            self.assertEqual(self.verdict(mine, "se-2", policy=policy, claim=None), (Conflict, "key-of-another"))
+            other = replaced(mine, approved="SHA256:x")
+            self.assertEqual(self.verdict(other, policy=policy, claim=None), (Conflict, "approved-for-another"))
+            self.assertEqual(self.verdict(other, policy=policy), (Unauthenticated, ""))

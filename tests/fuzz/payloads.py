@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from avinet.errors import Invalid, PeerError
+from avinet.flow.allowance import source_of
 from avinet.ssh.auth import Claim
 from avinet.ssh.ciphers import authenticates
 from avinet.ssh.exchange import EXCHANGES
 from avinet.ssh.negotiation import Proposal, agree, guessed_wrong
 from avinet.ssh.opening import Terms
 from avinet.ssh.policy import Policy
-from avinet.ssh.server import source_of
 from avinet.ssh.services import Destination, canonical
 from avinet.ssh.shown import printable, shortened
 from avinet.ssh.strings import (

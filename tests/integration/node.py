@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,14 +60,32 @@ class Node:
 
     def expect(self, *ids: str, label: str = "site=test") -> None:
         """Have the controller expect service engines, and lay out what each one boots from."""
+        for each in self.machine.asked("se", "create", *ids, "--driver", "none", "--label", label)["items"]:
+            self._lay_out(each["id"], each["generation"], each["claim"])
+
+    def _lay_out(self, id: str, generation: int, claim: str) -> Path:
         bundle = self.folder / "image.tar.gz"
         if not bundle.exists():
             self.machine.avictl("image", "build", "--out", str(bundle))
-        for each in self.machine.asked("se", "create", *ids, "--driver", "none", "--label", label)["items"]:
-            order = Order(each["id"], each["generation"], bundle.read_bytes(), each["claim"])
-            place = self.place(each["id"])
-            place.mkdir()
-            self._boots[each["id"]] = list(LocalBoot("builtin")(order, place))
+        place = self.place(id)
+        place.mkdir()
+        self._boots[id] = list(LocalBoot("builtin")(Order(id, generation, bundle.read_bytes(), claim), place))
+        return place
+
+    def boot_anew(self, id: str, generation: int, claim: str) -> None:
+        """End the process of a service engine, forget its disk, and boot it from the image."""
+        self.machine.kill(id)
+        shutil.rmtree(self.place(id))
+        self._lay_out(id, generation, claim)
+        self.start_engine(id)
+
+    def boot_unasked(self, id: str, proposal: str = "") -> None:
+        """Start a service engine that nobody expects, from the image alone; it proposes `proposal`, or `id`."""
+        place = self._lay_out(id, 1, "")
+        (place / "user-data.json").unlink()
+        settings = place / "se.toml"
+        settings.write_text(f'id = "{proposal or id}"\n' + settings.read_text())
+        self.start_engine(id)
 
     def start_engine(self, id: str, *within: str) -> None:
         """Start the process of a service engine that is expected, or was ended, `within` another command."""

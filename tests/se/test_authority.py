@@ -199,7 +199,7 @@ class DoorTests(AuthorityCase):
 
     def test_only_reading_the_status_needs_no_signature(self) -> None:
         self.assertEqual([route.path for route in self.routes if route.method == "GET"], ["/v1/status"])
-        self.assertEqual(len(self.routes), 6)
+        self.assertEqual(len(self.routes), 7)
 
     def test_nothing_is_changed_for_another_process_or_a_key_that_is_no_node_s(self) -> None:
         for route in self.routes:

@@ -16,7 +16,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import directlyProvides
 
 from avinet.errors import TooMany
-from avinet.ssh.gate import Gate, Limits, source_of
+from avinet.flow.allowance import source_of
+from avinet.ssh.gate import Gate, Limits
 from avinet.ssh.phases import Stage
 from avinet.ssh.server import Server, ServerTransport
 from avinet.ssh.shown import shown_address
