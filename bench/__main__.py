@@ -23,6 +23,7 @@ BENCHES = {
     "thin-link": "a control round trip while a pull runs over 20 Mbit/s, against OpenSSH and stock Conch",
     "long-link": "a pull and a push over 1 Gbit/s with 60 ms, against OpenSSH and TCP itself",
     "fleet": "what 10,000 tunnels and 10,000 service engines that report cost a controller, against sshd",
+    "enrolment": "how many service engines a node enrols in a second",
     "storm": "a fleet that comes back after its controller was killed",
     "latency": "a byte there and back, alone and beside a transfer, against OpenSSH",
     "handshake": "what a login costs the server, against OpenSSH and asyncssh",

@@ -67,6 +67,11 @@ def always_below(limit: float) -> Callable[[Figures, float | None], bool]:
     return lambda ours, ratio: ours.max < limit
 
 
+def always_above(limit: float) -> Callable[[Figures, float | None], bool]:
+    """Met when every run of ours is above `limit`."""
+    return lambda ours, ratio: ours.min > limit
+
+
 def at_least(factor: float) -> Callable[[Figures, float | None], bool]:
     """Met when ours is at least `factor` times the peer's."""
     return lambda ours, ratio: ratio is not None and ratio >= factor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -39,13 +40,15 @@ RECEIPT_BYTES = 2000
 class Site:
     """The folder, the processes in it, and the API of the controller; use it as a context."""
 
-    def __init__(self) -> None:
+    def __init__(self, enrolment_settings: str = "") -> None:
+        self._enrolment_settings = enrolment_settings
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.folder = Path(tempfile.mkdtemp(prefix="avinet-bench-"))
         self.node = Node(str(self.folder / "controller.sock"))
         self._settings = self.folder / "controller.toml"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.ssh_port, self.https_port, self._service_port, *self._servers = free_ports(7)
-        self._image = b""
+        self.image = b""
         self._count = 0
 
     def __enter__(self) -> Site:
@@ -65,7 +68,13 @@ class Site:
         with (self.folder / f"{name}.log").open("ab") as log:
             begun = time.monotonic()
             self._processes[name] = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                cwd=ROOT,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         return begun
 
@@ -118,6 +127,9 @@ port = {self.ssh_port}
 [https]
 listen = ["127.0.0.1"]
 port = {self.https_port}
+
+[enrolment]
+{self._enrolment_settings}
 """
         )
         self._avictl("init", "--config", str(self._settings))
@@ -126,7 +138,7 @@ port = {self.https_port}
         self.until("the controller answers", lambda: self.node.request("GET", "/v1/status"))
         image = self.folder / "image.tar.gz"
         self._avictl("--socket", self.node.path, "image", "build", "--out", str(image))
-        self._image = image.read_bytes()
+        self.image = image.read_bytes()
 
     def start_controller(self) -> float:
         """Start `twistd avi-controller`. Returns the time of the start (monotonic)."""
@@ -138,7 +150,7 @@ port = {self.https_port}
         return listening(self.ssh_port)
 
     def _avictl(self, *arguments: str) -> None:
-        done = subprocess.run([*AVICTL, *arguments], cwd=ROOT, capture_output=True, check=False)
+        done = subprocess.run([*AVICTL, *arguments], cwd=ROOT, env=self.environment, capture_output=True, check=False)
         if done.returncode != 0:
             raise BenchError(f"avictl {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
 
@@ -157,7 +169,7 @@ port = {self.https_port}
         for each in claimed:
             self._configure(each.id)
             folder = self.instance(each.id)
-            made.append((each.id, list(boot(Order(each.id, each.generation, self._image, each.claim), folder))))
+            made.append((each.id, list(boot(Order(each.id, each.generation, self.image, each.claim), folder))))
         return made
 
     def enrol(self, count: int) -> None:

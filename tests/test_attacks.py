@@ -65,6 +65,7 @@ ROWS = {
     "E8": "a key that was revoked while its tunnel is open",
     "E9": "certificates of another CA, expired, or for another name",
     "E11": "a full disk",
+    "E12": "what stands behind one door, asked for at another",
 }
 HERE = Path(__file__).parent
 _ROW = re.compile(r"([SHE])(\d+)(?:[-–][SHE]?(\d+))?")

@@ -25,7 +25,7 @@ from avinet.controller.node import Node
 from avinet.controller.operators import operator_routes, peer_name
 from avinet.controller.sessions import Session
 from avinet.controller.settings import ControllerSettings
-from avinet.enrolment.door import BURST, PER_S, enrolment_routes
+from avinet.enrolment.door import enrolment_routes
 from avinet.errors import AvinetError, LocalError
 from avinet.files import FolderLock, files_missing, private_folder
 from avinet.flow.allowance import Allowance
@@ -185,7 +185,11 @@ class ControllerService(Service):
             nonce_key=self._domain.nonce_key,
             signer=signer,
             now=self._wall,
-            allowance=Allowance(self._reactor.seconds, burst=BURST, per_s=PER_S),
+            allowance=Allowance(
+                self._reactor.seconds,
+                burst=self._settings.enrolment.calls_at_once,
+                per_s=self._settings.enrolment.calls_per_second,
+            ),
         )
         return Door(self._reactor, Table(routes), tasks=node.tasks)
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from avinet.enrolment.door import BURST, PER_S
 from avinet.settings import Settings
 
 Seconds = Annotated[float, Meta(gt=0, le=864000)]
@@ -41,9 +42,15 @@ class Https(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Enrolment(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`claim_s` is how long a service engine has to enrol after it was created."""
+    """`claim_s` is how long a service engine has to enrol after it was created.
+
+    One source (an IPv4 address or an IPv6 /64) may make `calls_at_once` requests of the door, and
+    `calls_per_second` in the long run; an enrolment is two.
+    """
 
     claim_s: Seconds = 3600.0
+    calls_at_once: Annotated[float, Meta(ge=2, le=1_000_000)] = BURST
+    calls_per_second: Annotated[float, Meta(ge=1, le=1_000_000)] = PER_S
 
 
 class Cloud(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from avinet.enrolment.challenge import LIFE_S, new_nonce
 from avinet.enrolment.registrar import Registrar, Waits
-from avinet.flow.allowance import Allowance
+from avinet.flow.allowance import Allowance, source_of
 from avinet.rest.route import Reply, Request, Route
 from avinet.trust import signatures
 from avinet.trust.authority import chain_header
@@ -24,7 +24,7 @@ from avinet.wire.enrolment import (
 )
 from avinet.wire.trust import SignedTrust
 
-BURST, PER_S = 200, 20
+BURST, PER_S = 200.0, 20.0
 """How often one source may ask: at once, and in the long run."""
 LONGEST_WAIT_S = 15.0
 """How often a service engine that waits for an operator asks: at first each second, for somebody may be looking on."""
@@ -42,15 +42,15 @@ def enrolment_routes(
     """The routes; nothing else is behind that door."""
 
     async def show_trust(request: Request) -> Reply:
-        allowance.take(request.peer)
+        allowance.take(source_of(request.peer))
         return Reply(200, trust())
 
     async def challenge(request: Request) -> Reply:
-        allowance.take(request.peer)
+        allowance.take(source_of(request.peer))
         return Reply(200, Challenge(nonce=new_nonce(nonce_key, now()), server_time=now(), expires_in=LIFE_S))
 
     async def enrol(request: Request) -> Reply:
-        allowance.take(request.peer)
+        allowance.take(source_of(request.peer))
         done = await registrar.enrol(request)
         if isinstance(done, Waits):
             wait_s = int(min(max((now() - done.since) / 2, 1), LONGEST_WAIT_S))

@@ -41,6 +41,7 @@ CHUNKS = 256
 _SLICE_BYTES = 4096
 """What twisted.web is given at once: it copies the rest of that for every line."""
 PIPE_PROTOCOL = "avinet-pipe"
+_NOTHING_HERE = problem(404, "there is nothing at this path", "see /v1/openapi.json")
 INERT = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
@@ -73,13 +74,17 @@ class Table:
 
     def match(self, method: str, path: str) -> tuple[Route, Mapping[str, str]] | Problem:
         """The route and the arguments in its path, or why there is none (404, 405)."""
+        if (
+            path[:1] != "/" or path[1:2] == "/" or not method.isupper()
+        ):  # the adapter takes these for what they are like
+            return _NOTHING_HERE
         try:
             route, arguments = self._adapter.match(path, method=method)
         except MethodNotAllowed as refusal:
             allowed = ", ".join(sorted(refusal.valid_methods or ()))
             return problem(405, f"{method} is not possible here", f"use {allowed}" if allowed else "")
         except HTTPException:
-            return problem(404, "there is nothing at this path", "see /v1/openapi.json")
+            return _NOTHING_HERE
         return route, arguments
 
 

@@ -1,0 +1,103 @@
+"""The recipes of the documentation, each followed word for word where it is needed: docs/recipes.rst."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+from typing import Any
+
+from tests.docs.reading import blocks, read
+from tests.integration.node import NodeCase
+
+PAGE = "docs/recipes.rst"
+
+
+def recipe(title: str) -> list[list[str]]:
+    """The command lines of `avictl` in one section, in order."""
+    document, _ = read(PAGE)
+    section = next(each for each in document.findall() if each.tagname == "section" and each[0].astext() == title)
+    texts = [each.astext() for each in section.findall() if each.tagname == "literal_block"]
+    return [shlex.split(line)[1:] for text in texts for line in text.splitlines() if line.startswith("avictl ")]
+
+
+class RecipeTests(NodeCase):
+    engines = ("se-1",)
+
+    def follow(self, title: str, **words: str) -> list[str]:
+        """Run the commands of a recipe, with these words in place of what stands for them; what they print."""
+        lines = recipe(title)
+        self.assertTrue(lines, title)
+        return [self.node.machine.avictl(*(words.get(each, each) for each in line)) for line in lines]
+
+    def claim(self, printed: str) -> tuple[int, str]:
+        """Generation and claim, as `se reset` prints them."""
+        words = printed.splitlines()[1].split()
+        return int(words[1]), words[2]
+
+    def outcomes(self) -> list[tuple[Any, ...]]:
+        events = self.node.machine.asked("events", "--limit", "500")["items"]
+        return [(each["kind"], each.get("id"), each.get("outcome")) for each in events]
+
+    def test_all_sections_are_tested(self) -> None:
+        document, _ = read(PAGE)
+        titles = [each[0].astext() for each in document.findall() if each.tagname == "section"]
+        tested = {"A stolen image", "A cloned SE", "An SE does not come up"}
+        self.assertEqual(set(titles) - {"Recipes"}, tested)
+        self.assertEqual(sum(len(recipe(title)) for title in tested), self.lines())
+
+    def lines(self) -> int:
+        return sum(line.startswith("avictl ") for _, text in blocks(PAGE) for line in text.splitlines())
+
+    def test_a_stolen_image(self) -> None:
+        machine = self.node.machine
+        machine.avictl("enrolment", "set", "--policy", "image")
+        self.node.boot_unasked("stranger")
+        machine.until("the thief is in", lambda: self.node.connected("stranger"))
+        machine.avictl("enrolment", "set", "--policy", "approve")
+        self.node.boot_unasked("another")
+        machine.until("he tries again", lambda: machine.asked("se", "pending")["items"])
+        [image] = machine.asked("image", "list")["items"]
+        printed = self.follow("A stolen image", IMAGE=image["id"], SE="stranger")
+        self.assertIn("stranger", printed[3])
+        self.assertEqual(machine.asked("se", "pending")["items"], [])
+        machine.until("he gives up", lambda: machine.ended("another"))
+        self.assertIn("is retired or has expired", machine.log_tail("another", 20))
+        self.assertEqual(self.node.engine("stranger")["state"], "revoked")
+        self.assertTrue(self.node.connected("se-1"))
+        states = {each["id"]: each["state"] for each in machine.asked("image", "list")["items"]}
+        self.assertEqual(states, {image["id"]: "retired", "image-2": "active"})
+
+    def test_a_cloned_se(self) -> None:
+        machine = self.node.machine
+        machine.kill("se-1")
+        copy = self.node.folder / "copy"
+        shutil.copytree(self.node.place("se-1"), copy)
+        for _ in range(2):
+            self.node.start_engine("se-1")
+            machine.until("it is back", lambda: self.node.connected("se-1"))
+            machine.end("se-1")
+        shutil.rmtree(self.node.place("se-1"))
+        shutil.copytree(copy, self.node.place("se-1"))
+        self.node.start_engine("se-1")
+        machine.until("the alarm", lambda: ("outdated-ratchet", "se-1", None) in self.outcomes())
+        printed = self.follow("A cloned SE", SE="se-1")
+        self.assertIn("outdated-ratchet", printed[0])
+        generation, claim = self.claim(printed[1])
+        self.node.boot_anew("se-1", generation, claim)
+        machine.until("the right one is back", lambda: self.node.connected("se-1"))
+        self.assertEqual(self.node.engine("se-1")["generation"], 2)
+
+    def test_an_se_does_not_come_up(self) -> None:
+        machine = self.node.machine
+        self.node.expect("se-2")
+        user_data = self.node.place("se-2") / "user-data.json"
+        user_data.write_text(json.dumps({**json.loads(user_data.read_text()), "claim": "w" * 32}))
+        self.node.start_engine("se-2")
+        machine.until("it gives up", lambda: machine.ended("se-2"))
+        self.assertIn("the claim or the image key is not the one", machine.log_tail("se-2", 20))
+        printed = self.follow("An SE does not come up", SE="se-2")
+        self.assertIn("expected", printed[1])
+        generation, claim = self.claim(printed[-1])
+        self.node.boot_anew("se-2", generation, claim)
+        machine.until("it is up", lambda: self.node.connected("se-2"))
