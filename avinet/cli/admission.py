@@ -55,7 +55,8 @@ def _chosen(context: Context, id: str, fingerprint: str | None, question: str) -
     """The fingerprint that was given; else of the one that waits, once the operator has said yes to it."""
     if fingerprint is not None:
         return fingerprint
-    found = [each for each in context.node.ask("GET", "/v1/pending", PendingList).items if each.id == id]
+    items = context.node.ask("GET", "/v1/pending", PendingList).items
+    found = [each for each in items if each.id == id and not each.refused]
     if not found:
         raise NotFound(f"no service engine waits to be {id}", hint="see avictl se pending")
     if len(found) > 1:
@@ -63,7 +64,9 @@ def _chosen(context: Context, id: str, fingerprint: str | None, question: str) -
     [only] = found
     if not sys.stdin or not sys.stdin.isatty():
         raise click.UsageError("there is nobody to ask whether it is the right key: say --fingerprint")
-    click.confirm(f"{question} {id}, from {only.source}, with the key {only.fingerprint}?", abort=True, err=True)
+    click.echo(f"{id} waits at {only.source} with this key; its own log must name the same one:", err=True)
+    click.echo(f"  {only.fingerprint}", err=True)
+    click.confirm(f"{question}?", abort=True, err=True)
     return only.fingerprint
 
 
@@ -79,7 +82,7 @@ fingerprint_option = click.option(
 @pass_context
 def approve(context: Context, id: str, fingerprint: str | None, labels: tuple[str, ...]) -> None:
     """Let in a service engine that waits, by the fingerprint of its key."""
-    wanted = Approval(fingerprint=_chosen(context, parse_id(id), fingerprint, "Let in"), labels=labels_of(labels))
+    wanted = Approval(fingerprint=_chosen(context, parse_id(id), fingerprint, "Let it in"), labels=labels_of(labels))
     engine = context.node.ask("POST", f"/v1/pending/{id}/approval", Engine, wanted)
     if context.output == "table":
         print(f"approved: {engine.id}, key {wanted.fingerprint}; it enrols when it asks again")
@@ -93,7 +96,7 @@ def approve(context: Context, id: str, fingerprint: str | None, labels: tuple[st
 @pass_context
 def refuse(context: Context, id: str, fingerprint: str | None) -> None:
     """Keep out a service engine that waits."""
-    wanted = Rejection(fingerprint=_chosen(context, parse_id(id), fingerprint, "Refuse"))
+    wanted = Rejection(fingerprint=_chosen(context, parse_id(id), fingerprint, "Refuse it"))
     found = context.node.ask("POST", f"/v1/pending/{id}/refusal", Pending, wanted)
     if context.output == "table":
         print(f"refused: {found.id}, key {found.fingerprint}")

@@ -9,8 +9,9 @@ from pathlib import Path
 import click
 
 from avinet.cli.context import Context, pass_context
-from avinet.cli.node import Node, with_query
+from avinet.cli.node import PAGES, Node, with_query
 from avinet.cli.shown import emit, escaped, fields, moment, one_line, table
+from avinet.errors import PeerError
 from avinet.units import parse_seconds
 from avinet.wire.audit import LogEntries, LogHead
 from avinet.wire.fleet import Event, EventList
@@ -57,22 +58,32 @@ def events(
     if follow:
         _follow(context, after, wanted)
         return
-    found = context.node.ask("GET", with_query("/v1/events", limit=str(limit), after=after, **wanted), EventList)
+    found = _behind(context.node, after, limit, wanted)
     if context.output != "table":
         emit(found, context.output)
         return
     _show(found.items)
     if found.next:
-        print(f"more: avictl events --after {one_line(escaped(found.next))}")
+        print(f"more: --after {one_line(escaped(found.next))}")
+
+
+def _behind(node: Node, after: str, limit: int, wanted: dict[str, str]) -> EventList:
+    """The next of the wanted records: what the node has looked at for one answer may have none among them."""
+    for _ in range(PAGES):
+        found = node.ask("GET", with_query("/v1/events", limit=str(limit), after=after, **wanted), EventList)
+        if found.items or not found.next or found.next == after:
+            return found
+        after = found.next
+    raise PeerError("the audit log does not end")
 
 
 def _row(event: Event) -> tuple[str, ...]:
     mark = "ALARM" if event.alarm else "notice" if event.notice else ""
-    return moment(event.time), event.kind, event.id or event.image, event.outcome, event.source, mark
+    return moment(event.time), event.kind, event.id or event.image, event.outcome, event.source, mark, event.fingerprint
 
 
 def _show(found: Sequence[Event]) -> None:
-    table(["TIME", "KIND", "SE OR IMAGE", "OUTCOME", "SOURCE", ""], [_row(each) for each in found])
+    table(["TIME", "KIND", "SE OR IMAGE", "OUTCOME", "SOURCE", "", "KEY"], [_row(each) for each in found])
 
 
 def _follow(context: Context, after: str, wanted: dict[str, str]) -> None:
@@ -84,7 +95,7 @@ def _follow(context: Context, after: str, wanted: dict[str, str]) -> None:
                 print("  ".join(one_line(escaped(cell)) for cell in _row(event) if cell), flush=True)
             else:
                 emit(event, context.output)
-        after = found.next or (str(found.items[-1].seq) if found.items else after)
+        after = found.seen or found.next or after
         if not found.next:
             time.sleep(FOLLOW_S)
 

@@ -12,7 +12,16 @@ from avinet.cli.context import Context, pass_context, pass_node
 from avinet.cli.given import labels_of, sure
 from avinet.cli.shown import ago, emit, fields, labels, moment, since, table, write
 from avinet.ids import parse_id
-from avinet.wire.fleet import Claimed, Engine, EngineCreate, EngineList, EnginesCreated, LabelChange
+from avinet.wire.fleet import (
+    Claimed,
+    Engine,
+    EngineCreate,
+    EngineList,
+    EnginesCreated,
+    LabelChange,
+    Readmission,
+    Readmitted,
+)
 
 
 def place(id: str) -> str:
@@ -22,7 +31,7 @@ def place(id: str) -> str:
 
 @click.group()
 def se() -> None:
-    """Service engines: list, show, create, delete, approve, reset, rotate, revoke, label."""
+    """Service engines: list, show, create, delete, approve, reset, readmit, rotate, revoke, label."""
 
 
 for verb in (pending, approve, refuse):
@@ -96,6 +105,7 @@ def show(context: Context, id: str) -> None:
             ("state", f"{engine.state}, generation {engine.generation}"),
             ("labels", labels(engine.labels)),
             ("key", engine.fingerprint),
+            ("approved", engine.approved),
             ("image", engine.image),
             ("driver", engine.driver),
             ("enrolled", moment(engine.enrolled) if engine.enrolled else "not yet"),
@@ -217,7 +227,9 @@ def reset(context: Context, id: str, yes: bool) -> None:
     A driver makes the new instance. Without one the new claim is printed, once.
     """
     target = place(id)
-    sure(f"Reset {id}? Its key opens nothing any more, and its tunnel ends.", "reset", yes)
+    driver = context.node.ask("GET", target, Engine).driver if not yes else ""
+    anew = "; its instance is ended at once, and made anew" if driver not in ("", "none") else ""
+    sure(f"Reset {id}? Its key opens nothing any more, its tunnel ends{anew}.", "reset", yes)
     claimed = context.node.ask("POST", f"{target}/reset", Claimed, timeout_s=60)
     if context.output != "table":
         emit(claimed, context.output)
@@ -225,6 +237,25 @@ def reset(context: Context, id: str, yes: bool) -> None:
         show_claims([claimed])
     else:
         print(f"reset: {claimed.id}, generation {claimed.generation}")
+
+
+@se.command()
+@click.argument("ids", nargs=-1)
+@click.option("--all", "all_", is_flag=True, help="All of them: after the store was restored from a backup.")
+@pass_context
+def readmit(context: Context, ids: tuple[str, ...], all_: bool) -> None:
+    """Take service engines as they come next, though the secret of their last hello is outdated.
+
+    For those whose disk came back from a backup, or all of them when that of the node did. A copy would get in, too.
+    """
+    if bool(ids) is all_:
+        raise click.UsageError("name service engines, or say --all")
+    wanted = Readmission(ids=[parse_id(each) for each in ids], all=all_)
+    done = context.node.ask("POST", "/v1/readmissions", Readmitted, wanted)
+    if context.output == "table":
+        print(f"readmitted: {done.count} service engines")
+    else:
+        emit(done, context.output)
 
 
 @se.command()

@@ -9,7 +9,7 @@ from avinet.config.distribute import Distributor
 from avinet.controller.greetings import Greetings
 from avinet.controller.sessions import Session
 from avinet.enrolment.rotation import Rotations
-from avinet.errors import NotFound
+from avinet.errors import Conflict, NotFound
 from avinet.flow.allowance import Allowance
 from avinet.rest.route import Reply, Request, Route
 from avinet.telemetry.fleet import Fleet
@@ -18,16 +18,26 @@ from avinet.wire.report import REPORT_LIMIT_BYTES, Report
 from avinet.wire.session import Hello, HelloReply, KeyRotation
 from avinet.wire.trust import SignedTrust
 
+HELLOS, NEW_KEYS = 30, 5
+"""How many hellos and changes of its key a service engine may have at once; then it is one a second, and a minute."""
 BURST, PER_S = 30, 1.0
 """How many reports of a service engine are looked at, at once and in the long run; the next has what was in others."""
 
 
 def control_routes(
-    desired: Desired, greetings: Greetings, rotations: Rotations, trust: Callable[[], SignedTrust]
+    desired: Desired,
+    greetings: Greetings,
+    rotations: Rotations,
+    trust: Callable[[], SignedTrust],
+    now: Callable[[], float],
 ) -> Sequence[Route]:
     """The routes of `control`: hello, trust, configuration, another key."""
 
+    hellos = Allowance(now, burst=HELLOS, per_s=1.0)
+    new_keys = Allowance(now, burst=NEW_KEYS, per_s=1 / 60)
+
     async def hello(request: Request) -> Reply:
+        hellos.take(request.identity.id)
         return Reply(200, await greetings.hello(request.identity, request.decoded(Hello)))
 
     async def show_trust(request: Request) -> Reply:
@@ -44,6 +54,9 @@ def control_routes(
 
     async def rotate(request: Request) -> Reply:
         session: Session = request.identity
+        if session.hello is None:
+            raise Conflict("who changes its key says hello first")
+        new_keys.take(session.id)
         await rotations.rotate(session.login, request, session.peer)
         return Reply(204)
 

@@ -12,7 +12,7 @@ from avinet.config.distribute import Distributor
 from avinet.controller.sessions import Session, Sessions
 from avinet.enrolment.audit import AuditLog
 from avinet.enrolment.ratchets import Outdated, Ratchets
-from avinet.errors import Unavailable
+from avinet.errors import AvinetError, Unavailable
 from avinet.wire.audit import LogProof
 from avinet.wire.config import ConfigState
 from avinet.wire.session import Hello, HelloReply
@@ -77,6 +77,7 @@ class Greetings:
         try:
             return await self._ratchets.turn(session.login, shown)
         except Outdated:
+            session.outdated = True
             self._alarm("outdated-ratchet", session.id, session.peer)
             self._outdated(session)
             raise
@@ -87,6 +88,6 @@ class Greetings:
     async def _log(self, session: Session, first: int) -> LogProof | None:
         try:
             return await self._audit.since(first)
-        except Unavailable as error:
+        except AvinetError as error:
             self.log.warn("{id} was told nothing of the audit log: {why}", id=session.id, why=str(error))
             return None

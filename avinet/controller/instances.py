@@ -89,15 +89,20 @@ class Instances:
             await pause(self._clock, KEEP_S)
 
     async def _keep_all(self, name: str, cloud: CloudDriver) -> None:
-        running = {each.id for each in await cloud.instances() if each.running}
+        running = {each.id: each.generation for each in await cloud.instances() if each.running}
         records = [each for each in self._directory if each.driver == name and each.state != "revoked"]
         for record in records:
-            if record.id not in running and record.id not in self._at_work:
+            current = running.get(record.id, -1) >= record.generation
+            if not current and record.id not in self._at_work:
                 with self._said(record.id), self._working([record.id]):
                     await self._keep(record, cloud)
 
     async def _keep(self, record: EngineRecord, cloud: CloudDriver) -> None:
         instance = next((each for each in await cloud.instances() if each.id == record.id), None)
+        if instance is not None and instance.generation < record.generation:
+            self.log.warn("{id} was reset, and its instance is of before: ending it", id=record.id)
+            await cloud.delete(record.id)
+            instance = None
         if instance is not None and not instance.running:
             self.log.warn("the instance {id} has ended: starting it again", id=record.id)
             await cloud.power_on(record.id)

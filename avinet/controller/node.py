@@ -105,7 +105,12 @@ class Node:
         self.fleet = Fleet()
         self.pending = PendingRequests(store, domain.node, now)
         self.registrar = Registrar(
-            store, self.pending, lambda: self.standing.domain, lambda: self.standing.document, now
+            store,
+            self.pending,
+            lambda: self.standing.domain,
+            lambda: self.standing.document,
+            now,
+            self._reserved,
         )
         known = Known(lambda: self.directory)
         self.documents = Documents(reactor, store, known, now)
@@ -121,11 +126,12 @@ class Node:
         )
         self.reverse = Reverse(self.sessions, domain.avictlruser_key, lambda: self.standing.fence, now)
         self.distributor = Distributor(reactor, self.reverse, self.desired, self.states, random)
-        self.rotations = Rotations(store, domain.node, now)
+        self.rotations = Rotations(store, domain.node, now, self._reserved)
+        self.ratchets = Ratchets(store, reactor, self.tasks)
         self.greetings = Greetings(
             domain.node,
             self.sessions,
-            Ratchets(store, reactor, self.tasks),
+            self.ratchets,
             self.audit,
             self.desired,
             self.distributor,
@@ -200,7 +206,26 @@ class Node:
         self.distributor.reconsider(id)
 
     def _ready(self, session: Session) -> None:
-        self.distributor.opened(session.id)
+        if session.hello is not None:
+            self.distributor.opened(session.id)
+        elif not session.outdated:
+            self.tasks.spawn(self._ready_without_hello(session), f"looking whether {session.id} has left out its hello")
+
+    async def _ready_without_hello(self, session: Session) -> None:
+        """A stock client has no hello to say. One that has said it before has, and may be a copy that hides it."""
+        if await self.ratchets.known(session.login):
+            self._alarm("no-hello", session.id, session.peer)
+        if self.sessions.find(session.id) is session:
+            self.distributor.opened(session.id)
+
+    def _reserved(self, key: str) -> bool:
+        """Whether a public key is that of an image, of a node, or of an SSH service."""
+        nodes = self.standing.document.nodes
+        return (
+            key in self._image_keys
+            or any(key in (*node.ssh_host_keys, *node.avictlruser_keys) for node in nodes)
+            or self.directory.is_host_key(key)
+        )
 
     def _gone(self, session: Session) -> None:
         self.distributor.closed(session.id)
@@ -312,6 +337,7 @@ class Node:
             generation=record.generation,
             labels=record.labels,
             fingerprint=record.fingerprint or None,
+            approved=record.approved or None,
             host_key=record.host_key,
             image=record.image,
             driver=record.driver,

@@ -11,13 +11,14 @@ from typing import Any
 
 import msgspec
 from twisted.internet.protocol import Factory
+from twisted.logger import Logger
 
 from avinet import __version__
 from avinet.config.compile import Target
 from avinet.controller.node import CONTROL_SERVICES, Node
 from avinet.controller.sessions import Session
 from avinet.enrolment.records import EngineRecord, ImageRecord, PendingRecord, RulesRecord
-from avinet.errors import Invalid, NotFound
+from avinet.errors import Invalid, NotFound, Unavailable
 from avinet.ids import parse_id
 from avinet.relay import Relay
 from avinet.rest.openapi import openapi
@@ -48,6 +49,8 @@ from avinet.wire.fleet import (
     LabelChange,
     Pending,
     PendingList,
+    Readmission,
+    Readmitted,
     Rejection,
     RulesChange,
     Status,
@@ -71,6 +74,8 @@ def peer_name(transport: Any) -> str:
 
 class Operators:
     """What the routes do; each takes the request, and returns the reply."""
+
+    _log = Logger()
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -100,11 +105,13 @@ class Operators:
                 (not kind or event.kind == kind)
                 and (not id or id in (event.id, event.image))
                 and (event.alarm or not alarms)
-                and event.time >= since
             )
 
-        await log.seal()
-        return Reply(200, await log.events(query.get("after", ""), limit, wanted))
+        try:
+            await log.seal()
+        except Unavailable as error:  # what is sealed can be read all the same
+            self._log.warn("the audit log is shown as it was last sealed: {why}", why=str(error))
+        return Reply(200, await log.events(query.get("after", ""), limit, wanted, since))
 
     async def log_head(self, request: Request) -> Reply:
         """The signed head of the audit log."""
@@ -219,6 +226,16 @@ class Operators:
         claimed = await self._node.instances.reset(record, request.identity)
         self._node.sessions.cut(record.id, "the service engine was reset")
         return Reply(200, claimed)
+
+    async def readmit(self, request: Request) -> Reply:
+        """Take service engines as they come next."""
+        wanted = request.decoded(Readmission)
+        if bool(wanted.ids) is wanted.all:
+            raise Invalid("name service engines, or say that it is for all of them")
+        for id in wanted.ids:
+            if self._node.directory.get(id) is None:
+                raise NotFound(f"there is no service engine {id}", hint="see avictl se list")
+        return Reply(200, Readmitted(count=await self._node.engines.readmit(wanted.ids, request.identity)))
 
     async def rotate(self, request: Request) -> Reply:
         """Have it change its key."""
@@ -372,6 +389,7 @@ def operator_routes(node: Node) -> Sequence[Route]:
         Route("POST", "/v1/images/<id>/retirement", do.retire_image, "Retire an image", gives=Image),
         Route("GET", "/v1/enrolment", do.rules, "The rules of enrolment", gives=EnrolmentRules),
         Route("PATCH", "/v1/enrolment", do.change_rules, "Change them", RulesChange, EnrolmentRules),
+        Route("POST", "/v1/readmissions", do.readmit, "Forgive outdated secrets", Readmission, Readmitted),
         Route("GET", "/v1/pending", do.pending, "Who waits for an operator", gives=PendingList),
         Route("POST", "/v1/pending/<id>/approval", do.approve, "Let it in", Approval, Engine),
         Route("POST", "/v1/pending/<id>/refusal", do.reject, "Keep it out", Rejection, Pending),

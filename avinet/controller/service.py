@@ -195,7 +195,11 @@ class ControllerService(Service):
 
     def _tunnel_door(self, node: Node) -> Server:
         settings = self._settings.ssh
-        control = Table(control_routes(node.desired, node.greetings, node.rotations, lambda: node.standing.signed))
+        control = Table(
+            control_routes(
+                node.desired, node.greetings, node.rotations, lambda: node.standing.signed, self._reactor.seconds
+            )
+        )
         reports = Table(report_routes(node.fleet, node.distributor, self._wall))
         sessions = node.sessions
         limits = ChannelLimits(channels=settings.channels)

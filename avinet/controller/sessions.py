@@ -40,6 +40,8 @@ class Session:
     """Where it is in the line of those that come back when the node was lost."""
     hello: Hello | None = None
     """What it said first, but for its configuration, of which there is newer word."""
+    outdated: bool = False
+    """Whether its ratchet is behind: it may be a copy, and is on its way out."""
     control: Client | None = None
     """The client of its control service, once something was asked of it."""
 
@@ -115,8 +117,8 @@ class Sessions:
         old = self._live.get(login.id)
         if old is None:
             return
-        if old.login != login:  # its key was changed: whoever has the new one is the one
-            self.cut(login.id, "it came back with its new key")
+        if old.outdated or old.login != login:  # the key was changed: whoever has the new one is the one
+            self.cut(login.id, "another tunnel of the same service engine takes over")
             return
         try:
             await old.tunnel.probe(self._probe_s)

@@ -24,6 +24,8 @@ from avinet.wire.config import VirtualService
 
 T = TypeVar("T")
 START_S = 10.0
+_BY_SIGNAL = 128
+"""A master whose worker was killed ends with more than this."""
 CHECK_S = 30.0
 END_S = 5.0
 POLL_S = 0.05
@@ -90,7 +92,11 @@ class Master:
         return done.returncode, done.stderr.decode("utf-8", "replace").splitlines()
 
     async def launch(self) -> None:
-        """Start it. Raises `Invalid` when it ends at once, `Unavailable` when it gives no sign within 10 s."""
+        """Start it. Raises `Invalid` when it ends at once by itself.
+
+        Raises `Unavailable` when somebody ends it, which says nothing against the configuration, and when it gives no
+        sign within 10 s.
+        """
         (self.folder / STATE_FILE).touch()
         with (self.folder / "haproxy.log").open("wb") as console:
             self._child = subprocess.Popen(
@@ -111,7 +117,12 @@ class Master:
             )
         deadline = self._reactor.seconds() + START_S
         while self._reactor.seconds() < deadline:
-            if self._child.poll() is not None:
+            status = self._child.poll()
+            if status is not None and (status < 0 or status > _BY_SIGNAL):
+                raise Unavailable(
+                    f"HAProxy was ended while it started, by signal {-status if status < 0 else status - 128}"
+                )
+            if status is not None:
                 raise Invalid(f"HAProxy does not start: {first_alert(self._console())}")
             running = await self.find()
             if running is not None and running.workers:

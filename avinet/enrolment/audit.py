@@ -21,7 +21,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.aio import Tasks, as_deferred, pause
+from avinet.aio import CANCELLED, Tasks, as_deferred, pause
 from avinet.enrolment.records import AUDIT, AuditRecord, Record, put_record
 from avinet.errors import AvinetError, Invalid, NotFound, Unavailable
 from avinet.store.interface import Delete, Entry, Event, Put, Store, Transaction, Unchanged, Watch
@@ -34,6 +34,8 @@ LEAVES, TILES, HEAD, SEALER = b"log/leaf/", b"log/tile/", b"log/head", b"log/sea
 WAIT_S = 0.2
 """How long a record waits for others to be sealed with."""
 LEASE_S = 10.0
+SKEW_S = 600.0
+"""How far the clocks of two nodes may differ: records are in the order of revisions, not of times."""
 FRESH_S = 1.0
 """How old the head may be that service engines are told."""
 RETRY_S = 1.0
@@ -137,6 +139,10 @@ class AuditLog:
                 await self._seal_under(lease)
             except AvinetError as error:
                 self.log.warn("the audit log is not sealed for now: {why}", why=str(error))
+            except CANCELLED:
+                raise
+            except Exception:  # the edge: a log that is damaged is said to be, and looked at again
+                self.log.failure("the audit log cannot be sealed")
             await pause(self._clock, RETRY_S)
 
     async def _seal_under(self, lease: int) -> None:
@@ -160,8 +166,8 @@ class AuditLog:
 
         watch.failed.addBoth(end)
         try:
-            await self.seal()
             while not ended:
+                await self.seal()  # what a full disk has kept from being sealed before, too
                 await pause(self._clock, LEASE_S / 3)
                 await self._store.keep_alive(lease)
         finally:
@@ -233,7 +239,10 @@ class AuditLog:
         done = await self._store.transact(
             Transaction((Unchanged(HEAD, revision),), (*leaves, *moved, *tiles.puts(), put_record(HEAD, head)))
         )
-        return (done.revision, head) if done.succeeded else None
+        if not done.succeeded:
+            return None
+        self._recent, self._read_at = head.head, self._clock.seconds()
+        return done.revision, head
 
     async def _edge_tiles(self, size: int) -> dict[tuple[int, int], bytes]:
         """The tiles at the right edge of a tree of `size` leaves, which are not full."""
@@ -268,28 +277,44 @@ class AuditLog:
         hashes = await self.proof(first, head.size) if first <= head.size else []
         return LogProof(first=first, size=head.size, root=head.root, hashes=hashes)
 
-    async def events(
-        self, after: str, limit: int, wanted: Callable[[LogEvent], bool] = lambda event: True
-    ) -> EventList:
-        """Those records behind the cursor `after` that are `wanted`; only so many are looked at in one call.
+    async def since_time(self, time: float) -> int:
+        """The number of a record such that all before it are older than `time`, but for what clocks differ by."""
+        low, high = 0, (await self.head()).size
+        while low < high:
+            middle = (low + high) // 2
+            found = await self.entries(middle, 1)
+            if found and msgspec.json.decode(found[0], type=LogEvent).time < time - SKEW_S:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
-        Raises `Invalid` for what is no cursor.
+    async def events(
+        self, after: str, limit: int, wanted: Callable[[LogEvent], bool] = lambda event: True, since: float = 0.0
+    ) -> EventList:
+        """Those records behind the cursor `after`, from the time `since` on, that are `wanted`.
+
+        Only so many are looked at in one call: `next` says where to go on, and is empty at the end of the log; `seen`
+        is the last that was looked at. Raises `Invalid` for what is no cursor.
         """
         if after and not (after.isascii() and after.isdigit() and len(after) < 16):
             raise Invalid(f"{after[:40]!r} is no cursor of the audit log")
-        first, items = int(after) + 1 if after else 0, []
+        first = int(after) + 1 if after else await self.since_time(since) if since else 0
+        items: list[LogEvent] = []
+        seen = after
         for _ in range(_LOOKS):
             found = [msgspec.json.decode(each, type=LogEvent) for each in await self.entries(first, _LOOK)]
             for event in found:
-                if wanted(event):
+                seen = str(event.seq)
+                if wanted(event) and event.time >= since:
                     items.append(event)
                     if len(items) == limit:
                         last = len(found) < _LOOK and event is found[-1]
-                        return EventList(items=items, next="" if last else str(event.seq))
+                        return EventList(items=items, next="" if last else seen, seen=seen)
             if len(found) < _LOOK:
-                return EventList(items=items)
+                return EventList(items=items, seen=seen)
             first = found[-1].seq + 1
-        return EventList(items=items, next=str(first - 1))
+        return EventList(items=items, next=seen, seen=seen)
 
     async def entries(self, first: int, limit: int) -> list[bytes]:
         """Records from number `first` on, as their exact bytes."""

@@ -118,7 +118,7 @@ class Enrolment:
             except Unauthenticated as error:  # one answer for all that may be wrong: only the node's log tells more
                 raise Unauthenticated(
                     f"{error.what}: the claim or the image key is not the one that it expects",
-                    hint="see the node's log; a new claim comes with avictl se delete and se create",
+                    hint="see the node's log; avictl se reset gives a new claim",
                 ) from error
             if answer.status == 202:
                 waiting = answer.decoded(Waiting)

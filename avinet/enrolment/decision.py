@@ -54,7 +54,7 @@ def decide(
     else:
         verdict = _without_claim(request, fingerprint, engine, policy, now)
     if verdict.outcome != "refuse" and owner is not None:
-        return Verdict("refuse", Conflict("this key belongs to another service engine"), "key-of-another")
+        return Verdict("refuse", Conflict("this key belongs to another service engine, or did"), "key-of-another")
     return verdict
 
 
@@ -64,7 +64,7 @@ def _by_claim(claim: str, id: str, engine: EngineRecord | None, now: float) -> V
     if not claim_fits(claim, engine):
         return Verdict("refuse", Unauthenticated(f"the claim for {id} is not the one that was issued"))
     if now > engine.claim_expires:
-        return _gone(f"the claim for {id} has expired", "expect it again with avictl se create or reset")
+        return _gone(f"the claim for {id} has expired", "give it a new one with avictl se reset")
     return Verdict("enrol")
 
 
@@ -79,6 +79,8 @@ def _without_claim(
             return Verdict("refuse", taken, "approved-for-another")
         if policy == "claim" or now <= engine.claim_expires:
             return Verdict("refuse", Unauthenticated(f"{request.id} was asked for without the claim that was issued"))
+        if policy == "image":  # whoever has the image key could take over what was expected
+            return _gone(f"the claim for {request.id} has expired", "give it a new one with avictl se reset")
     elif policy == "claim":
         return _gone(f"no service engine {request.id} is expected")
     elif request.generation != 1:

@@ -101,11 +101,16 @@ class Directory:
         """The tables that a record has a place in."""
         if record.state == "enrolled":
             yield self._ids, record.fingerprint
-        yield from ((self._owners, key) for key in (record.public_key, record.host_key) if key)
+        yield from ((self._owners, key) for key in (record.public_key, record.host_key, *record.former) if key)
 
     def owner(self, public_key: str) -> str | None:
         """Whose key it is or was, the host key of its SSH service included; None for a stranger's."""
         return self._owners.get(public_key)
+
+    def is_host_key(self, public_key: str) -> bool:
+        """Whether it is the host key of a service engine's SSH service."""
+        id = self._owners.get(public_key)
+        return id is not None and self._engines[id].host_key == public_key
 
     def login(self, public_key: str) -> Login | None:
         """Whose key it is, in O(1); None for a key that may not log in."""

@@ -10,6 +10,7 @@ import msgspec
 from avinet.enrolment.decision import claim_digest
 from avinet.enrolment.records import (
     IMAGES,
+    RATCHETS,
     AuditRecord,
     EngineRecord,
     ImageRecord,
@@ -19,9 +20,11 @@ from avinet.enrolment.records import (
     put_audit,
     put_record,
     ratchet_key,
+    with_former,
 )
 from avinet.errors import Conflict, NotFound, Unavailable
-from avinet.store.interface import Delete, Put, Store, Transaction, Unchanged
+from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction, Unchanged
+from avinet.trust import keys
 from avinet.wire.fleet import Claimed
 
 _RACES = 10
@@ -73,7 +76,7 @@ class Engines:
         def change(old: EngineRecord) -> EngineRecord:
             if old.state != "expected":
                 raise Conflict(f"service engine {id} is {old.state}, not expected")
-            return msgspec.structs.replace(old, claim_sha256=claim_digest(claim), claim_expires=expires)
+            return msgspec.structs.replace(old, claim_sha256=claim_digest(claim), claim_expires=expires, approved="")
 
         record = await self._change(id, "claim", self._node, change)
         return Claimed(id=id, generation=record.generation, expires=expires, claim=claim)
@@ -93,12 +96,42 @@ class Engines:
                 created=old.created,
                 labels=old.labels,
                 driver=old.driver,
+                former=old.former,
                 claim_sha256=claim_digest(claim),
                 claim_expires=now + claim_s,
             )
 
         record = await self._change(id, "reset", actor, change)
         return Claimed(id=id, generation=record.generation, expires=record.claim_expires, claim=claim)
+
+    async def readmit(self, ids: Sequence[str], actor: str) -> int:
+        """Take service engines as they come next, whatever their last secret was; without ids all of them.
+
+        Returns how many there were to be forgiven anything.
+        """
+        found = [ratchet_key(each) for each in ids]
+        if not ids:
+            after, more = b"", True
+            while more:
+                page = await self._store.range(RATCHETS, after=after)
+                found += [entry.key for entry in page.entries]
+                after, more = found[-1] if found else b"", page.more
+        else:
+            entries = [await self._store.read([key]) for key in found]
+            found = [key for key, snapshot in zip(found, entries, strict=True) if key in snapshot.entries]
+        for at in range(0, len(found), OPERATIONS - 1):
+            some = found[at : at + OPERATIONS - 1]
+            audit = AuditRecord(
+                time=self._now(),
+                node=self._node,
+                kind="readmit",
+                source=actor,
+                id=some[0].removeprefix(RATCHETS).decode("ascii") if len(some) == 1 else "",
+                outcome=f"{len(some)} service engines",
+                notice=True,
+            )
+            await self._store.transact(Transaction((), (put_audit(audit), *map(Delete, some))))
+        return len(found)
 
     async def label(self, id: str, actor: str, set: Mapping[str, str], remove: Sequence[str]) -> EngineRecord:
         """Change the labels of a service engine."""
@@ -128,6 +161,7 @@ class Engines:
                 Delete(engine_key(id)),
                 Delete(ratchet_key(id)),
                 put_audit(self._audit("delete", actor, record)),
+                *(Delete(owner_key(keys.fingerprint(each))) for each in record.former),
             ]
             if record.fingerprint:
                 then.append(Delete(owner_key(record.fingerprint)))
@@ -147,9 +181,11 @@ class Engines:
             record = change(old)
             if record == old:
                 return old
-            then: list[Put | Delete] = [put_record(engine_key(id), record), put_audit(self._audit(kind, actor, record))]
-            if old.fingerprint and old.fingerprint != record.fingerprint:
-                then += [Delete(owner_key(old.fingerprint)), Delete(ratchet_key(id))]
+            then: list[Put | Delete] = [put_audit(self._audit(kind, actor, record))]
+            if old.fingerprint and old.fingerprint != record.fingerprint:  # the mark of the old key stays
+                record, gone = with_former(record, old.public_key)
+                then += [*gone, Delete(ratchet_key(id))]
+            then.append(put_record(engine_key(id), record))
             done = await self._store.transact(Transaction((Unchanged(engine_key(id), entry.revision),), tuple(then)))
             if done.succeeded:
                 return record

@@ -20,7 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from avinet.errors import AvinetError, Invalid, LocalError
-from avinet.files import private_folder, read_limited, remove_durably, sync_folder, write_atomic
+from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
 from avinet.ids import parse_id
 from avinet.trust import keys
 from avinet.trust.authority import judged_at, parse_certificates
@@ -123,10 +123,11 @@ class Identity:
     def _proposed(self) -> UserData:
         """The id that it proposes, the same at each start: whatever it was first, it stays that."""
         path = self._state / "proposed-id"
+        if self._id:
+            return UserData(id=parse_id(self._id, "the setting id:"), generation=1)
         if not path.exists():
-            write_atomic(path, (self._id or proposed_id(socket.gethostname(), self.fingerprint)).encode("utf-8"))
-        id = read_limited(path, 256).decode("utf-8", "replace")
-        return UserData(id=parse_id(id, "service engine id"), generation=1)
+            write_atomic(path, proposed_id(socket.gethostname(), self.fingerprint).encode("ascii"))
+        return UserData(id=parse_id(read_limited(path, 256).decode("ascii", "replace"), str(path)), generation=1)
 
     def roots(self) -> list[x509.Certificate]:
         """The root CA certificates that it believes now."""
@@ -196,16 +197,17 @@ class Identity:
         return self.next_key
 
     def settle(self, key: Ed25519PrivateKey) -> None:
-        """A node has admitted `key`: it is the one from now on, and there is no other."""
-        if self.next_key is None:
-            return
-        if key is self.next_key:
-            os.replace(self._state / NEXT_KEY_FILE, self._state / KEY_FILE)
-            sync_folder(self._state)
-            self.key = key
-        else:
-            remove_durably(self._state / NEXT_KEY_FILE)
-        self.next_key = None
+        """A node has admitted `key`: when it is the next one, it takes its place. Raises `LocalError`.
+
+        When it is the old one, the next one stays: a node may still be at work on it.
+        """
+        if self.next_key is not None and key is self.next_key:
+            try:
+                os.replace(self._state / NEXT_KEY_FILE, self._state / KEY_FILE)
+                sync_folder(self._state)
+            except OSError as error:
+                raise cannot("replace", self._state / KEY_FILE, error) from error
+            self.key, self.next_key = key, None
 
     def wipe(self) -> None:
         """Remove what only an enrolment needs; repeated at each start, in case a crash came between."""

@@ -79,10 +79,9 @@ class PendingRequests:
 
     async def _found(self, rules: RulesRecord) -> list[tuple[PendingRecord, bool]]:
         """All records, with whether their time is over."""
-        limit, now = rules.pending_s, self._now()
         page = await self._store.range(PENDING, limit=2000)
         records = [msgspec.json.decode(entry.value, type=PendingRecord) for entry in page.entries]
-        return [(each, now > max(each.since, each.refused) + limit) for each in records]
+        return [(each, self._over(each, rules)) for each in records]
 
     async def add(
         self, record: PendingRecord, rules: RulesRecord, conditions: Sequence[Unchanged], audit: AuditRecord
@@ -93,8 +92,8 @@ class PendingRequests:
         """
         stamp = (await self._store.read([_STAMP])).entries.get(_STAMP)
         found = await self._found(rules)
-        live = [each for each, over in found if not over]
-        if sum(not each.refused for each in live) >= rules.pending:
+        live = [each for each, over in found if not (over or each.refused)]
+        if len(live) >= rules.pending:
             raise TooMany("too many service engines wait for an operator", retry_after_s=FULL_RETRY_S)
         source = source_of(record.source)
         if sum(source_of(each.source) == source for each in live) >= rules.pending_from_one:
@@ -119,7 +118,8 @@ class PendingRequests:
         for _ in range(_RACES):
             place, mine = engine_key(id), pending_key(id, fingerprint)
             snapshot = await self._store.read([place, mine, owner_key(fingerprint)])
-            entry, waiting = snapshot.entries.get(place), self._waiting(snapshot.entries.get(mine), id, fingerprint)
+            entry = snapshot.entries.get(place)
+            waiting = await self._waiting(snapshot.entries.get(mine), id, fingerprint)
             old = msgspec.json.decode(entry.value, type=EngineRecord) if entry else None
             if owner_key(fingerprint) in snapshot.entries:
                 raise Conflict("this key belongs to another service engine")
@@ -169,7 +169,7 @@ class PendingRequests:
         for _ in range(_RACES):
             place = pending_key(id, fingerprint)
             entry = (await self._store.read([place])).entries.get(place)
-            record = msgspec.structs.replace(self._waiting(entry, id, fingerprint), refused=self._now())
+            record = msgspec.structs.replace(await self._waiting(entry, id, fingerprint), refused=self._now())
             assert entry is not None
             audit = put_audit(self._audit("refuse", actor, record, "refused"))
             if await self._done((Unchanged(place, entry.revision),), (put_record(place, record), audit)):
@@ -193,12 +193,17 @@ class PendingRequests:
             deletes = (Delete(pending_key(each.id, each.fingerprint)) for each in found)
             await self._done((), (put_audit(audit), *deletes))
 
-    def _waiting(self, entry: Entry | None, id: str, fingerprint: str) -> PendingRecord:
-        if entry is None:
+    async def _waiting(self, entry: Entry | None, id: str, fingerprint: str) -> PendingRecord:
+        record = msgspec.json.decode(entry.value, type=PendingRecord) if entry is not None else None
+        if record is None or self._over(record, await self.rules()):
             raise NotFound(
                 f"no service engine with the key {fingerprint} waits to be {id}", hint="see avictl se pending"
             )
-        return msgspec.json.decode(entry.value, type=PendingRecord)
+        return record
+
+    def _over(self, record: PendingRecord, rules: RulesRecord) -> bool:
+        """Whether it has waited for as long as it may, or was refused so long ago."""
+        return self._now() > max(record.since, record.refused) + rules.pending_s
 
     def _audit(self, kind: str, actor: str, record: PendingRecord, outcome: str) -> AuditRecord:
         return AuditRecord(

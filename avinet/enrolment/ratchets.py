@@ -1,8 +1,9 @@
 """The ratchet: each hello is answered with a secret for the next one, so that a copy of a disk falls behind.
 
-`ratchet/ID` has the digests of the last two secrets: the one that was given last, and the one that it was given for, as
-a service engine whose answer was lost has only that. Whoever shows another one has the key of a service engine and
-not its memory: a copied disk, or a snapshot. Those that come at once are written in one transaction.
+`ratchet/ID` has digests: of the secret that was shown last, and of those that were given for it, of which the service
+engine has one, or none when the answer was lost. Whoever shows another one has the key of a service engine and not its
+memory: a copied disk, or a snapshot; or it is the original, and a copy was here before it. Those that come at once are
+written in one transaction.
 """
 
 from __future__ import annotations
@@ -25,13 +26,15 @@ BATCH_S = 0.01
 """How long a hello waits for others."""
 _TOGETHER = OPERATIONS // 2
 _RACES = 10
+GIVEN = 4
+"""How many answers to the same hello are remembered."""
 
 
 class RatchetRecord(Record, frozen=True, kw_only=True):
-    """The digests of the last two secrets of the key with this fingerprint; empty for a first hello."""
+    """Digests of what the key with this fingerprint has shown last, empty for a first hello, and was given for it."""
 
     fingerprint: str
-    given: str
+    given: list[str]
     shown: str = ""
 
 
@@ -59,6 +62,14 @@ class Ratchets:
         turn = _Turn(login, shown, self._random(24))
         self._wait(turn)
         return turn.done
+
+    async def known(self, login: Login) -> bool:
+        """Whether the key of `login` has said hello before. Raises `Unavailable`."""
+        place = ratchet_key(login.id)
+        entry = (await self._store.read([place])).entries.get(place)
+        return (
+            entry is not None and msgspec.json.decode(entry.value, type=RatchetRecord).fingerprint == login.fingerprint
+        )
 
     def _wait(self, turn: _Turn) -> None:
         self._waiting.append(turn)
@@ -91,7 +102,7 @@ class Ratchets:
                 turn.fail(Unavailable(error.what))
         finally:
             for turn in turns:
-                turn.fail(Unavailable("the node stops"))
+                turn.fail(Unavailable("the node has ended its work on this"))
 
     async def _attempt(self, turns: Sequence[_Turn]) -> Sequence[_Turn]:
         """Those that could not be turned, as the store has changed meanwhile."""
@@ -120,20 +131,21 @@ class _Turn:
         self.place = ratchet_key(login.id)
         self.done: Deferred[str] = Deferred()
         self._shown = digest(shown)
+        self._given: list[str] = []
 
     def fits(self, entry: Entry | None) -> bool:
         """Whether the secret that was shown is one of the last two; if not, the hello has failed."""
         record = msgspec.json.decode(entry.value, type=RatchetRecord) if entry is not None else None
-        if (
-            record is None
-            or record.fingerprint != self.login.fingerprint
-            or self._shown in (record.given, record.shown)
-        ):
+        self._given = []
+        if record is None or record.fingerprint != self.login.fingerprint or self._shown in record.given:
+            return True
+        if self._shown == record.shown:  # an answer was lost, or is late: any of them may be the one that it has
+            self._given = record.given[1 - GIVEN :]
             return True
         self.fail(
             Outdated(
-                f"{self.login.id} has shown an outdated secret: its disk is a copy, or an older state of it came back",
-                hint="see the recipe for a cloned service engine; avictl se reset gives it a new identity",
+                f"{self.login.id} has shown an outdated secret: it is a copy, or was copied, or its state is old",
+                hint="see the recipe for a cloned service engine",
             )
         )
         return False
@@ -146,7 +158,9 @@ class _Turn:
     @property
     def put(self) -> Put:
         """What is stored with the answer."""
-        record = RatchetRecord(fingerprint=self.login.fingerprint, given=digest(self.secret), shown=self._shown)
+        record = RatchetRecord(
+            fingerprint=self.login.fingerprint, given=[*self._given, digest(self.secret)], shown=self._shown
+        )
         return put_record(self.place, record)
 
 

@@ -13,7 +13,8 @@ from typing import Literal
 import msgspec
 
 from avinet.ids import random_name
-from avinet.store.interface import Put
+from avinet.store.interface import Delete, Put
+from avinet.trust import keys
 from avinet.wire.fleet import EnrolmentPolicy
 
 
@@ -24,7 +25,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class EngineRecord(Record, frozen=True, kw_only=True):
     """A service engine. `receipt` is the exact body that was answered, and is answered again to a retry.
 
-    One that is expected has a claim that it must show, or is `approved`: by its key's fingerprint.
+    One that is expected has a claim that it must show, or is `approved`: by its key's fingerprint. `former` are the
+    public keys that it had before; nobody can have them again, and whoever comes with one is noticed.
     """
 
     id: str
@@ -40,6 +42,7 @@ class EngineRecord(Record, frozen=True, kw_only=True):
     public_key: str = ""
     host_key: str = ""
     fingerprint: str = ""
+    former: list[str] = []
     enrolled: float = 0.0
     receipt: str = ""
     management_address: str = ""
@@ -95,8 +98,10 @@ class AuditRecord(Record, frozen=True, kw_only=True):
     alarm: bool = False
 
 
-ENGINES, AUDIT, IMAGES, PENDING = b"engine/", b"audit/", b"image/", b"pending/"
+ENGINES, AUDIT, IMAGES, PENDING, RATCHETS = b"engine/", b"audit/", b"image/", b"pending/", b"ratchet/"
 RULES = b"enrolment"
+FORMER = 8
+"""How many earlier keys of a service engine are remembered."""
 
 
 def engine_key(id: str) -> bytes:
@@ -107,6 +112,13 @@ def engine_key(id: str) -> bytes:
 def owner_key(fingerprint: str) -> bytes:
     """Where the id of the service engine is whose key has this fingerprint."""
     return b"key/" + fingerprint.encode("ascii")
+
+
+def with_former(record: EngineRecord, key: str) -> tuple[EngineRecord, list[Delete]]:
+    """The record with one more key that it had, and the marks of those that are too many to be kept."""
+    kept = [*(each for each in record.former if each != key), key] if key else list(record.former)
+    gone, kept = kept[:-FORMER], kept[-FORMER:]
+    return msgspec.structs.replace(record, former=kept), [Delete(owner_key(keys.fingerprint(each))) for each in gone]
 
 
 def image_key(id: str) -> bytes:
@@ -121,7 +133,7 @@ def pending_key(id: str, fingerprint: str = "") -> bytes:
 
 def ratchet_key(id: str) -> bytes:
     """Where the digests of the last secrets of a service engine are."""
-    return b"ratchet/" + id.encode("ascii")
+    return RATCHETS + id.encode("ascii")
 
 
 def put_record(key: bytes, record: Record) -> Put:

@@ -26,6 +26,7 @@ from avinet.enrolment.records import (
     put_record,
 )
 from avinet.errors import AvinetError, Forbidden, Invalid, TooLarge, Unauthenticated, Unavailable
+from avinet.flow.allowance import Allowance
 from avinet.rest.route import Request
 from avinet.store.interface import Delete, Entry, Put, Store, Transaction, Unchanged
 from avinet.trust import keys, signatures
@@ -36,6 +37,8 @@ from avinet.wire.message import decode_signed, encode
 from avinet.wire.trust import TrustDocument
 
 _RACES = 20
+ALARMS, ALARMS_PER_S = 1, 1 / 60
+"""How many alarms of a kind are recorded of one id."""
 _BOTH = frozenset({signatures.BY_IMAGE.label, signatures.BY_ENGINE.label})
 
 
@@ -49,7 +52,10 @@ class Waits:
 
 
 class Registrar:
-    """Enrols service engines. `document` is the current trust document, `now` the node's clock."""
+    """Enrols service engines. `document` is the current trust document, `now` the node's clock.
+
+    `reserved` says of a public key that it is for something else, and no service engine's.
+    """
 
     log = Logger()
 
@@ -60,13 +66,15 @@ class Registrar:
         domain: Callable[[], Domain],
         document: Callable[[], TrustDocument],
         now: Callable[[], float],
+        reserved: Callable[[str], bool] = lambda key: False,
     ) -> None:
         self._store = store
         self._pending = pending
         self._domain = domain
         self._document = document
         self._now = now
-        self._alarmed: dict[tuple[str, str], float] = {}
+        self._reserved = reserved
+        self._alarms = Allowance(now, burst=ALARMS, per_s=ALARMS_PER_S)
 
     async def enrol(self, asked: Request) -> tuple[bool, bytes] | Waits:
         """Whether this request enrolled the service engine (or had before), and the receipt's bytes; or that it waits.
@@ -108,7 +116,8 @@ class Registrar:
             raise Unauthenticated("the path is not that of the id in the body")
         if asked.authority.partition(":")[0].lower() != domain.name:
             raise Unauthenticated("the request was made for another node")
-        if request.ssh_public_key == image.public_key or request.ssh_public_key == request.ssh_host_public_key:
+        own = request.ssh_public_key
+        if own in (image.public_key, request.ssh_host_public_key) or self._reserved(own):
             raise Unauthenticated("the service engine has no key of its own")
         message = SignedRequest(asked.method, asked.authority, asked.target, dict(asked.headers))
         for kind, keyid, key in (
@@ -226,7 +235,7 @@ class Registrar:
         if not await self._pending.add(record, rules, (*conditions, place), audit):
             return None
         self.log.warn(
-            "{id} waits for an operator, from {peer} with key {fingerprint}: avictl se approve {id}",
+            "{id} waits for an operator, from {peer}: avictl se approve {id} --fingerprint {fingerprint}",
             id=request.id,
             peer=asked.peer,
             fingerprint=fingerprint,
@@ -276,13 +285,11 @@ class Registrar:
     async def _refused(
         self, asked: Request, request: EnrolmentRequest, fingerprint: str, alarm: str, error: AvinetError
     ) -> None:
-        """Log a refusal; an alarm is also recorded, once in a minute for each id and source."""
+        """Log a refusal; an alarm is also recorded, some at once and one a minute for each kind and id."""
         self.log.warn("enrolment of {id} from {peer} refused: {why}", id=request.id, peer=asked.peer, why=error.what)
-        key, now = (request.id, asked.peer), self._now()
-        if not alarm or now - self._alarmed.get(key, 0.0) < 60:
+        place = f"{alarm} {request.id}"
+        if not alarm or self._alarms.wait_s(place):
             return
-        if len(self._alarmed) > 1000:
-            self._alarmed.clear()
-        self._alarmed[key] = now
+        self._alarms.spend(place)
         record = self._audit(asked, request, fingerprint, alarm, alarm=True)
         await self._store.transact(Transaction((), (put_audit(record),)))

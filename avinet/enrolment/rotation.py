@@ -17,12 +17,14 @@ from avinet.enrolment.records import (
     put_audit,
     put_record,
     ratchet_key,
+    with_former,
 )
 from avinet.errors import Conflict, Gone, Unavailable
 from avinet.rest.route import Request
 from avinet.store.interface import Delete, Put, Store, Transaction, Unchanged
 from avinet.trust import keys, signatures
 from avinet.trust.signatures import SignedRequest
+from avinet.wire.message import decode_signed
 from avinet.wire.session import KeyRotation
 
 _RACES = 10
@@ -30,11 +32,21 @@ _BOTH = frozenset({signatures.BY_OLD_KEY.label, signatures.BY_NEW_KEY.label})
 
 
 class Rotations:
-    """Changes keys, on the node `node`; `now` is the time of day."""
+    """Changes keys, on the node `node`; `now` is the time of day.
+
+    `reserved` says of a public key that it is for something else, and no service engine's.
+    """
 
     log = Logger()
 
-    def __init__(self, store: Store, node: str, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        node: str,
+        now: Callable[[], float],
+        reserved: Callable[[str], bool] = lambda key: False,
+    ) -> None:
+        self._reserved = reserved
         self._store = store
         self._node = node
         self._now = now
@@ -44,7 +56,8 @@ class Rotations:
 
         Raises `Unauthenticated`, `Gone` when `login` is over, and `Conflict` when the new key is another's.
         """
-        line = asked.decoded(KeyRotation).ssh_public_key
+        rotation = decode_signed(asked.body, KeyRotation, limit_bytes=asked.limit_bytes, what="key rotation")
+        line = rotation.ssh_public_key
         fingerprint = keys.fingerprint(line)
         for _ in range(_RACES):
             places = place, owner, ratchet = engine_key(login.id), owner_key(fingerprint), ratchet_key(login.id)
@@ -57,9 +70,10 @@ class Rotations:
             if record.fingerprint != login.fingerprint:
                 raise Gone(f"{login.id} has another key by now")
             self._verify(asked, record.public_key, line)
-            if owner in entries:
-                raise Conflict("this key belongs to another service engine")
-            new = msgspec.structs.replace(record, public_key=line, fingerprint=fingerprint)
+            if owner in entries or self._reserved(line):
+                raise Conflict("this key is for something else, or belongs to another service engine, or did")
+            new, gone = with_former(record, record.public_key)
+            new = msgspec.structs.replace(new, public_key=line, fingerprint=fingerprint)
             audit = AuditRecord(
                 time=self._now(),
                 node=self._node,
@@ -70,11 +84,12 @@ class Rotations:
                 image=record.image,
                 fingerprint=fingerprint,
                 outcome=f"instead of {login.fingerprint}",
+                notice=True,
             )
             then: list[Put | Delete] = [
                 put_record(place, new),
                 Put(owner, login.id.encode("ascii")),
-                Delete(owner_key(login.fingerprint)),
+                *gone,
                 put_audit(audit),
             ]
             if ratchet in entries:  # its memory goes on with the new key

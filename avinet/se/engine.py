@@ -150,7 +150,7 @@ class ServiceEngine:
             config=self._applier.state,
             trust_epoch=self._identity.epoch,
             ratchet=self._identity.ratchet,
-            log_size=self._witness.size,
+            log_size=self._witness.ask(),
             log_problem=self._witness.problem,
         )
 
@@ -170,7 +170,7 @@ class ServiceEngine:
             "uptime_s": round(self._clock.now() - self._started, 1),
             "tunnels": list(self._links()),
             "trust_epoch": self._identity.epoch,
-            "audit_log": self._witness.problem or self._witness.size,
+            "audit_log": self._witness.describe(),
             "dataplane": self._dataplane.name,
             "configuration": applied.revision if applied else None,
             "configuration_sha256": applied.sha256 if applied else None,
@@ -190,8 +190,7 @@ class ServiceEngine:
         return as_json(msgspec.to_builtins(config)) if config else "nothing was configured yet\n"
 
     async def _accept_log(self) -> str:
-        was = self._witness.problem
-        self._witness.accept()
+        was = self._witness.accept()
         return f"was: {was}\n" if was else "nothing was wrong\n"
 
     async def _show_dataplane(self) -> str:

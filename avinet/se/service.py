@@ -178,11 +178,14 @@ class EngineService(Service):
             self._tunnels.dial(list(self._identity.nodes())[:TUNNELS])
 
     def _answered(self, key: Ed25519PrivateKey, reply: HelloReply) -> None:
-        self._identity.settle(key)
-        if reply.ratchet:
-            self._identity.keep_ratchet(reply.ratchet)
-        if reply.log is not None:
-            self._witness.told(reply.log)
+        try:
+            self._identity.settle(key)
+            if reply.ratchet:
+                self._identity.keep_ratchet(reply.ratchet)
+            if reply.log is not None:
+                self._witness.told(reply.log)
+        except AvinetError as error:  # its tunnel is what such a disk is mended through: the next hello says the same
+            self.log.error("the answer to the hello was not kept: {why}", why=str(error))
 
     async def _greeted(self, link: Link, reply: HelloReply) -> None:
         """A node has answered the first request: it may know the time better, and whom to trust."""

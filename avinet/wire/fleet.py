@@ -60,7 +60,8 @@ class Engine(Message, frozen=True, kw_only=True):
     """A service engine: what the domain remembers of it, and what its session and its reports say.
 
     `desired` is what it should run, `config` what it said it runs; `problem` says why it could not be made or
-    brought to it. `connected_since` is None without a tunnel.
+    brought to it. `connected_since` is None without a tunnel. `approved` is the key that it was let in with, until it
+    has enrolled.
     """
 
     id: Id
@@ -68,6 +69,7 @@ class Engine(Message, frozen=True, kw_only=True):
     generation: Count
     labels: Labels = {}
     fingerprint: Fingerprint | None = None
+    approved: Fingerprint | None = None
     host_key: str = ""
     image: str = ""
     driver: str = "none"
@@ -151,6 +153,19 @@ class Rejection(Message, frozen=True, kw_only=True):
     """Keep the service engine with this key out."""
 
     fingerprint: Fingerprint
+
+
+class Readmission(Message, frozen=True, kw_only=True):
+    """Take these service engines, or `all`, as they come next: whatever secret they show with their next hello."""
+
+    ids: Annotated[list[Id], Meta(max_length=1000)] = []
+    all: bool = False
+
+
+class Readmitted(Message, frozen=True, kw_only=True):
+    """Of so many service engines a secret was known, and is not any more."""
+
+    count: Count
 
 
 class LabelChange(Message, frozen=True, kw_only=True):
@@ -287,7 +302,8 @@ class Event(Message, frozen=True, kw_only=True):
 
 
 class EventList(Message, frozen=True, kw_only=True):
-    """Audit records in order; `next` asks for those after them."""
+    """Audit records in order; `next` asks for those after them. `seen` is the last that was looked at for this."""
 
     items: list[Event]
     next: Cursor = ""
+    seen: Cursor = ""

@@ -28,6 +28,7 @@ from avinet.wire.fleet import (
     ImageList,
     Pending,
     PendingList,
+    Readmitted,
     Status,
 )
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
@@ -75,6 +76,7 @@ PENDING = Pending(
     id="edge-1", generation=1, fingerprint=FINGERPRINT, image="image-1", source="10.0.0.9", since=TIME, hostname="edge"
 )
 WAITING = PendingList(items=[PENDING])
+READMITTED = Readmitted(count=3)
 RULES = EnrolmentRules(policy="approve")
 EVENTS = EventList(
     items=[Event(seq=1, time=TIME, node="node-1", kind="enrolment", id="se-1", outcome="enrolled", source="10.0.0.9")]

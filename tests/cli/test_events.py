@@ -31,10 +31,10 @@ class FollowTests(ScriptedCase):
     def test_it_goes_on_behind_what_was_printed_until_the_node_is_gone(self) -> None:
         [first] = fleet.EVENTS.items
         pages = [
-            EventList(items=[first], next="1"),
-            EventList(items=[msgspec.structs.replace(first, seq=2, outcome="refused", alarm=True)]),
-            EventList(items=[]),
-            EventList(items=[msgspec.structs.replace(first, seq=3, outcome="again")]),
+            EventList(items=[first], next="1", seen="1"),
+            EventList(items=[msgspec.structs.replace(first, seq=2, outcome="refused", alarm=True)], seen="2"),
+            EventList(items=[], seen="7"),
+            EventList(items=[msgspec.structs.replace(first, seq=3, outcome="again")], seen="8"),
         ]
         left = list(pages)
         self.answers(lambda asked: said(left.pop(0)) if left else problem(AWAY, 503))
@@ -45,7 +45,17 @@ class FollowTests(ScriptedCase):
         self.assertEqual([line.split("  ")[3] for line in lines], ["enrolled", "refused", "again"])
         self.assertTrue(lines[1].endswith("ALARM"))
         cursors = [each.target.partition("after=")[2].partition("&")[0] for each in self.asked]
-        self.assertEqual(cursors, ["", "1", "2", "2", "3"])
+        self.assertEqual(cursors, ["", "1", "2", "7", "8"])
+
+
+class SearchTests(ScriptedCase):
+    def test_it_goes_on_until_there_is_something_or_the_end(self) -> None:
+        pages = [EventList(items=[], next="9999", seen="9999"), EventList(items=[], next="19999", seen="19999")]
+        left = [*pages, fleet.EVENTS]
+        self.answers(lambda asked: said(left.pop(0)))
+        self.assertIn("enrolled", self.avictl("events", "--alarms").out)
+        self.assertEqual(len(self.asked), 3)
+        self.assertTrue(all("alarms=1" in each.target for each in self.asked))
 
 
 class VerifyTests(ScriptedCase):

@@ -58,6 +58,7 @@ CHANGES = (
     ),
     Verb("enrolment set --policy approve --pending-for 2h", "PATCH /v1/enrolment", fleet.RULES, "at most 256 wait"),
     Verb("se revoke se-1", "POST /v1/service-engines/se-1/revocation", fleet.ENGINE, "revoked: se-1"),
+    Verb("se readmit --all", "POST /v1/readmissions", fleet.READMITTED, "readmitted: 3 service engines"),
     Verb("se rotate se-1", "POST /v1/service-engines/se-1/key-rotation", fleet.ENGINE, "rotated: se-1, key SHA256:aaa"),
     Verb("se reset se-1 --yes", "POST /v1/service-engines/se-1/reset", fleet.CREATED.items[0], "c" * 22),
     Verb("se label se-1 site=paris old-", "PATCH /v1/service-engines/se-1", fleet.ENGINE, "se-1: site=paris\n"),

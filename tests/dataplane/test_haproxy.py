@@ -18,7 +18,7 @@ from avinet.dataplane.haproxy import HAProxy
 from avinet.dataplane.interface import Dataplane
 from avinet.dataplane.master import installed
 from avinet.dataplane.render import render
-from avinet.errors import Invalid
+from avinet.errors import Invalid, Unavailable
 from avinet.wire.config import Config, Document
 from avinet.wire.message import decode, encode
 from tests.dataplane.contract import DataplaneContract, pool
@@ -150,6 +150,15 @@ class HAProxyTests(DataplaneContract, TestCase):
         await launching
         await self.plane.shut_down(0.0)
         self.assertFalse(Path(f"/proc/{child.pid}").exists())
+
+    @asynchronous
+    async def test_one_that_is_killed_while_it_starts_says_nothing_against_its_configuration(self) -> None:
+        await self.plane.check(Config())
+        await self.plane._master.write(render(Config()))
+        launching = ensureDeferred(self.plane._master.launch())
+        os.kill(self.plane._master._child.pid, signal.SIGKILL)
+        error = await self.assertFailure(launching, Unavailable)
+        self.assertIn("by signal 9", str(error))
 
     @asynchronous
     async def test_what_haproxy_refuses_is_said_in_a_line(self) -> None:

@@ -23,7 +23,6 @@ from tests.enrolment.making import Newborn, Office, domain
 from tests.store.memory import MemoryStore
 
 IDS = ("se-1", "se-2")
-OPEN: tuple[tuple[EnrolmentPolicy, str], ...] = (("approve", "wait"), ("image", "enrol"))
 KEYS = tuple(keys.generate() for _ in range(3))
 LINES = {keys.fingerprint(keys.public_line(key)): key for key in KEYS}
 
@@ -51,6 +50,10 @@ class Invariants(RuleBasedStateMachine):
             result.trap(AvinetError)
             return result.value
         return result
+
+    def generation(self, id: str) -> int:
+        record = self.record(id)
+        return record.generation if record is not None else 1
 
     def record(self, id: str) -> EngineRecord | None:
         entry = self.done(self.store.read([engine_key(id)])).entries.get(engine_key(id))
@@ -99,7 +102,7 @@ class Invariants(RuleBasedStateMachine):
 
     @rule(id=st.sampled_from(IDS), key=st.sampled_from(KEYS))
     def ask_without_claim(self, id: str, key: Any) -> None:
-        se = Newborn(id, None)
+        se = Newborn(id, None, generation=self.generation(id))
         se.key = key
         before, policy = self.record(id), self.policy
         result = self.done(self.office.registrar.enrol(se.signed(self.office.time)))
@@ -116,12 +119,23 @@ class Invariants(RuleBasedStateMachine):
                 assert policy == "image"
             else:
                 assert before.state == "expected"
-                assert before.approved == se.fingerprint or (
-                    policy == "image" and not before.approved and self.office.time > before.claim_expires
-                )  # H10: an open claim is not passed by
+                assert before.approved == se.fingerprint  # H10: what was expected takes a claim, or an operator
         else:
             assert before is not None
             assert before.fingerprint == se.fingerprint
+
+    @rule(id=st.sampled_from(IDS))
+    def reset(self, id: str) -> None:
+        before = self.record(id)
+        claimed = self.done(self.office.engines.reset(id, "operator", 3600))
+        if isinstance(claimed, AvinetError):
+            assert before is None
+            return
+        after = self.record(id)
+        assert before is not None
+        assert after is not None
+        assert (after.state, after.generation, after.fingerprint) == ("expected", before.generation + 1, "")
+        self.claims[id].append(claimed.claim)
 
     @rule(id=st.sampled_from(IDS))
     def revoke(self, id: str) -> None:
@@ -140,11 +154,11 @@ class Invariants(RuleBasedStateMachine):
         of=st.sampled_from(IDS),
         key=st.sampled_from(KEYS),
         newest=st.booleans(),
-        generation=st.sampled_from((1, 1, 1, 2)),
+        generation=st.sampled_from((0, 0, 0, 1, 2)),
     )
     def enrol(self, id: str, of: str, key: Any, newest: bool, generation: int) -> None:
         claim = self.claims[of][-1 if newest else 0]
-        se = Newborn(id, claim, generation=generation)
+        se = Newborn(id, claim, generation=generation or self.generation(id))
         se.key = key
         before, revision = self.record(id), self.store.revision
         result = self.done(self.office.registrar.enrol(se.signed(self.office.time)))
@@ -174,7 +188,10 @@ class Invariants(RuleBasedStateMachine):
         fingerprints = [record.fingerprint for record in records]
         assert len(set(fingerprints)) == len(fingerprints)  # I2
         owned = {entry.key[4:].decode(): entry.value.decode() for entry in self.done(self.store.range(b"key/")).entries}
-        assert owned == {record.fingerprint: record.id for record in records}
+        former = {
+            keys.fingerprint(key): record.id for record in map(self.record, IDS) if record for key in record.former
+        }
+        assert owned == {record.fingerprint: record.id for record in records} | former
 
     @invariant()
     def a_retry_gets_the_same_receipt(self) -> None:
@@ -184,7 +201,7 @@ class Invariants(RuleBasedStateMachine):
             record = self.record(id)
             if record is None or record.state != "enrolled":
                 continue
-            se = Newborn(id, "x" * 32)
+            se = Newborn(id, "x" * 32, generation=record.generation)
             se.key = LINES[record.fingerprint]
             revision = self.store.revision
             assert self.done(self.office.registrar.enrol(se.signed(self.office.time))) == (
@@ -291,7 +308,11 @@ class DecideTests(SynchronousTestCase):
             self.assertEqual(self.verdict(revoked, policy=policy, claim=None), (Gone, ""))
 
     def test_without_a_claim_the_policy_decides(self) -> None:
-        for policy, wanted, unexpected in (("claim", (Unauthenticated, ""), (Gone, "")), *((p, o, o) for p, o in OPEN)):
+        for policy, wanted, unexpected in (
+            ("claim", (Unauthenticated, ""), (Gone, "")),
+            ("approve", "wait", "wait"),
+            ("image", (Gone, ""), "enrol"),
+        ):
             late: Any = {"policy": policy, "claim": None, "now": 100.1}
             self.assertEqual(self.verdict(self.expected, **late), wanted)
             self.assertEqual(self.verdict(None, **late, generation=1), unexpected)

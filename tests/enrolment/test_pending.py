@@ -197,6 +197,50 @@ class PendingTests(SynchronousTestCase):
         self.enrols(Newborn("se-1", claim))
         self.assertFalse(self.result(self.office.events())[-1].notice)
 
+    def test_with_the_policy_image_what_was_expected_takes_its_claim_also_when_that_has_expired(self) -> None:
+        self.result(self.office.policy("image"))
+        self.result(self.office.expect("se-1", claim_s=600))
+        self.office.time += 601
+        self.fails(self.ask(Newborn("se-1", None)), Gone)
+        self.result(self.office.engines.reset("se-1", "ann", 600))
+        self.office.time += 601
+        self.fails(self.ask(Newborn("se-1", None, generation=2)), Gone)
+
+    def test_another_claim_ends_an_approval(self) -> None:
+        se = Newborn("edge-1", None)
+        self.waits(se)
+        self.approve(se)
+        claim = self.result(self.office.engines.claim_anew("edge-1", 3600)).claim
+        self.fails(self.ask(se), Unauthenticated)
+        self.enrols(Newborn("edge-1", claim))
+
+    def test_whose_time_is_over_is_neither_let_in_nor_refused(self) -> None:
+        se = Newborn("edge-1", None)
+        self.waits(se)
+        self.office.time += 86401
+        self.fails(self.pending.approve("edge-1", se.fingerprint, "ann", {}), NotFound)
+        self.fails(self.pending.refuse("edge-1", se.fingerprint, "ann"), NotFound)
+
+    def test_who_was_refused_takes_no_place(self) -> None:
+        self.result(self.office.policy("approve", pending=2, pending_from_one=2))
+        for number in range(5):
+            se = Newborn(f"thief-{number}", None)
+            self.waits(se)
+            self.result(self.pending.refuse(se.id, se.fingerprint, "ann"))
+        self.waits(Newborn("edge-1", None))
+
+    def test_the_old_key_of_one_that_was_reset_is_not_taken_again(self) -> None:
+        se = Newborn("edge-1", None)
+        self.waits(se)
+        self.approve(se)
+        self.enrols(se)
+        claim = self.result(self.office.engines.reset("edge-1", "ann", 600)).claim
+        again = Newborn("edge-1", claim, generation=2)
+        again.key = se.key
+        self.failureResultOf(as_deferred(self.ask(again)), Conflict)
+        again.key = Newborn("edge-1", None).key
+        self.enrols(again)
+
     def test_a_policy_that_changes_lets_in_or_keeps_out_from_then_on(self) -> None:
         se = Newborn("edge-1", None)
         self.waits(se)

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from avinet.aio import Tasks, as_deferred
 from avinet.enrolment.directory import Login
-from avinet.enrolment.ratchets import BATCH_S, Outdated, Ratchets
+from avinet.enrolment.ratchets import BATCH_S, GIVEN, Outdated, Ratchets
 from avinet.errors import Unavailable
 from avinet.store.interface import OPERATIONS, Put, Snapshot, Transaction
 from tests.enrolment.making import Office
@@ -54,6 +54,41 @@ class RatchetTests(SynchronousTestCase):
         second = self.next(first)
         self.assertEqual(len({first, second, self.next(second)}), 3)
 
+    def test_an_answer_that_comes_late_does_no_harm(self) -> None:
+        """A hello that was given up is answered after the next one."""
+        shown = self.next(self.next(""))
+        answered, late = self.next(shown), self.next(shown)
+        self.next(answered)
+        self.outdated(late)
+
+    def test_of_many_answers_to_one_hello_only_the_latest_are_good(self) -> None:
+        shown = self.next("")
+        answers = [self.next(shown) for _ in range(GIVEN + 1)]
+        self.outdated(answers[0])
+        self.next(answers[1])
+
+    def test_who_has_said_hello_is_known(self) -> None:
+        self.assertFalse(self.successResultOf(as_deferred(self.ratchets.known(login()))))
+        self.next("")
+        self.assertTrue(self.successResultOf(as_deferred(self.ratchets.known(login()))))
+        self.assertFalse(self.successResultOf(as_deferred(self.ratchets.known(login(fingerprint="SHA256:b")))))
+
+    def test_an_operator_forgives(self) -> None:
+        office = Office(self.store)
+        for id in ("se-1", "se-2", "se-3"):
+            self.next(self.next("", login(id)), login(id))
+        readmit = lambda *ids: self.successResultOf(as_deferred(office.engines.readmit(ids, "ann")))  # noqa: E731
+        self.assertEqual(readmit("se-1", "never-seen"), 1)
+        self.next("old")
+        self.outdated("old", login("se-2"))
+        self.assertEqual(readmit(), 3)
+        self.next("old", login("se-2"))
+        events = self.successResultOf(as_deferred(office.events()))
+        self.assertEqual(
+            [(each.kind, each.id, each.outcome, each.notice) for each in events],
+            [("readmit", "se-1", "1 service engines", True), ("readmit", "", "3 service engines", True)],
+        )
+
     def test_secrets_are_stored_as_digests(self) -> None:
         secret = self.next("")
         [entry] = self.successResultOf(as_deferred(self.store.range(b""))).entries
@@ -84,8 +119,8 @@ class RatchetTests(SynchronousTestCase):
         copied = self.next("")
         mine = self.next(copied)
         theirs = self.next(copied)
-        self.outdated(mine)
         self.next(theirs)
+        self.outdated(mine)
 
     def test_one_that_has_forgotten_all_is_outdated(self) -> None:
         self.next(self.next(""))

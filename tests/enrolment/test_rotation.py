@@ -14,7 +14,7 @@ from typing_extensions import override
 from avinet.aio import Tasks, as_deferred
 from avinet.enrolment.directory import Login
 from avinet.enrolment.ratchets import BATCH_S, Ratchets
-from avinet.enrolment.records import EngineRecord, engine_key
+from avinet.enrolment.records import FORMER, EngineRecord, engine_key
 from avinet.enrolment.rotation import Rotations
 from avinet.errors import Conflict, Gone, Invalid, Unauthenticated
 from avinet.rest.route import Request
@@ -73,13 +73,46 @@ class RotationTests(SynchronousTestCase):
         before = self.record()
         self.rotate()
         after = self.record()
-        line = keys.public_line(self.new)
-        self.assertEqual(after, msgspec.structs.replace(before, public_key=line, fingerprint=keys.fingerprint(line)))
-        owned = {entry.key[4:].decode(): entry.value for entry in self.result(self.store.range(b"key/")).entries}
-        self.assertEqual(owned, {after.fingerprint: b"se-1", self.engines["se-2"].fingerprint: b"se-2"})
+        line, was = keys.public_line(self.new), before.public_key
+        wanted = msgspec.structs.replace(before, public_key=line, fingerprint=keys.fingerprint(line), former=[was])
+        self.assertEqual(after, wanted)
+        self.assertEqual(
+            self.owned(),
+            {after.fingerprint: "se-1", before.fingerprint: "se-1", self.engines["se-2"].fingerprint: "se-2"},
+        )
         last = self.result(self.office.events())[-1]
         self.assertEqual((last.kind, last.fingerprint), ("rotate", after.fingerprint))
         self.assertIn(before.fingerprint, last.outcome)
+
+    def owned(self) -> dict[str, str]:
+        entries = self.result(self.store.range(b"key/")).entries
+        return {entry.key[4:].decode(): entry.value.decode() for entry in entries}
+
+    def test_a_former_key_is_nobody_s_any_more(self) -> None:
+        self.rotate()
+        again = self.asked((BY_OLD_KEY, self.new), (BY_NEW_KEY, self.old), key=self.old)
+        self.refused(Conflict, again, self.login(self.new))
+        claim = self.result(self.office.expect("se-3"))
+        third = Newborn("se-3", claim)
+        third.key = self.old
+        self.failureResultOf(as_deferred(self.office.registrar.enrol(third.signed(self.office.time))), Conflict)
+
+    def test_only_so_many_former_keys_are_remembered(self) -> None:
+        every = [self.old]
+        for _ in range(FORMER + 3):
+            new = keys.generate()
+            self.rotate(self.asked((BY_OLD_KEY, every[-1]), (BY_NEW_KEY, new), key=new), self.login(every[-1]))
+            every.append(new)
+        kept = [keys.public_line(each) for each in every[-FORMER - 1 : -1]]
+        self.assertEqual(self.record().former, kept)
+        mine = {fingerprint for fingerprint, id in self.owned().items() if id == "se-1"}
+        self.assertEqual(mine, {keys.fingerprint(each) for each in (*kept, keys.public_line(every[-1]))})
+        self.result(self.office.engines.forget("se-1", "ann"))
+        self.assertEqual(set(self.owned().values()), {"se-2"})
+
+    def test_a_key_that_is_for_something_else_is_not_taken(self) -> None:
+        self.rotations = Rotations(self.store, "node-1", self.office.now, lambda key: key == keys.public_line(self.new))
+        self.refused(Conflict)
 
     def test_once_more_it_changes_nothing(self) -> None:
         asked = self.asked()

@@ -42,7 +42,12 @@ class RecipeTests(NodeCase):
     def test_all_sections_are_tested(self) -> None:
         document, _ = read(PAGE)
         titles = [each[0].astext() for each in document.findall() if each.tagname == "section"]
-        tested = {"A stolen image", "A cloned SE", "An SE does not come up"}
+        tested = {
+            "A stolen image",
+            "A cloned SE",
+            "An SE does not come up",
+            "A node that comes back from a backup",
+        }
         self.assertEqual(set(titles) - {"Recipes"}, tested)
         self.assertEqual(sum(len(recipe(title)) for title in tested), self.lines())
 
@@ -101,3 +106,37 @@ class RecipeTests(NodeCase):
         generation, claim = self.claim(printed[-1])
         self.node.boot_anew("se-2", generation, claim)
         machine.until("it is up", lambda: self.node.connected("se-2"))
+
+    def test_a_node_that_comes_back_from_a_backup(self) -> None:
+        machine, state = self.node.machine, self.node.folder / "controller"
+        machine.end("controller")
+        shutil.copytree(state, self.node.folder / "backup")
+        self.node.start_controller()
+        machine.until("it is back", lambda: self.node.connected("se-1"))
+        machine.avictl("se", "label", "se-1", "room=2")
+        self.assertIn("label", machine.avictl("events", "--kind", "label"), "it is sealed by now")
+        machine.end("se-1")
+        self.node.start_engine("se-1")
+        machine.until("it has seen the log", lambda: self.node.connected("se-1"))
+        machine.end("controller")
+        shutil.rmtree(state)
+        shutil.copytree(self.node.folder / "backup", state)
+        self.node.start_controller()
+        machine.until("it is taken for a copy", lambda: "has shown an outdated secret" in machine.log_tail("se-1", 20))
+        machine.kill("se-1")  # it would wait for a minute
+        title = "A node that comes back from a backup"
+        first, second = recipe(title)[:2], recipe(title)[2:]
+        for line in first:
+            machine.avictl(*line)
+        self.node.start_engine("se-1")
+        machine.until("it is back", lambda: self.node.connected("se-1"))
+        machine.until(
+            "it has noticed", lambda: "the past of the audit log was rewritten" in machine.log_tail("se-1", 50)
+        )
+        machine.end("se-1")
+        self.node.start_engine("se-1")
+        machine.until("the alarm", lambda: ("log-rewritten", "se-1", None) in self.outcomes())
+        machine.until("it is back", lambda: self.node.connected("se-1"))
+        printed = [machine.avictl(*("se-1" if each == "SE" else each for each in line)) for line in second]
+        self.assertIn("log-rewritten", printed[0])
+        self.assertIn("that it had", printed[1])

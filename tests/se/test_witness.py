@@ -41,7 +41,7 @@ class WitnessTests(SynchronousTestCase):
         self.witness = Witness(self.path)
 
     def told(self, log: Sequence[bytes]) -> None:
-        self.witness.told(proof(log, self.witness.size))
+        self.witness.told(proof(log, self.witness.ask()))
 
     def test_a_log_that_grows_is_followed_across_restarts(self) -> None:
         for size in (0, 1, 5, 5, 8, 300):
@@ -72,21 +72,43 @@ class WitnessTests(SynchronousTestCase):
 
     def test_a_node_that_proves_something_else_is_noticed(self) -> None:
         self.told(records(10))
+        self.witness.ask()
         self.witness.told(proof(records(20), 5))
         self.assertIn("was asked for 10", self.witness.problem)
 
     def test_a_node_that_pretends_to_begin_anew_is_noticed(self) -> None:
         self.told(records(10))
+        self.witness.ask()
         self.witness.told(LogProof(first=10, size=0, root=EMPTY.hex()))
         self.assertIn("it had 10 records, and has 0", self.witness.problem)
         self.witness.accept()
         self.told(records(10))
+        self.witness.ask()
         self.witness.told(msgspec.structs.replace(proof(records(20), 10), hashes=[]))
         self.assertIn("do not begin", self.witness.problem)
 
-    def test_an_operator_may_accept_it(self) -> None:
+    def test_an_operator_may_accept_it_and_that_is_kept(self) -> None:
         self.told(records(10))
         self.told(records(2))
-        self.witness.accept()
+        self.assertIn("it had 10 records, and has 2", self.witness.accept())
         self.told(records(2))
         self.assertEqual((self.witness.size, self.witness.problem), (2, ""))
+        self.witness = Witness(self.path)
+        self.assertIn("it had 10 records, and has 2; its root was", str(self.witness.describe()["accepted"]))
+
+    def test_where_nothing_is_wrong_there_is_nothing_to_accept(self) -> None:
+        self.told(records(10))
+        self.assertEqual(self.witness.accept(), "")
+        self.assertEqual(self.witness.size, 10)
+
+    def test_an_answer_from_before_it_was_accepted_is_no_new_problem(self) -> None:
+        self.told(records(10))
+        late = proof(records(20), self.witness.ask())
+        self.told(records(2))
+        self.witness.accept()
+        self.witness.told(late)
+        self.assertEqual((self.witness.size, self.witness.problem), (0, ""))
+
+    def test_what_was_damaged_on_the_disk_is_a_problem_and_no_end(self) -> None:
+        self.path.write_bytes(b"{")
+        self.assertIn("is damaged", Witness(self.path).problem)
