@@ -7,10 +7,11 @@ import tomllib
 from typing import Any
 
 import click
+import msgspec
 
 from avinet.cli.context import Context, pass_context
-from avinet.cli.shown import emit, moment, one_line, table
-from avinet.errors import Invalid, LocalError, TooLarge
+from avinet.cli.shown import emit, escaped, moment, one_line, table
+from avinet.errors import Conflict, Invalid, LocalError, NotFound, TooLarge
 from avinet.ids import parse_id
 from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, DocumentVersion
 from avinet.wire.fleet import DocumentApplied, DocumentList
@@ -21,7 +22,7 @@ FILE_LIMIT_BYTES = 4 * DOCUMENT_LIMIT_BYTES
 
 @click.group()
 def config() -> None:
-    """Configuration documents: apply, get, list, delete, history, schema."""
+    """Configuration documents: apply, get, list, delete, history, diff, rollback, schema."""
 
 
 def read_documents(path: str) -> list[Any]:
@@ -124,6 +125,88 @@ def list_(context: Context) -> None:
 def history(context: Context, name: str) -> None:
     """The versions of a document, with author and time."""
     _versions(context, context.node.ask("GET", f"{place(name)}/versions?limit=100", DocumentList))
+
+
+def _lines(document: Document | None) -> list[str]:
+    """A document as lines of YAML, none where there is none."""
+    import yaml
+
+    if document is None:
+        return []
+    text = yaml.safe_dump(msgspec.to_builtins(document), sort_keys=False, allow_unicode=True)
+    return escaped(text).splitlines(keepends=True)
+
+
+def _version(context: Context, name: str, number: int) -> DocumentVersion:
+    return context.node.ask("GET", f"{place(name)}/versions/{number}", DocumentVersion)
+
+
+def _latest(context: Context, name: str) -> list[DocumentVersion]:
+    """The last two versions of a document, the newest first."""
+    return context.node.ask("GET", f"{place(name)}/versions?limit=2", DocumentList).items
+
+
+@config.command()
+@click.argument("name", required=False)
+@click.option("--from", "old", type=click.IntRange(1), help="A version (default: the one before the other).")
+@click.option("--to", "new", type=click.IntRange(1), help="A version (default: the last).")
+@click.option("-f", "--file", "file", help="Compare what applies now to what is in this file, instead.")
+@pass_context
+def diff(context: Context, name: str | None, old: int | None, new: int | None, file: str | None) -> None:
+    """What differs between two versions of a document, or between what applies and a file."""
+    if file is not None:
+        if name or old or new:
+            raise click.UsageError("a file names its documents itself, and is compared to their last versions")
+        for plain in read_documents(file):
+            wanted = convert(plain, Document, file)
+            try:
+                current = context.node.ask("GET", place(wanted.name), DocumentVersion)
+            except NotFound:
+                _differ([], _lines(wanted), f"{wanted.name}, none", f"{wanted.name}, {file}")
+            else:
+                before = f"{wanted.name}, version {current.version}"
+                _differ(_lines(current.document), _lines(wanted), before, f"{wanted.name}, {file}")
+        return
+    if name is None:
+        raise click.UsageError("name a document, or a file with -f")
+    after = _version(context, name, new) if new else _latest(context, name)[0]
+    number = old or after.version - 1
+    before_lines = _lines(_version(context, name, number).document) if number else []
+    _differ(before_lines, _lines(after.document), f"{name}, version {number}", f"{name}, version {after.version}")
+
+
+def _differ(old: list[str], new: list[str], what_old: str, what_new: str) -> None:
+    import difflib
+
+    for line in difflib.unified_diff(old, new, one_line(escaped(what_old)), one_line(escaped(what_new))):
+        print(line, end="" if line.endswith("\n") else "\n")
+
+
+@config.command()
+@click.argument("name")
+@click.option("--to", "number", type=click.IntRange(1), help="The version (default: the one before the last).")
+@pass_context
+def rollback(context: Context, name: str, number: int | None) -> None:
+    """Apply an earlier version of a document again, as a new version."""
+    versions = _latest(context, name)
+    number = number or versions[0].version - 1
+    if not number:
+        raise NotFound(f"there is only one version of document {name}", hint="avictl config delete takes it away")
+    wanted = _version(context, name, number).document
+    if wanted is None:
+        raise Conflict(f"version {number} of document {name} is its deletion", hint="say avictl config delete")
+    last = versions[0]
+    headers = {"if-match": f'"{last.version if last.document else 0}"'}
+    done = context.node.ask("PUT", place(name), DocumentApplied, wanted, headers=headers)
+    if context.output != "table":
+        emit(done, context.output)
+    elif done.changed:
+        print(
+            f"{done.name}: version {done.version} is as {number} was; "
+            f"{done.service_engines} service engines have a new configuration"
+        )
+    else:
+        print(f"{done.name}: unchanged, version {done.version} is as {number} was")
 
 
 @config.command()

@@ -102,9 +102,18 @@ class Node:
                 raise _refusal(answer, data)
         return data
 
-    def ask(self, method: str, target: str, into: type[M], body: Any = None, *, timeout_s: float = 60.0) -> M:
+    def ask(
+        self,
+        method: str,
+        target: str,
+        into: type[M],
+        body: Any = None,
+        *,
+        timeout_s: float = 60.0,
+        headers: dict[str, str] | None = None,
+    ) -> M:
         """The answer as a message of type `into`. Raises what `request` raises."""
-        data = self.request(method, target, body, timeout_s=timeout_s)
+        data = self.request(method, target, body, timeout_s=timeout_s, headers=headers)
         try:
             return decode(data, into, limit_bytes=MESSAGE_LIMIT_BYTES, what="answer of the node")
         except Invalid as error:

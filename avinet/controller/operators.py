@@ -322,6 +322,13 @@ class Operators:
         after = request.query.get("after", "")
         return Reply(200, await self._node.documents.history(request.arguments["name"], limit=limit, after=after))
 
+    async def version(self, request: Request) -> Reply:
+        """One version of a document."""
+        number = request.arguments["version"]
+        if not (number.isascii() and number.isdigit() and len(number) < 9):
+            raise NotFound(f"there is no version {number[:40]!r}", hint="versions are numbers: see its history")
+        return Reply(200, await self._node.documents.get(request.arguments["name"], int(number)))
+
     async def schema(self, request: Request) -> Reply:
         """The JSON schema of a configuration document."""
         found, components = schemas([Document])
@@ -422,5 +429,6 @@ def operator_routes(node: Node) -> Sequence[Route]:
         ),
         Route("DELETE", document, do.remove, "Delete a document", status=204),
         Route("GET", document + "/versions", do.history, "Its versions", gives=DocumentList, query=pages),
+        Route("GET", document + "/versions/<version>", do.version, "One of them", gives=DocumentVersion),
         Route("GET", "/v1/schemas/configuration", do.schema, "The JSON schema of a document"),
     ]

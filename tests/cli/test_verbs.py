@@ -74,7 +74,7 @@ PLAIN = (
     Verb("se authorized-keys", "GET /v1/authorized-keys", b"ssh-ed25519 AAAA\n", "ssh-ed25519 AAAA\n"),
     Verb("ssh-host-key se-1.avinet", "GET /v1/service-engines/se-1", fleet.ENGINE, "se-1.avinet ssh-ed25519 AAAA"),
 )
-ELSEWHERE = {"init", "ssh", "connect", "ssh-config", "completion", "doctor"}
+ELSEWHERE = {"init", "ssh", "connect", "ssh-config", "completion", "doctor", "config diff", "config rollback"}
 """Verbs that ask the node for nothing, or for more than one thing: they have tests of their own."""
 
 

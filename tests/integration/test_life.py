@@ -87,6 +87,19 @@ class LifeTests(NodeCase):
         self.node.machine.until("it serves no more", lambda: not self.serves())
         self.node.machine.until("that was acknowledged", lambda: self.in_sync("se-2"))
 
+    def test_a_configuration_is_rolled_back(self) -> None:
+        machine = self.node.machine
+        self.apply({"kind": "service-engine", "id": "se-1"})
+        machine.until("it serves", lambda: self.serves() and self.in_sync("se-1"))
+        self.apply({"kind": "service-engine", "id": "se-2"})
+        machine.until("the other one has it", lambda: self.in_sync("se-2") and self.in_sync("se-1"))
+        changed = machine.avictl("config", "diff", "web")
+        self.assertIn("-  id: se-1\n+  id: se-2\n", changed)
+        self.assertIn("version 3 is as 1 was", machine.avictl("config", "rollback", "web"))
+        machine.until("it serves again", lambda: self.serves() and self.in_sync("se-1"))
+        names = lambda id: [each["name"] for each in self.node.engine(id).get("traffic", [])]  # noqa: E731
+        machine.until("the first one has it", lambda: "web" in names("se-1"))
+
     def test_without_a_controller_it_runs_on_across_its_own_restart_too(self) -> None:
         self.apply({"kind": "service-engine", "id": "se-1"})
         self.node.machine.until("it serves", lambda: self.serves() and self.in_sync("se-1"))
