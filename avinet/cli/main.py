@@ -26,6 +26,7 @@ _VERBS = {
     "enrolment": "avinet.cli.admission:enrolment",
     "config": "avinet.cli.config:config",
     "run": "avinet.cli.run:run",
+    "jobs": "avinet.cli.run:jobs",
     "connect": "avinet.cli.connect:connect",
     "ssh": "avinet.cli.ssh:ssh",
     "ssh-config": "avinet.cli.ssh:ssh_config",

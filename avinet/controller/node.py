@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from avinet.config.documents import Documents
 from avinet.config.states import States
 from avinet.controller.greetings import Greetings
 from avinet.controller.instances import Instances
+from avinet.controller.jobs import Jobs
 from avinet.controller.misuse import Alarms, Misuse
 from avinet.controller.reverse import Reverse
 from avinet.controller.sessions import Session, Sessions
@@ -35,8 +37,9 @@ from avinet.enrolment.ratchets import Ratchets
 from avinet.enrolment.records import EngineRecord, ImageRecord
 from avinet.enrolment.registrar import Registrar
 from avinet.enrolment.rotation import Rotations
-from avinet.errors import AvinetError, Conflict, Invalid
+from avinet.errors import AvinetError, Conflict, Invalid, NotFound
 from avinet.ids import parse_id
+from avinet.labels import parse_selector
 from avinet.stalls import Stalls
 from avinet.store.interface import Store
 from avinet.telemetry.fleet import Fleet
@@ -44,6 +47,7 @@ from avinet.trust import keys
 from avinet.trust.document import sign_document
 from avinet.trust.domain import IMAGE_LIFE, Domain
 from avinet.wire.fleet import Claimed, Engine, EngineCounts, EngineCreate, Status
+from avinet.wire.jobs import JobOrder
 
 TOLD_S = 1.0
 """How long a peer that is cut off has to read why."""
@@ -125,6 +129,15 @@ class Node:
             logins_per_second=settings.ssh.logins_per_second,
         )
         self.reverse = Reverse(self.sessions, domain.avictlruser_key, lambda: self.standing.fence, now)
+        self.jobs = Jobs(
+            reactor,
+            store,
+            self.tasks,
+            self.reverse,
+            lambda id: self.sessions.find(id) is not None,
+            now,
+            secrets.token_bytes,
+        )
         self.distributor = Distributor(reactor, self.reverse, self.desired, self.states, random)
         self.rotations = Rotations(store, domain.node, now, self._reserved)
         self.ratchets = Ratchets(store, reactor, self.tasks)
@@ -169,6 +182,7 @@ class Node:
         await self.directory.start()
         await self.desired.start()
         self._image_keys = frozenset(each.public_key for each in await self.engines.images())
+        await self.jobs.start()
         self.audit.start()
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
 
@@ -259,6 +273,21 @@ class Node:
             number += 1
             if self.directory.get(f"{prefix}-{number}") is None:
                 found.append(parse_id(f"{prefix}-{number}"))
+        return found
+
+    def targets(self, order: JobOrder) -> list[str]:
+        """The service engines that a job is for, in the order of their ids. Raises `Invalid` or `NotFound`."""
+        if bool(order.ids) is bool(order.selector):
+            raise Invalid("a job needs service engines by their ids, or by a label expression")
+        if order.ids:
+            missing = [each for each in order.ids if self.directory.get(each) is None]
+            if missing:
+                raise NotFound(f"there is no service engine {missing[0]}", hint="see avictl se list")
+            return sorted(set(order.ids))
+        selector = parse_selector(order.selector)
+        found = [each.id for each in self.directory if each.state == "enrolled" and selector.matches(each.labels)]
+        if not found:
+            raise NotFound(f"no service engine that is enrolled matches {order.selector}", hint="see avictl se list")
         return found
 
     async def delete(self, record: EngineRecord, actor: str, drain_s: float) -> None:

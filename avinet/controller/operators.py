@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pwd
-import secrets
 import socket
 import struct
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from avinet.rest.openapi import openapi
 from avinet.rest.route import Pipe, Reply, Request, Route
 from avinet.trust import keys
 from avinet.wire.audit import LogEntries, LogHead, LogProof
-from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
+from avinet.wire.command import CommandResult, OperatorKey
 from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, DocumentVersion
 from avinet.wire.fleet import (
     Approval,
@@ -55,11 +54,13 @@ from avinet.wire.fleet import (
     RulesChange,
     Status,
 )
+from avinet.wire.jobs import Job, JobList, JobOrder, JobResults
 from avinet.wire.message import schemas
 from avinet.wire.trust import SignedTrust
 
 KEY_LIFE_S = 300.0
 PAGE = 500
+LONGEST_WAIT_S = 30
 
 
 def peer_name(transport: Any) -> str:
@@ -264,12 +265,30 @@ class Operators:
         )
 
     async def command(self, request: Request) -> Reply:
-        """Run a command on it."""
-        run = request.decoded(CommandRun)
-        wanted = CommandRequest(
-            job=secrets.token_hex(12), command=run.command, arguments=run.arguments, operator=request.identity
-        )
-        return Reply(200, await self._node.reverse.command(self._record(request).id, wanted, run.timeout_s))
+        """Run a command on it, and wait for the answer."""
+        run, id = request.decoded(CommandRun), self._record(request).id
+        order = JobOrder(command=run.command, arguments=run.arguments, ids=[id], timeout_s=run.timeout_s)
+        return Reply(200, await self._node.jobs.one(order, id, request.identity))
+
+    async def begin_job(self, request: Request) -> Reply:
+        """Begin a command on several."""
+        order = request.decoded(JobOrder)
+        return Reply(202, await self._node.jobs.begin(order, self._node.targets(order), request.identity))
+
+    async def jobs(self, request: Request) -> Reply:
+        """The jobs, the latest first."""
+        limit = request.number("limit", 50, PAGE) or 1
+        return Reply(200, await self._node.jobs.latest(limit=limit, before=request.query.get("after", "")))
+
+    async def job(self, request: Request) -> Reply:
+        """A job, and its results behind a number."""
+        after, wait_s = request.number("after", 0, 10**6), request.number("wait_s", 0, LONGEST_WAIT_S)
+        return Reply(200, await self._node.jobs.results(_job(request), after, wait_s))
+
+    async def cancel_job(self, request: Request) -> Reply:
+        """Begin no more of a job."""
+        self._node.jobs.cancel(_job(request))
+        return Reply(204)
 
     async def admit_key(self, request: Request) -> Reply:
         """Let an operator's key log in to its SSH service for 5 minutes."""
@@ -355,6 +374,13 @@ def _expected(request: Request) -> int | None:
     return int(tag)
 
 
+def _job(request: Request) -> str:
+    id = request.arguments["id"]
+    if len(id) > 64 or not id.isascii():
+        raise NotFound("there is no such job", hint="see avictl jobs")
+    return id
+
+
 def _image(record: ImageRecord) -> Image:
     return Image(
         id=record.id, state=record.state, fingerprint=keys.fingerprint(record.public_key), not_after=record.not_after
@@ -414,6 +440,10 @@ def operator_routes(node: Node) -> Sequence[Route]:
         Route("POST", engine + "/key-rotation", do.rotate, "Have it change its key", gives=Engine),
         Route("GET", engine + "/configuration", do.engine_configuration, "Desired and applied", gives=Compiled),
         Route("POST", engine + "/commands", do.command, "Run a command on it", CommandRun, CommandResult),
+        Route("POST", "/v1/jobs", do.begin_job, "Begin a command on several", JobOrder, Job, status=202),
+        Route("GET", "/v1/jobs", do.jobs, "The jobs, the latest first", gives=JobList, query=pages),
+        Route("GET", "/v1/jobs/<id>", do.job, "A job and its results", gives=JobResults, query=("after", "wait_s")),
+        Route("POST", "/v1/jobs/<id>/cancellation", do.cancel_job, "Begin no more of it", status=204),
         Route("POST", engine + "/ssh-keys", do.admit_key, "Admit an SSH key for 5 minutes", KeyAdmission, KeyAdmitted),
         Route("GET", engine + "/services/<service>", do.pipe, "A byte pipe to a service", status=101),
         Route("GET", "/v1/configurations", do.documents, "All documents", gives=DocumentList, query=pages),

@@ -31,6 +31,7 @@ from avinet.wire.fleet import (
     Readmitted,
     Status,
 )
+from avinet.wire.jobs import Job, JobList
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
 
 TIME = 1_800_000_000.0
@@ -76,6 +77,17 @@ PENDING = Pending(
     id="edge-1", generation=1, fingerprint=FINGERPRINT, image="image-1", source="10.0.0.9", since=TIME, hostname="edge"
 )
 WAITING = PendingList(items=[PENDING])
+JOB = Job(
+    id="0000000000001-abc",
+    command="ping",
+    operator="ann",
+    state="done",
+    created=TIME,
+    finished=TIME,
+    targets=1,
+    ended=1,
+)
+JOBS = JobList(items=[JOB])
 READMITTED = Readmitted(count=3)
 RULES = EnrolmentRules(policy="approve")
 EVENTS = EventList(

@@ -34,6 +34,7 @@ LISTINGS = (
     Verb("se show se-1", "GET /v1/service-engines/se-1", fleet.ENGINE, "L4CON Connection refused"),
     Verb("se pending", "GET /v1/pending", fleet.WAITING, "SHA256:aaa"),
     Verb("enrolment show", "GET /v1/enrolment", fleet.RULES, "approve (one without a claim waits"),
+    Verb("jobs list", "GET /v1/jobs?limit=20", fleet.JOBS, "ping"),
     Verb("image list", "GET /v1/images", fleet.IMAGES, "image-1"),
     Verb("config list", "GET /v1/configurations?limit=100", fleet.DOCUMENTS, "web"),
     Verb("config get web", "GET /v1/configurations/web", fleet.DOCUMENT_VERSION, "name: web\n"),
@@ -69,12 +70,23 @@ CHANGES = (
 PLAIN = (
     Verb("se delete --yes se-1 --drain 3", "DELETE /v1/service-engines/se-1?drain_s=3", b"", "deleted: se-1\n"),
     Verb("config delete web", "DELETE /v1/configurations/web", b"", "deleted: web\n"),
+    Verb("jobs cancel 0000000000001-abc", "POST /v1/jobs/0000000000001-abc/cancellation", b"", "cancelled: 0000"),
     Verb("config schema", "GET /v1/schemas/configuration", b'{"type":"object"}', '"type": "object"'),
     Verb("image build --out OUT", "POST /v1/images", b"bundle", "6 B, readable by you alone\n"),
     Verb("se authorized-keys", "GET /v1/authorized-keys", b"ssh-ed25519 AAAA\n", "ssh-ed25519 AAAA\n"),
     Verb("ssh-host-key se-1.avinet", "GET /v1/service-engines/se-1", fleet.ENGINE, "se-1.avinet ssh-ed25519 AAAA"),
 )
-ELSEWHERE = {"init", "ssh", "connect", "ssh-config", "completion", "doctor", "config diff", "config rollback"}
+ELSEWHERE = {
+    "init",
+    "ssh",
+    "connect",
+    "ssh-config",
+    "completion",
+    "doctor",
+    "config diff",
+    "config rollback",
+    "jobs show",
+}
 """Verbs that ask the node for nothing, or for more than one thing: they have tests of their own."""
 
 

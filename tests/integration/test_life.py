@@ -10,7 +10,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from avinet.cli.exits import UNREACHABLE
+from avinet.cli.exits import REMOTE, UNREACHABLE
 from demo.machine import free_ports
 from tests.integration.node import NodeCase
 
@@ -87,18 +87,35 @@ class LifeTests(NodeCase):
         self.node.machine.until("it serves no more", lambda: not self.serves())
         self.node.machine.until("that was acknowledged", lambda: self.in_sync("se-2"))
 
-    def test_a_configuration_is_rolled_back(self) -> None:
+    def test_a_command_runs_on_all_that_match_and_is_remembered(self) -> None:
         machine = self.node.machine
+        machine.avictl("se", "label", "se-2", "room=2")
+        both = machine.avictl("run", "-l", "site=test", "ping").splitlines()
+        self.assertEqual(sorted(both[:2]), ["se-1  ok  pong from se-1", "se-2  ok  pong from se-2"])
+        self.assertIn("done: 2 of 2 ended well", both[2])
+        one = machine.asked("run", "-l", "site=test,room!=2", "status")
+        self.assertEqual([each["id"] for each in one["items"]], ["se-1"])
+        machine.kill("se-2")
+        machine.until("it is noticed", lambda: self.node.engine("se-2").get("connected_since") is None)
+        done = self.node.avictl("run", "se-1,se-2", "ping")
+        self.assertEqual(done.returncode, REMOTE)
+        self.assertIn("se-2  unreachable", done.stdout.decode())
+        latest = machine.asked("jobs", "list")["items"][0]
+        self.assertEqual((latest["command"], latest["targets"], latest["failed"]), ("ping", 2, 1))
+        self.assertIn("se-1  ok  pong from se-1", machine.avictl("jobs", "show", latest["id"]))
+
+    def test_a_configuration_is_rolled_back(self) -> None:
+        machine, first = self.node.machine, self.port
         self.apply({"kind": "service-engine", "id": "se-1"})
         machine.until("it serves", lambda: self.serves() and self.in_sync("se-1"))
-        self.apply({"kind": "service-engine", "id": "se-2"})
-        machine.until("the other one has it", lambda: self.in_sync("se-2") and self.in_sync("se-1"))
+        (self.port,) = free_ports(1)
+        self.apply({"kind": "service-engine", "id": "se-1"})
+        machine.until("it serves at the other port", lambda: self.serves() and self.in_sync("se-1"))
         changed = machine.avictl("config", "diff", "web")
-        self.assertIn("-  id: se-1\n+  id: se-2\n", changed)
+        self.assertIn(f"-  port: {first}\n+  port: {self.port}\n", changed)
         self.assertIn("version 3 is as 1 was", machine.avictl("config", "rollback", "web"))
-        machine.until("it serves again", lambda: self.serves() and self.in_sync("se-1"))
-        names = lambda id: [each["name"] for each in self.node.engine(id).get("traffic", [])]  # noqa: E731
-        machine.until("the first one has it", lambda: "web" in names("se-1"))
+        self.port = first
+        machine.until("it serves again where it did", lambda: self.serves() and self.in_sync("se-1"))
 
     def test_without_a_controller_it_runs_on_across_its_own_restart_too(self) -> None:
         self.apply({"kind": "service-engine", "id": "se-1"})

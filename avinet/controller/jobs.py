@@ -1,0 +1,306 @@
+"""Jobs: commands on many service engines, some at a time; each result is kept as it comes, and shown to who waits.
+
+`job/ID` is a job, `job-result/ID/NUMBER` what became of it on one service engine, in the order in which they ended. A
+job has the same id on each service engine, which makes it durable before it starts: none runs it twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from avinet.aio import CANCELLED, Tasks, as_deferred, within
+from avinet.errors import AvinetError, Conflict, NotFound, TimedOut, Unavailable
+from avinet.ids import random_name
+from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction
+from avinet.wire.command import CommandRequest, CommandResult
+from avinet.wire.jobs import KEPT_OUTPUT_CHARS, Job, JobList, JobOrder, JobOutcome, JobResult, JobResults, JobState
+from avinet.wire.message import encode
+
+JOBS, RESULTS = b"job/", b"job-result/"
+KEPT = 500
+"""How many jobs are kept; some more, between two sweeps."""
+_SWEEP_EACH = 50
+_PAGE = 100
+
+
+class Asking(Protocol):
+    """Runs a command on one service engine; see `avinet.controller.reverse.Reverse`."""
+
+    async def command(self, engine_id: str, request: CommandRequest, timeout_s: float) -> CommandResult: ...
+
+
+class _Running:
+    """A job under way: what it is now, and who waits for its next result."""
+
+    def __init__(self, job: Job, order: JobOrder) -> None:
+        self.job = job
+        self.order = order
+        self.stopped: JobState | None = None
+        self.waiting: list[Deferred[None]] = []
+
+    @property
+    def too_many_failures(self) -> bool:
+        return self.order.failures is not None and self.job.failed > self.order.failures
+
+
+class Jobs:
+    """Runs jobs by `asking`; `connected` tells whether a service engine can be asked. `now` is the time of day."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        store: Store,
+        tasks: Tasks,
+        asking: Asking,
+        connected: Callable[[str], bool],
+        now: Callable[[], float],
+        random: Callable[[int], bytes],
+    ) -> None:
+        self._clock = clock
+        self._store = store
+        self._tasks = tasks
+        self._asking = asking
+        self._connected = connected
+        self._now = now
+        self._random = random
+        self._running: dict[str, _Running] = {}
+        self._made = 0
+
+    async def start(self) -> None:
+        """What was under way when the node ended has no end of its own."""
+        for job in await self._all():
+            if job.state == "running":
+                ended = msgspec.structs.replace(job, state="interrupted", finished=self._now())
+                await self._store.transact(Transaction((), (Put(_job_key(job.id), encode(ended)),)))
+
+    # running
+
+    async def begin(self, order: JobOrder, targets: Sequence[str], operator: str) -> Job:
+        """Begin a job on `targets`; its results come one by one."""
+        running = _Running(self._made_job(order, len(targets), operator), order)
+        await self._store.transact(Transaction((), (Put(_job_key(running.job.id), encode(running.job)),)))
+        self._running[running.job.id] = running
+        self.log.info(
+            "job {job}: {command} on {count} service engines, for {operator}",
+            job=running.job.id,
+            command=order.command,
+            count=len(targets),
+            operator=operator,
+        )
+        self._tasks.spawn(self._run(running, targets), f"job {running.job.id}")
+        return running.job
+
+    async def one(self, order: JobOrder, target: str, operator: str) -> CommandResult:
+        """Run a job on one service engine, whose whole answer is wanted. Raises what asking it raises."""
+        job = self._made_job(order, 1, operator)
+        began = self._clock.seconds()
+        try:
+            result = await self._asking.command(target, self._request(job, order), order.timeout_s)
+        except AvinetError as error:
+            outcome = _outcome_of(error) if self._connected(target) or isinstance(error, TimedOut) else "unreachable"
+            kept = JobResult(number=1, id=target, outcome=outcome, error=str(error))
+            await self._keep_one(job, kept)
+            raise
+        kept = self._kept(1, target, result, self._clock.seconds() - began)
+        await self._keep_one(job, kept)
+        return result
+
+    async def _keep_one(self, job: Job, result: JobResult) -> None:
+        """Keep a job that has ended; without a store its answer is worth more than its record."""
+        ended = msgspec.structs.replace(
+            job, state="done", finished=self._now(), ended=1, failed=int(result.exit_status != 0)
+        )
+        puts = (Put(_job_key(job.id), encode(ended)), Put(_result_key(job.id, 1), encode(result)))
+        try:
+            await self._store.transact(Transaction((), puts))
+            await self._sweep_now_and_then()
+        except AvinetError as error:
+            self.log.warn(
+                "job {job} of {operator} is not kept: {why}", job=job.id, operator=job.operator, why=str(error)
+            )
+
+    def _made_job(self, order: JobOrder, targets: int, operator: str) -> Job:
+        now = self._now()
+        return Job(
+            id=f"{int(now * 1000):013d}-{random_name(self._random, 10)}",
+            command=order.command,
+            arguments=order.arguments,
+            operator=operator,
+            created=now,
+            targets=targets,
+        )
+
+    def _request(self, job: Job, order: JobOrder) -> CommandRequest:
+        return CommandRequest(job=job.id, command=order.command, arguments=order.arguments, operator=job.operator)
+
+    async def _run(self, running: _Running, targets: Sequence[str]) -> None:
+        order = running.order
+        some = DeferredSemaphore(order.at_once)
+        size = order.batch or max(1, len(targets))
+        try:
+            for at in range(0, len(targets), size):
+                batch = [some.run(self._deferred, running, id) for id in targets[at : at + size]]
+                results: Any = await DeferredList(batch, consumeErrors=True)
+                faults: list[Failure] = [found for good, found in results if not good]
+                for fault in faults:
+                    if not fault.check(*CANCELLED):  # which is the end of the node
+                        self.log.failure("a fault of ours in job {job}", fault, job=running.job.id)
+                if faults:
+                    break
+        finally:
+            state = running.stopped or ("stopped" if running.too_many_failures else "done")
+            if running.job.ended < running.job.targets:
+                state = "interrupted"
+            running.job = msgspec.structs.replace(running.job, state=state, finished=self._now())
+            del self._running[running.job.id]
+            self._tell(running)
+        await self._store.transact(Transaction((), (Put(_job_key(running.job.id), encode(running.job)),)))
+        await self._sweep_now_and_then()
+
+    def _deferred(self, running: _Running, id: str) -> Deferred[None]:
+        return as_deferred(self._on(running, id))
+
+    async def _on(self, running: _Running, id: str) -> None:
+        """Run a job on one service engine, and keep what became of it."""
+        order, began = running.order, self._clock.seconds()
+        result: JobResult | CommandResult
+        if running.stopped or running.too_many_failures:
+            result = JobResult(number=0, id=id, outcome="skipped")
+        elif not self._connected(id):
+            result = JobResult(number=0, id=id, outcome="unreachable", error=f"service engine {id} is not connected")
+        else:
+            try:
+                result = await self._asking.command(id, self._request(running.job, order), order.timeout_s)
+            except AvinetError as error:
+                result = JobResult(number=0, id=id, outcome=_outcome_of(error), error=str(error))
+        took_s = self._clock.seconds() - began
+        number = running.job.ended + 1
+        if isinstance(result, CommandResult):
+            kept = self._kept(number, id, result, took_s)
+        else:
+            kept = msgspec.structs.replace(result, number=number, took_s=round(took_s, 3))
+        failed = kept.outcome != "done" or kept.exit_status != 0
+        running.job = msgspec.structs.replace(
+            running.job, ended=number, failed=running.job.failed + int(failed and kept.outcome != "skipped")
+        )
+        puts = (
+            Put(_job_key(running.job.id), encode(running.job)),
+            Put(_result_key(running.job.id, number), encode(kept)),
+        )
+        try:
+            await self._store.transact(Transaction((), puts))
+        except AvinetError as error:  # what runs goes on: its end is not worth less for being told nobody
+            self.log.warn("a result of job {job} is not kept: {why}", job=running.job.id, why=str(error))
+        self._tell(running)
+
+    def _kept(self, number: int, id: str, result: CommandResult, took_s: float) -> JobResult:
+        return JobResult(
+            number=number,
+            id=id,
+            outcome="done",
+            exit_status=result.exit_status,
+            output=_cut(result.output),
+            error=_cut(result.error),
+            took_s=round(took_s, 3),
+        )
+
+    def _tell(self, running: _Running) -> None:
+        waiting, running.waiting = running.waiting, []
+        for each in waiting:
+            if not each.called:
+                each.callback(None)
+
+    def cancel(self, id: str) -> None:
+        """Begin no more of a job; what runs ends as it does. Raises `Conflict` when it has ended."""
+        running = self._running.get(id)
+        if running is None:
+            raise Conflict(f"job {id} does not run", hint="see avictl jobs")
+        running.stopped = "cancelled"
+
+    # reading
+
+    async def results(self, id: str, after: int, wait_s: float) -> JobResults:
+        """A job, and its results behind number `after`; without any it waits so long for one, while the job runs."""
+        items = await self._results(id, after)
+        running = self._running.get(id)
+        if not items and running is not None and wait_s:
+            waiter: Deferred[None] = Deferred(lambda _: None)
+            running.waiting.append(waiter)
+            try:
+                await within(self._clock, wait_s, waiter, "the job")
+            except TimedOut:
+                running.waiting.remove(waiter)
+            items = await self._results(id, after)
+        return JobResults(job=await self._job(id), items=items)
+
+    async def _results(self, id: str, after: int) -> list[JobResult]:
+        page = await self._store.range(
+            _result_key(id, None), limit=_PAGE, after=_result_key(id, after) if after else b""
+        )
+        return [msgspec.json.decode(entry.value, type=JobResult) for entry in page.entries]
+
+    async def _job(self, id: str) -> Job:
+        running = self._running.get(id)
+        if running is not None:
+            return running.job
+        entry = (await self._store.read([_job_key(id)])).entries.get(_job_key(id))
+        if entry is None:
+            raise NotFound(f"there is no job {id}", hint=f"see avictl jobs; the last {KEPT} are kept")
+        return msgspec.json.decode(entry.value, type=Job)
+
+    async def latest(self, *, limit: int, before: str) -> JobList:
+        """Jobs before the one with the id `before`, the latest first."""
+        found = [each for each in await self._all() if not before or each.id < before]
+        items = found[::-1][:limit]
+        return JobList(items=items, next=items[-1].id if len(found) > limit else "")
+
+    async def _all(self) -> list[Job]:
+        """All jobs, the oldest first."""
+        found: list[Job] = []
+        after, more = b"", True
+        while more:
+            page = await self._store.range(JOBS, after=after)
+            found += [msgspec.json.decode(entry.value, type=Job) for entry in page.entries]
+            after, more = page.entries[-1].key if page.entries else b"", page.more
+        return found
+
+    async def _sweep_now_and_then(self) -> None:
+        """Forget the oldest jobs and their results, once in a while."""
+        self._made += 1
+        if self._made % _SWEEP_EACH:
+            return
+        for job in (await self._all())[:-KEPT]:
+            if job.id not in self._running:
+                await self._forget(job.id)
+
+    async def _forget(self, id: str) -> None:
+        while entries := (await self._store.range(_result_key(id, None), limit=OPERATIONS)).entries:
+            await self._store.transact(Transaction((), tuple(Delete(entry.key) for entry in entries)))
+        await self._store.transact(Transaction((), (Delete(_job_key(id)),)))
+
+
+def _outcome_of(error: AvinetError) -> JobOutcome:
+    """What is known of a command that was sent when `error` came back: only a refusal says that it did not run."""
+    return "unknown" if isinstance(error, (Unavailable, Conflict)) else "refused"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= KEPT_OUTPUT_CHARS else text[: KEPT_OUTPUT_CHARS - 16] + "\n... (cut)\n"
+
+
+def _job_key(id: str) -> bytes:
+    return JOBS + id.encode("ascii", "replace")
+
+
+def _result_key(id: str, number: int | None) -> bytes:
+    place = RESULTS + id.encode("ascii", "replace") + b"/"
+    return place if number is None else place + b"%06d" % number

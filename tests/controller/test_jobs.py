@@ -1,0 +1,211 @@
+"""Jobs: some at a time, in batches, stopped by failures; what is not known is said not to be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
+
+from avinet.aio import Tasks, as_deferred
+from avinet.controller.jobs import KEPT, Jobs
+from avinet.errors import Conflict, Invalid, NotFound, PeerError, TimedOut, Unavailable
+from avinet.wire.command import CommandRequest, CommandResult
+from avinet.wire.jobs import KEPT_OUTPUT_CHARS, Job, JobOrder, JobResult
+from tests.store.memory import MemoryStore
+
+
+class Fleet:
+    """Service engines whose answers a test gives."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Deferred[CommandResult]] = {}
+        self.requests: list[CommandRequest] = []
+        self.gone: set[str] = set()
+
+    async def command(self, engine_id: str, request: CommandRequest, timeout_s: float) -> CommandResult:
+        self.requests.append(request)
+        self.asked[engine_id] = Deferred()
+        return await self.asked[engine_id]
+
+    def answer(self, id: str, status: int = 0, output: str = "") -> None:
+        job = self.requests[0].job
+        self.asked.pop(id).callback(CommandResult(job=job, exit_status=status, output=output))
+
+    def fail(self, id: str, error: Exception) -> None:
+        self.asked.pop(id).errback(error)
+
+
+class JobTests(SynchronousTestCase):
+    @override
+    def setUp(self) -> None:
+        self.clock, self.fleet, self.tasks = Clock(), Fleet(), Tasks()
+        self.store = MemoryStore(self.clock)
+        self.addCleanup(self.tasks.stop)
+        self.time = 1e9
+        self.jobs = self.made()
+
+    def made(self) -> Jobs:
+        return Jobs(
+            self.clock,
+            self.store,
+            self.tasks,
+            self.fleet,
+            lambda id: id not in self.fleet.gone,
+            self.now,
+            lambda count: bytes(range(count)),
+        )
+
+    def now(self) -> float:
+        self.time += 0.001
+        return self.time
+
+    def result(self, awaitable: Any) -> Any:
+        return self.successResultOf(as_deferred(awaitable))
+
+    def begin(self, *targets: str, **order: Any) -> Job:
+        job: Job = self.result(self.jobs.begin(JobOrder(command="ping", ids=list(targets), **order), targets, "ann"))
+        return job
+
+    def results(self, job: Job, after: int = 0) -> list[JobResult]:
+        return list(self.result(self.jobs.results(job.id, after, 0)).items)
+
+    def state(self, job: Job) -> Job:
+        found: Job = self.result(self.jobs.results(job.id, 0, 0)).job
+        return found
+
+    def test_each_result_is_there_as_it_comes_and_the_job_ends_with_the_last(self) -> None:
+        job = self.begin("a", "b")
+        self.assertEqual((job.state, job.targets, job.operator), ("running", 2, "ann"))
+        self.assertEqual({each.job for each in self.fleet.requests}, {job.id})
+        self.fleet.answer("b", output="pong\n")
+        [first] = self.results(job)
+        self.assertEqual((first.number, first.id, first.outcome, first.output), (1, "b", "done", "pong\n"))
+        self.assertEqual(self.state(job).state, "running")
+        self.fleet.answer("a", status=3)
+        self.assertEqual([(each.id, each.exit_status) for each in self.results(job)], [("b", 0), ("a", 3)])
+        ended = self.state(job)
+        self.assertEqual((ended.state, ended.ended, ended.failed), ("done", 2, 1))
+        self.assertIsNotNone(ended.finished)
+
+    def test_only_so_many_run_at_a_time(self) -> None:
+        self.begin("a", "b", "c", at_once=2)
+        self.assertEqual(set(self.fleet.asked), {"a", "b"})
+        self.fleet.answer("b")
+        self.assertEqual(set(self.fleet.asked), {"a", "c"})
+
+    def test_a_batch_waits_for_the_one_before(self) -> None:
+        self.begin("a", "b", "c", "d", batch=2)
+        self.fleet.answer("a")
+        self.assertEqual(set(self.fleet.asked), {"b"})
+        self.fleet.answer("b")
+        self.assertEqual(set(self.fleet.asked), {"c", "d"})
+
+    def test_too_many_failures_stop_it(self) -> None:
+        job = self.begin("a", "b", "c", "d", at_once=1, failures=1)
+        self.fleet.answer("a", status=1)
+        self.fleet.answer("b", status=1)
+        self.assertEqual(self.fleet.asked, {})
+        self.assertEqual([each.outcome for each in self.results(job)], ["done", "done", "skipped", "skipped"])
+        ended = self.state(job)
+        self.assertEqual((ended.state, ended.failed, ended.ended), ("stopped", 2, 4))
+
+    def test_it_is_cancelled(self) -> None:
+        job = self.begin("a", "b", at_once=1)
+        self.jobs.cancel(job.id)
+        self.fleet.answer("a")
+        self.assertEqual([each.outcome for each in self.results(job)], ["done", "skipped"])
+        self.assertEqual(self.state(job).state, "cancelled")
+        self.assertRaises(Conflict, self.jobs.cancel, job.id)
+
+    def test_what_is_not_known_is_said_not_to_be(self) -> None:
+        self.fleet.gone = {"far"}
+        job = self.begin("far", "late", "lost", "twice", "odd", "wrong")
+        for id, error in {
+            "late": TimedOut("no answer"),
+            "lost": Unavailable("the tunnel was lost"),
+            "twice": Conflict("it was started before, and its outcome is unknown"),
+            "odd": PeerError("it does not take this node's signature"),
+            "wrong": Invalid("no such argument"),
+        }.items():
+            self.fleet.fail(id, error)
+        outcomes = {each.id: each.outcome for each in self.results(job)}
+        self.assertEqual(
+            outcomes,
+            {
+                "far": "unreachable",
+                "late": "unknown",
+                "lost": "unknown",
+                "twice": "unknown",
+                "odd": "refused",
+                "wrong": "refused",
+            },
+        )
+        self.assertEqual(self.state(job).failed, 6)
+
+    def test_who_waits_is_told_of_the_next_result_and_of_the_end(self) -> None:
+        job = self.begin("a", "b")
+        waiting = as_deferred(self.jobs.results(job.id, 0, 30))
+        self.assertNoResult(waiting)
+        self.fleet.answer("a")
+        self.assertEqual([each.id for each in self.successResultOf(waiting).items], ["a"])
+        waiting = as_deferred(self.jobs.results(job.id, 1, 30))
+        self.clock.advance(30)
+        self.assertEqual(self.successResultOf(waiting).items, [])
+        waiting = as_deferred(self.jobs.results(job.id, 1, 30))
+        self.fleet.answer("b")
+        found = self.successResultOf(waiting)
+        self.assertEqual([each.id for each in found.items], ["b"])
+        self.assertEqual(self.result(self.jobs.results(job.id, 2, 30)).job.state, "done")
+
+    def test_long_output_is_cut_where_it_is_kept_and_whole_where_it_is_waited_for(self) -> None:
+        order = JobOrder(command="config", ids=["a"])
+        running = as_deferred(self.jobs.one(order, "a", "ann"))
+        self.fleet.answer("a", output="x" * (KEPT_OUTPUT_CHARS + 1))
+        self.assertEqual(len(self.successResultOf(running).output), KEPT_OUTPUT_CHARS + 1)
+        [job] = self.result(self.jobs.latest(limit=10, before="")).items
+        [kept] = self.results(job)
+        self.assertLessEqual(len(kept.output), KEPT_OUTPUT_CHARS)
+        self.assertTrue(kept.output.endswith("(cut)\n"))
+
+    def test_one_that_fails_is_kept_and_raised(self) -> None:
+        running = as_deferred(self.jobs.one(JobOrder(command="ping", ids=["a"]), "a", "ann"))
+        self.fleet.fail("a", TimedOut("no answer"))
+        self.failureResultOf(running, TimedOut)
+        [job] = self.result(self.jobs.latest(limit=10, before="")).items
+        self.assertEqual((job.failed, self.results(job)[0].outcome), (1, "unknown"))
+
+    def test_without_a_store_an_answer_is_an_answer(self) -> None:
+        running = as_deferred(self.jobs.one(JobOrder(command="ping", ids=["a"]), "a", "ann"))
+        self.store.unavailable = "no quorum"
+        self.fleet.answer("a", output="pong")
+        self.assertEqual(self.successResultOf(running).output, "pong")
+        failing = as_deferred(self.jobs.begin(JobOrder(command="ping", ids=["a"]), ["a"], "ann"))
+        self.failureResultOf(failing, Unavailable)
+        self.assertEqual(self.fleet.asked, {})
+
+    def test_a_node_that_ended_meanwhile_says_so_when_it_is_back(self) -> None:
+        job = self.begin("a", "b")
+        self.fleet.answer("a")
+        again = self.made()
+        self.result(again.start())
+        found = self.result(again.results(job.id, 0, 30))
+        self.assertEqual((found.job.state, found.job.ended, len(found.items)), ("interrupted", 1, 1))
+
+    def test_the_latest_come_first_and_only_so_many_are_kept(self) -> None:
+        for number in range(KEPT + 100):
+            running = as_deferred(self.jobs.one(JobOrder(command=f"c{number}", ids=["a"]), "a", "ann"))
+            self.fleet.answer("a")
+            self.successResultOf(running)
+        first = self.result(self.jobs.latest(limit=3, before=""))
+        self.assertEqual([each.command for each in first.items], [f"c{KEPT + 99 - number}" for number in range(3)])
+        second = self.result(self.jobs.latest(limit=3, before=first.next))
+        self.assertEqual(second.items[0].command, f"c{KEPT + 96}")
+        kept = self.result(self.store.range(b"job/", limit=2000)).entries
+        results = self.result(self.store.range(b"job-result/", limit=2000)).entries
+        self.assertEqual((len(kept), len(results)), (KEPT, KEPT))
+
+    def test_there_is_no_such_job(self) -> None:
+        self.failureResultOf(as_deferred(self.jobs.results("nothing-here", 0, 0)), NotFound)
