@@ -10,18 +10,6 @@ from dataclasses import dataclass
 from avinet.errors import AvinetError, Invalid
 from avinet.wire.command import OUTPUT_LIMIT_BYTES
 
-Run = Callable[[Sequence[str]], Awaitable[str]]
-
-
-@dataclass(frozen=True)
-class Command:
-    """`run` takes the arguments and returns what is printed; `usage` shows the arguments."""
-
-    name: str
-    summary: str
-    run: Run
-    usage: str = ""
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -30,6 +18,19 @@ class Outcome:
     exit_status: int
     output: str = ""
     error: str = ""
+
+
+Run = Callable[[Sequence[str]], Awaitable[str | Outcome]]
+
+
+@dataclass(frozen=True)
+class Command:
+    """`run` takes the arguments and returns what is printed, or how it ended; `usage` shows the arguments."""
+
+    name: str
+    summary: str
+    run: Run
+    usage: str = ""
 
 
 class CommandTable:
@@ -53,6 +54,8 @@ class CommandTable:
             output = await command.run(arguments)
         except AvinetError as error:
             return Outcome(1, error=f"{error}\n")
+        if isinstance(output, Outcome):
+            return output
         if len(output) > OUTPUT_LIMIT_BYTES:
             output = output[: OUTPUT_LIMIT_BYTES - 32] + "\n... (cut)\n"
         return Outcome(0, output=output)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import platform
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 import msgspec
 from twisted.internet.threads import deferToThreadPool
@@ -14,13 +15,14 @@ from twisted.logger import Logger
 
 from avinet import __version__
 from avinet.config.apply import Applier
-from avinet.dataplane.interface import Dataplane
+from avinet.dataplane.interface import Dataplane, ServerState
 from avinet.enrolment.identity import Identity
 from avinet.errors import Invalid, Unauthenticated
 from avinet.se.clock import EngineClock
 from avinet.se.commands import Command, CommandTable, Outcome, as_json, no_arguments
 from avinet.se.jobs import Journal
 from avinet.se.operators import OperatorKeys
+from avinet.se.programs import Program, program_commands
 from avinet.se.witness import Witness
 from avinet.trust import keys
 from avinet.trust.document import verify_document
@@ -50,6 +52,7 @@ class ServiceEngine:
         boot: str,
         clock: EngineClock,
         witness: Witness,
+        programs: Sequence[Program],
         links: Callable[[], Sequence[str]],
         rotate: Callable[[], Awaitable[None]],
         trust_changed: Callable[[], None],
@@ -66,20 +69,26 @@ class ServiceEngine:
         self._links = links
         self._rotate = rotate
         self._trust_changed = trust_changed
-        self._journal = Journal(state / "jobs", lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call))
-        self.commands = CommandTable(
-            [
-                Command("ping", "answer at once", no_arguments(self._ping)),
-                Command("status", "who this is, its tunnels, its configuration", no_arguments(self._status)),
-                Command("config", "the configuration that runs", no_arguments(self._config)),
-                Command(
-                    "accept-log", "take the audit log as it is, where its past was lost", no_arguments(self._accept_log)
-                ),
-                Command(
-                    "dataplane", "the load balancer, and the health of the servers", no_arguments(self._show_dataplane)
-                ),
-            ]
-        )
+        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        self._journal = Journal(state / "jobs", in_thread)
+        own = [
+            Command("ping", "answer at once", no_arguments(self._ping)),
+            Command("status", "who this is, its tunnels, its configuration", no_arguments(self._status)),
+            Command("config", "the configuration that runs", no_arguments(self._config)),
+            Command(
+                "accept-log", "take the audit log as it is, where its past was lost", no_arguments(self._accept_log)
+            ),
+            Command(
+                "dataplane", "the load balancer, and the health of the servers", no_arguments(self._show_dataplane)
+            ),
+            Command(
+                "traffic",
+                "take a server out of the balancing, or back into it, until the next start",
+                self._traffic,
+                "POOL SERVER " + "|".join(get_args(ServerState)),
+            ),
+        ]
+        self.commands = CommandTable([*own, *program_commands(programs, [each.name for each in own], in_thread)])
 
     # What nodes ask for
 
@@ -192,6 +201,15 @@ class ServiceEngine:
     async def _accept_log(self) -> str:
         was = self._witness.accept()
         return f"was: {was}\n" if was else "nothing was wrong\n"
+
+    async def _traffic(self, arguments: Sequence[str]) -> str:
+        states = get_args(ServerState)
+        match arguments:
+            case [pool, server, state] if state in states:
+                await self._dataplane.set_server(pool, server, cast("ServerState", state))
+                return f"{pool}/{server}: {state}\n"
+            case _:
+                raise Invalid(f"traffic takes a pool, a server, and one of {', '.join(states)}")
 
     async def _show_dataplane(self) -> str:
         shown = self._dataplane.describe()

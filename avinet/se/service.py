@@ -108,6 +108,7 @@ class EngineService(Service):
             boot=self._boot,
             clock=self._clock,
             witness=self._witness,
+            programs=settings.commands,
             links=self._connected,
             rotate=self._rotate,
             trust_changed=self._dial,

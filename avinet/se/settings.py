@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from avinet.se.programs import Program
 from avinet.settings import Settings
 
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -30,7 +31,7 @@ class DataplaneSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fiel
 class EngineSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`image` is the folder of the unpacked image, `user_data` the file with id, generation and claim, until the
     service engine has enrolled. Where there is none it proposes to be `id`, or what its host is called. `logs` is what
-    SFTP shows.
+    SFTP shows. `commands` are programs that nodes may have run beside the commands that there are.
     """
 
     state: str = "/var/lib/avinet/se"
@@ -38,6 +39,7 @@ class EngineSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=
     user_data: str = "user-data.json"
     id: str = ""
     logs: str = "/var/log/avinet"
+    commands: Annotated[tuple[Program, ...], Meta(max_length=100)] = ()
     report_interval_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
     tunnel: Tunnel = Tunnel()
     dataplane: DataplaneSettings = DataplaneSettings()

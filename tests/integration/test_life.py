@@ -104,6 +104,24 @@ class LifeTests(NodeCase):
         self.assertEqual((latest["command"], latest["targets"], latest["failed"]), ("ping", 2, 1))
         self.assertIn("se-1  ok  pong from se-1", machine.avictl("jobs", "show", latest["id"]))
 
+    def test_a_program_of_the_machine_and_a_server_that_is_drained(self) -> None:
+        machine = self.node.machine
+        self.node.expect("se-3")
+        settings = self.node.place("se-3") / "se.toml"
+        settings.write_text(settings.read_text() + '\n[[commands]]\nname = "hello"\nargv = ["/bin/echo", "hello"]\n')
+        self.node.start_engine("se-3")
+        machine.until("se-3 is connected", lambda: self.node.connected("se-3"))
+        self.assertEqual(machine.avictl("run", "se-3", "hello"), "hello\n")
+        self.assertIn("hello", machine.avictl("run", "se-3", "help"))
+        self.assertEqual(self.node.avictl("run", "se-1", "hello").returncode, REMOTE)
+        self.apply({"kind": "service-engine", "id": "se-1"})
+        machine.until("it serves", lambda: self.serves() and self.in_sync("se-1"))
+        self.assertEqual(machine.avictl("run", "se-1", "traffic", "p", "s", "maint"), "p/s: maint\n")
+        self.assertFalse(self.serves())
+        machine.avictl("run", "se-1", "traffic", "p", "s", "ready")
+        machine.until("it serves again", self.serves)
+        self.assertEqual(self.node.avictl("run", "se-1", "traffic", "p", "x", "maint").returncode, REMOTE)
+
     def test_a_configuration_is_rolled_back(self) -> None:
         machine, first = self.node.machine, self.port
         self.apply({"kind": "service-engine", "id": "se-1"})
