@@ -27,6 +27,8 @@ _VERBS = {
     "config": "avinet.cli.config:config",
     "run": "avinet.cli.run:run",
     "jobs": "avinet.cli.run:jobs",
+    "backup": "avinet.cli.backup:backup",
+    "restore": "avinet.cli.backup:restore",
     "connect": "avinet.cli.connect:connect",
     "ssh": "avinet.cli.ssh:ssh",
     "ssh-config": "avinet.cli.ssh:ssh_config",

@@ -46,8 +46,14 @@ class Proposal:
     @classmethod
     def decode(cls, body: bytes) -> Proposal:
         """The proposal in the `body` of a KEXINIT. Raises `PeerError`."""
+        Reader(body, "KEXINIT").take(_COOKIE_BYTES)
+        return cls._after_cookie(body[_COOKIE_BYTES:])
+
+    @classmethod
+    @lru_cache(maxsize=64)
+    def _after_cookie(cls, body: bytes) -> Proposal:
+        """The same without its cookie: a fleet proposes the same over and over, so the last ones are remembered."""
         reader = Reader(body, "KEXINIT")
-        reader.take(_COOKIE_BYTES)
         lists = [reader.name_list() for _ in range(10)]
         exchanges, host_keys, ciphers_out, ciphers_in, macs_out, macs_in, packers_out, packers_in = lists[:8]
         guessed = reader.boolean()

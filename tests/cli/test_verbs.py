@@ -86,6 +86,8 @@ ELSEWHERE = {
     "config diff",
     "config rollback",
     "jobs show",
+    "backup",
+    "restore",
 }
 """Verbs that ask the node for nothing, or for more than one thing: they have tests of their own."""
 

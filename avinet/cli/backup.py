@@ -1,0 +1,83 @@
+"""`avictl backup` and `avictl restore`: a node's state in one file, and back."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from avinet.cli.context import SETTINGS, Context, pass_context
+from avinet.cli.shown import emit, escaped, fields, moment
+from avinet.units import format_bytes
+
+config_option = click.option(
+    "--config",
+    "settings",
+    type=click.Path(path_type=Path),
+    help=f"The node's settings, which name its state folder (default {SETTINGS}).",
+)
+state_option = click.option(
+    "--state", type=click.Path(path_type=Path), help="The state folder, in place of the one in the settings."
+)
+
+
+def _place(context: Context, settings: Path | None, state: Path | None) -> Any:
+    """Where the node lives. With --state no settings are read, unless they are named."""
+    from avinet.controller.backup import Place
+    from avinet.controller.settings import ControllerSettings
+    from avinet.settings import load
+
+    named = settings or context.settings
+    path = (named or SETTINGS).absolute()
+    if state is not None:
+        return Place(state.absolute(), path if named else None)
+    return Place(path.parent / load(path, ControllerSettings).state, path)
+
+
+@click.command()
+@config_option
+@state_option
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Where to write it; a file is replaced.")
+@pass_context
+def backup(context: Context, settings: Path | None, state: Path | None, out: Path) -> None:
+    """Write the state of this node to one file, as it is at one moment; the node may run.
+
+    It holds every secret of the node, root CA and image keys included: keep it as you keep those.
+    """
+    from avinet.controller.backup import back_up
+
+    place = _place(context, settings, state)
+    target = out.absolute()
+    made = back_up(place, target, time.time())
+    if context.output != "table":
+        emit(made, context.output)
+        return
+    size = format_bytes(target.stat().st_size)
+    of = f"{made.node} of domain {made.domain}"
+    print(f"{escaped(str(out))}: {size}, {len(made.files)} files of {of}; readable by you alone")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@config_option
+@state_option
+@pass_context
+def restore(context: Context, file: Path, settings: Path | None, state: Path | None) -> None:
+    """Make the state folder of a node that is not there any more out of a backup; it overwrites nothing."""
+    from avinet.controller.backup import restore
+
+    place = _place(context, settings, state)
+    made = restore(file.absolute(), place, getpass.getuser(), time.time())
+    if context.output != "table":
+        emit(made, context.output)
+        return
+    fields(
+        [
+            ("restored", f"{made.node} of domain {made.domain}, as it was {moment(made.time)}"),
+            ("state in", str(place.state)),
+            ("next", "start the node; service engines that enrolled since then are to be created again"),
+        ]
+    )

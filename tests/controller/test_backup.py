@@ -1,0 +1,189 @@
+"""A backup is whole or is not there; what comes back goes on above everything that was seen before."""
+
+from __future__ import annotations
+
+import io
+import os
+import sqlite3
+import tarfile
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
+
+from avinet.controller.backup import AHEAD, MANIFEST, Place, back_up, restore
+from avinet.enrolment.records import EngineRecord, engine_key, put_record, ratchet_key
+from avinet.errors import AvinetError, Conflict, Invalid, LocalError
+from avinet.files import private_folder
+from avinet.store.interface import Put, Transaction
+from avinet.store.tables import Tables
+from avinet.trust.domain import found, load
+
+NOW = 1.8e9
+
+
+class BackupTests(SynchronousTestCase):
+    @override
+    def setUp(self) -> None:
+        self.folder = private_folder(Path(self.mktemp()).absolute())
+        self.state = private_folder(self.folder / "state")
+        found(self.state / "trust", "node-1", datetime.now(UTC))
+        (self.folder / "controller.toml").write_text('node = "node-1"\n')
+        self.place = Place(self.state, self.folder / "controller.toml")
+        tables = Tables(self.state / "store.sqlite")
+        record = EngineRecord(id="se-1", state="enrolled", generation=1, created=1.0)
+        with tables.committed():
+            tables.transact(Transaction((), (put_record(engine_key("se-1"), record),)))
+            tables.transact(Transaction((), (Put(ratchet_key("se-1"), b"{}"), Put(b"config/desired/se-1", b"{}"))))
+        self.revision = tables.revision
+        tables.close()
+        self.file = self.folder / "backup.tar.gz"
+        self.there = Place(self.folder / "other", self.folder / "other.toml")
+
+    def entries(self, state: Path, prefix: bytes = b"") -> dict[bytes, bytes]:
+        tables = Tables(state / "store.sqlite")
+        try:
+            return {entry.key: entry.value for entry in tables.range(prefix, 1000, b"").entries}
+        finally:
+            tables.close()
+
+    def test_what_comes_back_is_what_there_was(self) -> None:
+        made = back_up(self.place, self.file, NOW)
+        self.assertEqual(self.file.stat().st_mode & 0o777, 0o600)
+        self.assertEqual(restore(self.file, self.there, "ann", NOW + 5), made)
+        before, after = load(self.state / "trust"), load(self.there.state / "trust")
+        self.assertEqual((before.id, before.node, before.nonce_key), (after.id, after.node, after.nonce_key))
+        for path in (self.state / "trust").rglob("*"):
+            if path.is_file():
+                again = self.there.state / "trust" / path.relative_to(self.state / "trust")
+                self.assertEqual((again.read_bytes(), again.stat().st_mode & 0o777), (path.read_bytes(), 0o600))
+        self.assertIn(engine_key("se-1"), self.entries(self.there.state))
+        self.assertEqual(self.there.settings.read_text(), 'node = "node-1"\n')  # type: ignore[union-attr]
+        self.assertEqual(sorted(path.name for path in self.folder.iterdir() if path.name.startswith(".")), [])
+
+    def test_its_revisions_go_on_above_all_that_were_seen(self) -> None:
+        back_up(self.place, self.file, NOW)
+        restore(self.file, self.there, "ann", NOW)
+        tables = Tables(self.there.state / "store.sqlite")
+        self.addCleanup(tables.close)
+        self.assertGreater(tables.revision, self.revision + AHEAD)
+
+    def test_what_would_keep_service_engines_out_is_forgotten_and_that_is_recorded(self) -> None:
+        back_up(self.place, self.file, NOW)
+        restore(self.file, self.there, "ann", NOW)
+        entries = self.entries(self.there.state)
+        self.assertEqual([key for key in entries if key.startswith((b"ratchet/", b"config/desired/"))], [])
+        [audit] = [msgspec.json.decode(value) for key, value in entries.items() if key.startswith(b"audit/")]
+        self.assertEqual((audit["kind"], audit["source"], audit["notice"]), ("restore", "ann", True))
+
+    def test_nothing_is_overwritten(self) -> None:
+        back_up(self.place, self.file, NOW)
+        before = self.entries(self.state)
+        self.assertRaises(Conflict, restore, self.file, self.place, "ann", NOW)
+        self.assertEqual(self.entries(self.state), before)
+
+    def test_it_is_taken_while_the_store_is_written_to(self) -> None:
+        tables, end = Tables(self.state / "store.sqlite"), threading.Event()
+        self.addCleanup(tables.close)
+
+        def write() -> None:
+            number = 0
+            while not end.is_set():
+                number += 1
+                pair = (Put(b"a", b"%d" % number), Put(b"b", b"%d" % number), Put(b"c/%d" % number, bytes(5000)))
+                with tables.committed():
+                    tables.transact(Transaction((), pair))
+
+        writing = threading.Thread(target=write)
+        writing.start()
+        try:
+            for _ in range(5):
+                back_up(self.place, self.file, NOW)
+        finally:
+            end.set()
+            writing.join()
+        restore(self.file, self.there, "ann", NOW)
+        entries = self.entries(self.there.state, b"")
+        self.assertEqual(entries.get(b"a"), entries.get(b"b"))
+
+    def test_the_one_before_stays_when_another_cannot_be_made(self) -> None:
+        back_up(self.place, self.file, NOW)
+        before = self.file.read_bytes()
+        (self.state / "store.sqlite").unlink()
+        self.assertRaises(LocalError, back_up, self.place, self.file, NOW)
+        self.assertEqual(self.file.read_bytes(), before)
+        self.assertEqual([path.name for path in self.folder.iterdir() if path.name.startswith(".")], [])
+
+    def rewritten(self, change: Any) -> Path:
+        """The backup with its members changed: `change` takes and returns a list of names and contents."""
+        with tarfile.open(self.file) as archive:
+            members = [(each.name, archive.extractfile(each).read()) for each in archive]  # type: ignore[union-attr]
+        path = self.folder / "changed.tar.gz"
+        with tarfile.open(path, "w:gz") as archive:
+            for name, data in change(members):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+        return path
+
+    def test_what_is_no_whole_backup_is_refused_and_leaves_nothing(self) -> None:
+        back_up(self.place, self.file, NOW)
+        data = self.file.read_bytes()
+
+        def flipped(members: Any) -> Any:
+            return [(name, data[:-1] + bytes([data[-1] ^ 1]) if "key" in name else data) for name, data in members]
+
+        def manifest(**changes: Any) -> Any:
+            def change(members: Any) -> Any:
+                first = msgspec.json.encode(msgspec.json.decode(members[0][1]) | changes)
+                return [(MANIFEST, first), *members[1:]]
+
+            return change
+
+        for what, path in {
+            "cut": self.written(data[: len(data) // 2]),
+            "nothing": self.written(b""),
+            "something else": self.written(b"PK" + data),
+            "a member less": self.rewritten(lambda members: members[:-1]),
+            "a member more": self.rewritten(lambda members: [*members, ("../../escape", b"x")]),
+            "no manifest": self.rewritten(lambda members: members[1:]),
+            "changed bytes": self.rewritten(flipped),
+            "a newer format": self.rewritten(manifest(format=2)),
+            "another node": self.rewritten(manifest(node="node-2")),
+        }.items():
+            copy = path.read_bytes()
+            self.written(copy)
+            with self.assertRaises(Invalid, msg=what) as caught:
+                restore(self.folder / "written.tar.gz", self.there, "ann", NOW)
+            self.assertNotIn("\n", str(caught.exception), what)
+            left = [each.name for each in self.there.state.iterdir()]
+            self.assertEqual(left, ["lock"], what)
+        self.assertFalse((self.folder.parent / "escape").exists())
+
+    def written(self, data: bytes) -> Path:
+        path = self.folder / "written.tar.gz"
+        path.write_bytes(data)
+        again = self.folder / f"{len(data)}.tar.gz"
+        again.write_bytes(data)
+        return again
+
+    def test_a_store_that_is_damaged_is_said_to_be(self) -> None:
+        with open(self.state / "store.sqlite", "r+b") as file:
+            file.seek(4096)
+            file.write(os.urandom(8192))
+        self.assertRaises(AvinetError, back_up, self.place, self.file, NOW)
+        self.assertFalse(self.file.exists())
+
+    def test_it_does_not_matter_what_sqlite_left_beside_the_store(self) -> None:
+        connection = sqlite3.connect(self.state / "store.sqlite")
+        self.addCleanup(connection.close)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM entries").fetchone()
+        back_up(self.place, self.file, NOW)
+        restore(self.file, self.there, "ann", NOW)
+        self.assertIn(engine_key("se-1"), self.entries(self.there.state))
