@@ -11,17 +11,17 @@ class EngineClock:
     """`wall` is the machine's clock, in seconds since 1970; `floor` the earliest time that can be now."""
 
     def __init__(self, wall: Callable[[], float], floor: float) -> None:
-        self._wall = wall
+        self.wall = wall
         self._floor = floor
         self._offset = 0.0
 
     def now(self) -> float:
         """The time, as far as it is known here."""
-        return max(self._wall() + self._offset, self._floor)
+        return max(self.wall() + self._offset, self._floor)
 
     def learn(self, server_time: float) -> bool:
         """Take the time of a node that was verified; True when this machine's clock is wrong by more than 30 s."""
-        offset = server_time - self._wall()
+        offset = server_time - self.wall()
         wrong = abs(offset) > TOLERATED_S
         self._offset = offset if wrong else 0.0
         return wrong

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -20,6 +20,7 @@ from avinet.enrolment.identity import Identity
 from avinet.errors import Invalid, Unauthenticated
 from avinet.se.clock import EngineClock
 from avinet.se.commands import Command, CommandTable, Outcome, as_json, no_arguments
+from avinet.se.diagnose import Diagnosis, Probe
 from avinet.se.jobs import Journal
 from avinet.se.operators import OperatorKeys
 from avinet.se.programs import Program, program_commands
@@ -53,7 +54,7 @@ class ServiceEngine:
         clock: EngineClock,
         witness: Witness,
         programs: Sequence[Program],
-        links: Callable[[], Sequence[str]],
+        links: Callable[[], Mapping[str, Probe]],
         rotate: Callable[[], Awaitable[None]],
         trust_changed: Callable[[], None],
     ) -> None:
@@ -81,6 +82,7 @@ class ServiceEngine:
             Command(
                 "dataplane", "the load balancer, and the health of the servers", no_arguments(self._show_dataplane)
             ),
+            Command("diagnose", "what stands between this and its nodes", self._diagnose),
             Command(
                 "traffic",
                 "take a server out of the balancing, or back into it, until the next start",
@@ -201,6 +203,13 @@ class ServiceEngine:
     async def _accept_log(self) -> str:
         was = self._witness.accept()
         return f"was: {was}\n" if was else "nothing was wrong\n"
+
+    async def _diagnose(self, arguments: Sequence[str]) -> Outcome:
+        if arguments:
+            raise Invalid("diagnose takes no arguments")
+        return await Diagnosis(
+            self._reactor, self._identity, wall=self._clock.wall, now=self._clock.now, tunnels=self._links
+        ).run()
 
     async def _traffic(self, arguments: Sequence[str]) -> str:
         states = get_args(ServerState)

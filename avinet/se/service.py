@@ -26,6 +26,7 @@ from avinet.rest.door import Door, Table
 from avinet.se.authority import NodeAuthority
 from avinet.se.clock import EngineClock
 from avinet.se.control import control_routes
+from avinet.se.diagnose import Probe
 from avinet.se.engine import ServiceEngine
 from avinet.se.link import CONTROL, SSH, Link
 from avinet.se.operators import OperatorKeys
@@ -170,8 +171,9 @@ class EngineService(Service):
         self.log.info("the key of this service engine was changed")
         self._reactor.callLater(ROTATED_S, tunnels.use, new)
 
-    def _connected(self) -> list[str]:
-        return self._tunnels.nodes if self._tunnels is not None else []
+    def _connected(self) -> dict[str, Probe]:
+        """The probes of the tunnels that stand, by the ids of their nodes."""
+        return self._tunnels.probes if self._tunnels is not None else {}
 
     def _dial(self) -> None:
         """Keep a tunnel to those nodes that the trust document names now."""

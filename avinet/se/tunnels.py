@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -23,6 +24,7 @@ from avinet.wire.session import Hello, HelloReply
 from avinet.wire.trust import Node
 
 HELLO_S = 15.0
+PROBE_S = 5.0
 REFUSED_S = 60.0
 """How long to wait when a node has refused the hello."""
 
@@ -75,9 +77,9 @@ class Tunnels:
         return self._links[0] if self._links else None
 
     @property
-    def nodes(self) -> list[str]:
-        """The ids of the nodes to which a tunnel stands."""
-        return [link.node.id for link in self._links]
+    def probes(self) -> dict[str, Callable[[], Awaitable[float]]]:
+        """What asks the node of each tunnel that stands for a sign of life, by the node's id."""
+        return {link.node.id: partial(link.tunnel.probe, PROBE_S) for link in self._links}
 
     def dial(self, nodes: Sequence[Node]) -> None:
         """Keep a link to each of `nodes` from now on, and to no other."""
