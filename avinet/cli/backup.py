@@ -66,7 +66,10 @@ def backup(context: Context, settings: Path | None, state: Path | None, out: Pat
 @state_option
 @pass_context
 def restore(context: Context, file: Path, settings: Path | None, state: Path | None) -> None:
-    """Make the state folder of a node that is not there any more out of a backup; it overwrites nothing."""
+    """Make the state folder of a node that is not there any more out of a backup; it overwrites nothing.
+
+    The settings that are in it are not put back: they stand where this verb reads the place of the state folder from.
+    """
     from avinet.controller.backup import restore
 
     place = _place(context, settings, state)
@@ -78,6 +81,7 @@ def restore(context: Context, file: Path, settings: Path | None, state: Path | N
         [
             ("restored", f"{made.node} of domain {made.domain}, as it was {moment(made.time)}"),
             ("state in", str(place.state)),
-            ("next", "start the node; service engines that enrolled since then are to be created again"),
+            ("next", "start the node; create again what has enrolled since then"),
+            ("again", "revoke, reset, retire and tighten what you have since then: the backup does not know"),
         ]
     )

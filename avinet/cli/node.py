@@ -69,7 +69,7 @@ class Node:
 
     def __init__(self, path: str, timeout_s: float | None = None) -> None:
         self.path = path
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
 
     def request(
         self,
@@ -86,7 +86,7 @@ class Node:
         Raises the error that a problem stands for, `Unavailable` where no node answers, `TimedOut`, and `PeerError`
         for what is no answer, or one of more than `limit_bytes`.
         """
-        timeout_s = self._timeout_s or timeout_s
+        timeout_s = self.timeout_s or timeout_s
         sent = dict(headers or {})
         if body is not None and not isinstance(body, bytes):
             body = encode(body)
@@ -135,7 +135,7 @@ class Node:
     def pipe(self, target: str) -> socket.socket:
         """A byte pipe: the connection after `101 Switching Protocols`. Raises what `request` raises."""
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        timeout_s = self._timeout_s or PIPE_OPEN_S
+        timeout_s = self.timeout_s or PIPE_OPEN_S
         try:
             with self._said(timeout_s):
                 link.settimeout(timeout_s)

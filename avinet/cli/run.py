@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 
 import click
@@ -12,7 +13,7 @@ from avinet.cli.exits import REMOTE
 from avinet.cli.node import Node, with_query
 from avinet.cli.se import place
 from avinet.cli.shown import emit, escaped, moment, one_line, table, write
-from avinet.errors import PeerError
+from avinet.errors import NotFound, PeerError
 from avinet.ids import parse_id
 from avinet.units import format_seconds
 from avinet.wire.command import CommandResult
@@ -20,11 +21,12 @@ from avinet.wire.fleet import CommandRun
 from avinet.wire.jobs import Job, JobList, JobOrder, JobResult, JobResults
 
 WAIT_S = 20
+PAUSE_S = 0.5
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("words", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[ID[,ID...]] COMMAND [ARGUMENTS]...")
-@click.option("--label", "-l", "selector", default="", help="Run it on all that match, such as site=paris,room!=2.")
+@click.option("--label", "-l", "selector", help="Run it on all that match, such as site=paris,room!=2.")
 @click.option("--at-once", type=click.IntRange(1, 500), default=20, show_default=True, help="On how many at a time.")
 @click.option("--batch", type=click.IntRange(1), help="How many must have ended before the next ones begin.")
 @click.option("--failures", type=click.IntRange(0), help="Begin no more once more than so many have failed.")
@@ -40,7 +42,7 @@ WAIT_S = 20
 def run(
     context: Context,
     words: tuple[str, ...],
-    selector: str,
+    selector: str | None,
     at_once: int,
     batch: int | None,
     failures: int | None,
@@ -51,6 +53,8 @@ def run(
 
     With several, each line is that of one service engine, as they end; avictl jobs show has the rest.
     """
+    if selector is not None and not selector.strip(" ,"):
+        raise click.UsageError("the label expression is empty: say which service engines")
     ids = [] if selector else [parse_id(each) for each in words[0].split(",")]
     rest = words if selector else words[1:]
     if not rest:
@@ -62,13 +66,15 @@ def run(
         command=command,
         arguments=arguments,
         ids=ids,
-        selector=selector,
+        selector=selector or "",
         at_once=at_once,
         batch=batch or 0,
         failures=failures,
         timeout_s=timeout,
     )
     job = context.node.ask("POST", "/v1/jobs", Job, order)
+    if not detach and sys.stderr.isatty():
+        print(f"job {job.id}: Ctrl-C leaves it running, avictl jobs cancel ends it", file=sys.stderr)
     if detach:
         if context.output == "table":
             print(job.id)
@@ -91,10 +97,10 @@ def _run_one(context: Context, id: str, order: CommandRun) -> int:
 
 def _pages(node: Node, id: str, *, wait: bool) -> Iterator[JobResults]:
     """A job and its results, in pages, until it has ended; the last page has none."""
-    after = 0
+    after, wait_s = 0, int(min(WAIT_S, node.timeout_s / 2)) if node.timeout_s else WAIT_S
     while True:
-        target = with_query(f"/v1/jobs/{id}", after=str(after), wait_s=str(WAIT_S) if wait else "")
-        found = node.ask("GET", target, JobResults, timeout_s=WAIT_S + 40)
+        target = with_query(f"/v1/jobs/{id}", after=str(after), wait_s=str(wait_s) if wait else "")
+        found = node.ask("GET", target, JobResults, timeout_s=wait_s + 40)
         for each in found.items:
             if each.number <= after:
                 raise PeerError(f"the results of job {id} are out of order")
@@ -102,6 +108,8 @@ def _pages(node: Node, id: str, *, wait: bool) -> Iterator[JobResults]:
         yield found
         if not found.items and (not wait or found.job.state != "running"):
             return
+        if not found.items and not wait_s:
+            time.sleep(PAUSE_S)
 
 
 def _line(result: JobResult) -> str:
@@ -117,8 +125,9 @@ def _follow(context: Context, job: Job) -> int:
     results: list[JobResult] = []
     for page in _pages(context.node, job.id, wait=True):
         job = page.job
-        results += page.items
-        if context.output == "table":
+        if context.output != "table":
+            results += page.items
+        else:
             for each in page.items:
                 print(_line(each), flush=True)
     if context.output == "table":
@@ -172,19 +181,24 @@ def list_(context: Context, limit: int = 20, before: str = "") -> None:
 @pass_context
 def show(context: Context, id: str, engine: str | None) -> None:
     """One job, and what became of it on each service engine."""
-    pages = list(_pages(context.node, parse_id(id, "job id"), wait=False))
-    job, results = pages[-1].job, [each for page in pages for each in page.items]
+    pages = _pages(context.node, parse_id(id, "job id"), wait=False)
     if engine is not None:
-        for each in results:
+        for each in (each for page in pages for each in page.items):
             if each.id == engine:
                 write(each.output, sys.stdout)
                 write(each.error, sys.stderr)
-    elif context.output != "table":
-        emit(JobResults(job=job, items=results), context.output)
-    else:
-        words = " ".join([job.command, *job.arguments])
-        print(one_line(escaped(f"{words}, by {job.operator}, {moment(job.created)}: {job.state}")))
-        for each in results:
+                return
+        raise NotFound(f"job {id} has no result of {engine}", hint=f"see avictl jobs show {id}")
+    if context.output != "table":
+        whole = list(pages)
+        emit(JobResults(job=whole[-1].job, items=[each for page in whole for each in page.items]), context.output)
+        return
+    for number, page in enumerate(pages):
+        job = page.job
+        if not number:
+            words = " ".join([job.command, *job.arguments])
+            print(one_line(escaped(f"{words}, by {job.operator}, {moment(job.created)}: {job.state}")))
+        for each in page.items:
             print(_line(each))
 
 

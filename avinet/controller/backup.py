@@ -3,9 +3,9 @@
 A gzipped tar: `manifest.json` with size and SHA-256 of each file, then the store as SQLite's own online backup gives
 it, the domain of trust, and the settings. The store is taken first: what it names is among the files read after it.
 
-A store that comes back is older than what service engines remember. So its revisions go on far above any that they
-have seen (a fence that is lower is refused, and so is a configuration), what is desired is compiled anew under those,
-and the secrets of their hellos are forgotten.
+A store that comes back is older than what service engines remember. So its revisions and the epoch of its trust
+document go on far above any that they have seen (what is lower is refused), what is desired is compiled anew under
+those, the secrets of their hellos are forgotten, and claims that were open then are closed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import hashlib
 import io
 import os
 import re
-import shutil
 import sqlite3
 import tarfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -27,19 +27,24 @@ from typing import IO
 import msgspec
 
 from avinet import __version__
-from avinet.enrolment.records import RATCHETS, AuditRecord, put_audit
+from avinet.controller.standing import TRUST as TRUST_KEY
+from avinet.controller.standing import sign_trust
+from avinet.enrolment.records import ENGINES, RATCHETS, AuditRecord, EngineRecord, put_audit, put_record
 from avinet.errors import Conflict, Invalid, LocalError
-from avinet.files import FolderLock, cannot, private_folder, sync_folder
-from avinet.store.interface import OPERATIONS, Delete, Transaction
+from avinet.files import FolderLock, cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
+from avinet.store.interface import OPERATIONS, Delete, Put, Transaction
 from avinet.store.tables import Tables
-from avinet.trust.domain import load
+from avinet.trust.domain import Domain, load
+from avinet.wire.message import encode
+from avinet.wire.trust import SignedTrust, TrustDocument
 
 MANIFEST, STORE, TRUST, SETTINGS = "manifest.json", "store.sqlite", "trust", "controller.toml"
+_BEGUN = "restore-begun"
 FORMAT = 1
 AHEAD = 1 << 32
-"""How far above the revisions of a backup those of the store go on that is made of it."""
-FILES = 10_000
+"""How far above those of a backup the revisions of the store go on that is made of it, at least."""
 _PIECE_BYTES = 1024 * 1024
+_FILE_BYTES = 1024 * 1024
 _MANIFEST_BYTES = 8 * 1024 * 1024
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*){0,4}\Z")
 _FORGOTTEN = (RATCHETS, b"config/desired/", b"log/sealer")
@@ -78,10 +83,12 @@ def back_up(place: Place, out: Path, now: float) -> Manifest:
         _copy_store(place.state / STORE, Path(work) / STORE)
         sources = {STORE: Path(work) / STORE}
         trust = place.state / TRUST
-        for path in sorted(each for each in trust.rglob("*") if each.is_file() and not each.name.startswith(".")):
-            sources[f"{TRUST}/{path.relative_to(trust).as_posix()}"] = path
+        for path in sorted(each for each in trust.rglob("*") if each.is_file() and not each.is_symlink()):
+            name = f"{TRUST}/{path.relative_to(trust).as_posix()}"
+            if _PATH.match(name):  # what an editor has left there is none of ours
+                sources[name] = _kept(path, Path(work) / name)
         if place.settings is not None:
-            sources[SETTINGS] = place.settings
+            sources[SETTINGS] = _kept(place.settings, Path(work) / SETTINGS)
         files = {name: _measured(path) for name, path in sources.items()}
         manifest = Manifest(
             format=FORMAT, version=__version__, domain=domain.id, node=domain.node, time=now, files=files
@@ -107,6 +114,13 @@ def _copy_store(store: Path, to: Path) -> None:
                 raise LocalError(f"the store {store} is damaged: its copy is not whole")
     except sqlite3.Error as error:
         raise LocalError(f"cannot copy the store {store}: {error}") from error
+
+
+def _kept(path: Path, to: Path) -> Path:
+    """A copy of a small file, which may be replaced meanwhile."""
+    private_folder(to.parent)
+    write_atomic(to, read_limited(path, _FILE_BYTES))
+    return to
 
 
 def _measured(path: Path) -> Part:
@@ -147,23 +161,34 @@ def restore(backup: Path, place: Place, actor: str, now: float) -> Manifest:
 
     Raises `Conflict` when there is a state folder already, `Invalid` for what is no backup, and `LocalError`.
     """
-    if (place.state / TRUST).exists() or (place.state / STORE).exists():
-        raise Conflict(f"there is a node's state in {place.state} already", hint="move it away first")
     private_folder(place.state)
     lock = FolderLock(place.state)
     lock.acquire()
     try:
+        if (place.state / TRUST).exists():
+            raise Conflict(
+                f"there is a node's state in {place.state} already", hint="move that whole folder away first"
+            )
+        if any(place.state.glob(f"{STORE}*")) and not (place.state / _BEGUN).exists():
+            raise Conflict(
+                f"there is a store in {place.state}, without its domain of trust",
+                hint=f"move {STORE} and all that begins like it away first",
+            )
         with TemporaryDirectory(prefix=".restore-", dir=place.state) as work:
             manifest = _unpack(backup, Path(work))
             domain = load(Path(work) / TRUST)
             if (domain.id, domain.node) != (manifest.domain, manifest.node):
                 raise Invalid(f"{backup} says that it is of another node than it is")
-            _go_on(Path(work) / STORE, manifest, actor, now)
-            for name in (STORE, TRUST):  # the store first: with a domain of trust the folder is taken for whole
+            _go_on(Path(work) / STORE, domain, manifest, actor, now)
+            write_atomic(
+                place.state / _BEGUN, b""
+            )  # a store without a domain of trust is of a restore that was cut off
+            for left in place.state.glob(f"{STORE}*"):
+                left.unlink()
+            for name in (STORE, TRUST):
                 os.rename(Path(work) / name, place.state / name)
             sync_folder(place.state)
-            if place.settings is not None and SETTINGS in manifest.files and not place.settings.exists():
-                shutil.copyfile(Path(work) / SETTINGS, place.settings)
+            remove_durably(place.state / _BEGUN)
     except OSError as error:
         raise cannot("restore", place.state, error) from error
     finally:
@@ -192,7 +217,7 @@ def _unpack(backup: Path, work: Path) -> Manifest:
                     raise Invalid(f"{backup} holds {member.name[:80]!r}, which its manifest does not have so")
                 if _written(_opened(archive, member), work / PurePosixPath(member.name)) != part.sha256:
                     raise Invalid(f"{backup} is damaged: {member.name} is not what its manifest says")
-    except (tarfile.TarError, EOFError, OSError, msgspec.DecodeError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, msgspec.DecodeError) as error:
         if isinstance(error, OSError) and error.filename:
             raise cannot("read", backup, error) from error
         raise Invalid(f"{backup} is no backup of a node: {error}") from error
@@ -212,22 +237,39 @@ def _written(source: IO[bytes], path: Path) -> str:
     """Write a file durably; its SHA-256."""
     private_folder(path.parent)
     digest = hashlib.sha256()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise cannot("write", path, error) from error
     with open(descriptor, "wb") as file:
         while piece := source.read(_PIECE_BYTES):
             digest.update(piece)
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
+            try:
+                file.write(piece)
+            except OSError as error:
+                raise cannot("write", path, error) from error
+        try:
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot("write", path, error) from error
     sync_folder(path.parent)
     return digest.hexdigest()
 
 
-def _go_on(store: Path, manifest: Manifest, actor: str, now: float) -> None:
-    """Have the store go on above all that a service engine may have seen, and record that it was restored."""
+def _go_on(store: Path, domain: Domain, manifest: Manifest, actor: str, now: float) -> None:
+    """Have the store go on above all that a service engine may have seen, and record that it was restored.
+
+    What it goes on with follows from the time: a backup that is restored once more is above the time before, too.
+    """
     tables = Tables(store)
     try:
-        tables.revision += AHEAD
+        ahead = max(AHEAD, int(now) << 20)
+        tables.revision += ahead
+        with tables.committed():
+            puts = [*_closed(tables), *_newer_trust(tables, domain, ahead)]
+            for at in range(0, len(puts), OPERATIONS):
+                tables.transact(Transaction((), tuple(puts[at : at + OPERATIONS])))
         for prefix in _FORGOTTEN:
             for some in _keys(tables, prefix):
                 with tables.committed():
@@ -244,6 +286,33 @@ def _go_on(store: Path, manifest: Manifest, actor: str, now: float) -> None:
             tables.transact(Transaction((), (put_audit(audit),)))
     finally:
         tables.close()
+    if any(store.parent.glob(f"{store.name}-*")):
+        raise LocalError(f"the store that is restored could not be closed: {store.name}-wal stays beside it")
+
+
+def _closed(tables: Tables) -> Iterator[Put]:
+    """Claims that are open in a backup may have been used since: nobody gets in by them any more."""
+    after, more = b"", True
+    while more:
+        page = tables.range(ENGINES, 1000, after)
+        for entry in page.entries:
+            after = entry.key
+            record = msgspec.json.decode(entry.value, type=EngineRecord)
+            if record.claim_sha256 or record.approved:
+                yield put_record(
+                    entry.key, msgspec.structs.replace(record, claim_sha256="", claim_expires=0.0, approved="")
+                )
+        more = page.more
+
+
+def _newer_trust(tables: Tables, domain: Domain, ahead: int) -> Iterator[Put]:
+    """The trust document under an epoch that no service engine has seen, as it takes none that is lower."""
+    entry = tables.read([TRUST_KEY]).entries.get(TRUST_KEY)
+    if entry is not None:
+        signed = msgspec.json.decode(entry.value, type=SignedTrust)
+        document = msgspec.json.decode(signed.document, type=TrustDocument)
+        document = msgspec.structs.replace(document, epoch=document.epoch + ahead)
+        yield Put(TRUST_KEY, encode(sign_trust(document, domain.issuing)))
 
 
 def _keys(tables: Tables, prefix: bytes) -> Iterator[list[bytes]]:

@@ -15,18 +15,22 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from avinet.aio import CANCELLED, Tasks, as_deferred, within
-from avinet.errors import AvinetError, Conflict, NotFound, TimedOut, Unavailable
+from avinet.aio import CANCELLED, Tasks, as_deferred, pause, within
+from avinet.controller.reverse import SignatureRefused
+from avinet.errors import AvinetError, Conflict, Forbidden, Invalid, NotFound, TimedOut
 from avinet.ids import random_name
 from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction
 from avinet.wire.command import CommandRequest, CommandResult
-from avinet.wire.jobs import KEPT_OUTPUT_CHARS, Job, JobList, JobOrder, JobOutcome, JobResult, JobResults, JobState
+from avinet.wire.jobs import KEPT_OUTPUT_BYTES, Job, JobList, JobOrder, JobOutcome, JobResult, JobResults, JobState
 from avinet.wire.message import encode
 
 JOBS, RESULTS = b"job/", b"job-result/"
 KEPT = 500
 """How many jobs are kept; some more, between two sweeps."""
+KEPT_RESULTS = 50_000
+"""How many results they may have in all, but for the last job."""
 _SWEEP_EACH = 50
+RETRY_S = 5.0
 _PAGE = 100
 
 
@@ -76,7 +80,8 @@ class Jobs:
         self._made = 0
 
     async def start(self) -> None:
-        """What was under way when the node ended has no end of its own."""
+        """What was under way when the node ended has no end of its own; the oldest are forgotten."""
+        await self._sweep()
         for job in await self._all():
             if job.state == "running":
                 ended = msgspec.structs.replace(job, state="interrupted", finished=self._now())
@@ -102,11 +107,11 @@ class Jobs:
     async def one(self, order: JobOrder, target: str, operator: str) -> CommandResult:
         """Run a job on one service engine, whose whole answer is wanted. Raises what asking it raises."""
         job = self._made_job(order, 1, operator)
-        began = self._clock.seconds()
+        began, connected = self._clock.seconds(), self._connected(target)
         try:
             result = await self._asking.command(target, self._request(job, order), order.timeout_s)
         except AvinetError as error:
-            outcome = _outcome_of(error) if self._connected(target) or isinstance(error, TimedOut) else "unreachable"
+            outcome = _outcome_of(error) if connected else "unreachable"
             kept = JobResult(number=1, id=target, outcome=outcome, error=str(error))
             await self._keep_one(job, kept)
             raise
@@ -161,10 +166,20 @@ class Jobs:
             if running.job.ended < running.job.targets:
                 state = "interrupted"
             running.job = msgspec.structs.replace(running.job, state=state, finished=self._now())
-            del self._running[running.job.id]
             self._tell(running)
-        await self._store.transact(Transaction((), (Put(_job_key(running.job.id), encode(running.job)),)))
+        await self._keep_end(running)
+        del self._running[running.job.id]
         await self._sweep_now_and_then()
+
+    async def _keep_end(self, running: _Running) -> None:
+        """Write how a job ended, however long the store is away: until then it is known here."""
+        while True:
+            try:
+                await self._store.transact(Transaction((), (Put(_job_key(running.job.id), encode(running.job)),)))
+                return
+            except AvinetError as error:
+                self.log.warn("the end of job {job} is not kept yet: {why}", job=running.job.id, why=str(error))
+                await pause(self._clock, RETRY_S)
 
     def _deferred(self, running: _Running, id: str) -> Deferred[None]:
         return as_deferred(self._on(running, id))
@@ -222,7 +237,7 @@ class Jobs:
     def cancel(self, id: str) -> None:
         """Begin no more of a job; what runs ends as it does. Raises `Conflict` when it has ended."""
         running = self._running.get(id)
-        if running is None:
+        if running is None or running.job.state != "running":
             raise Conflict(f"job {id} does not run", hint="see avictl jobs")
         running.stopped = "cancelled"
 
@@ -232,7 +247,7 @@ class Jobs:
         """A job, and its results behind number `after`; without any it waits so long for one, while the job runs."""
         items = await self._results(id, after)
         running = self._running.get(id)
-        if not items and running is not None and wait_s:
+        if not items and running is not None and running.job.state == "running" and wait_s:
             waiter: Deferred[None] = Deferred(lambda _: None)
             running.waiting.append(waiter)
             try:
@@ -269,17 +284,26 @@ class Jobs:
         after, more = b"", True
         while more:
             page = await self._store.range(JOBS, after=after)
-            found += [msgspec.json.decode(entry.value, type=Job) for entry in page.entries]
+            for entry in page.entries:
+                try:
+                    found.append(msgspec.json.decode(entry.value, type=Job))
+                except msgspec.ValidationError as error:  # of a newer version: it is nobody's business here
+                    self.log.warn("{key} in the store cannot be read: {why}", key=entry.key.decode(), why=str(error))
             after, more = page.entries[-1].key if page.entries else b"", page.more
         return found
 
     async def _sweep_now_and_then(self) -> None:
         """Forget the oldest jobs and their results, once in a while."""
         self._made += 1
-        if self._made % _SWEEP_EACH:
-            return
-        for job in (await self._all())[:-KEPT]:
-            if job.id not in self._running:
+        if not self._made % _SWEEP_EACH:
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Forget the oldest jobs, and more of them while they have too many results in all."""
+        results = 0
+        for number, job in enumerate(reversed(await self._all())):
+            results += job.targets
+            if number and (number >= KEPT or results > KEPT_RESULTS) and job.id not in self._running:
                 await self._forget(job.id)
 
     async def _forget(self, id: str) -> None:
@@ -290,11 +314,14 @@ class Jobs:
 
 def _outcome_of(error: AvinetError) -> JobOutcome:
     """What is known of a command that was sent when `error` came back: only a refusal says that it did not run."""
-    return "unknown" if isinstance(error, (Unavailable, Conflict)) else "refused"
+    return "refused" if isinstance(error, (Invalid, NotFound, Forbidden, SignatureRefused)) else "unknown"
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= KEPT_OUTPUT_CHARS else text[: KEPT_OUTPUT_CHARS - 16] + "\n... (cut)\n"
+def _cut(text: str, limit: int = KEPT_OUTPUT_BYTES) -> str:
+    """The beginning of a text, as much as is kept, by what it takes as JSON: a control character takes six bytes."""
+    if len(text) * 6 <= limit or len(encode(text)) <= limit:
+        return text
+    return text[: max(0, limit // 6 - 16)] + "\n... (cut)\n"
 
 
 def _job_key(id: str) -> bytes:

@@ -277,7 +277,7 @@ class Node:
 
     def targets(self, order: JobOrder) -> list[str]:
         """The service engines that a job is for, in the order of their ids. Raises `Invalid` or `NotFound`."""
-        if bool(order.ids) is bool(order.selector):
+        if bool(order.ids) is bool(order.selector.strip(" ,")):
             raise Invalid("a job needs service engines by their ids, or by a label expression")
         if order.ids:
             missing = [each for each in order.ids if self.directory.get(each) is None]

@@ -440,7 +440,9 @@ def operator_routes(node: Node) -> Sequence[Route]:
         Route("POST", engine + "/key-rotation", do.rotate, "Have it change its key", gives=Engine),
         Route("GET", engine + "/configuration", do.engine_configuration, "Desired and applied", gives=Compiled),
         Route("POST", engine + "/commands", do.command, "Run a command on it", CommandRun, CommandResult),
-        Route("POST", "/v1/jobs", do.begin_job, "Begin a command on several", JobOrder, Job, status=202),
+        Route(
+            "POST", "/v1/jobs", do.begin_job, "Begin a command on several", JobOrder, Job, status=202, limit_bytes=10**6
+        ),
         Route("GET", "/v1/jobs", do.jobs, "The jobs, the latest first", gives=JobList, query=pages),
         Route("GET", "/v1/jobs/<id>", do.job, "A job and its results", gives=JobResults, query=("after", "wait_s")),
         Route("POST", "/v1/jobs/<id>/cancellation", do.cancel_job, "Begin no more of it", status=204),

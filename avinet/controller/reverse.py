@@ -20,6 +20,10 @@ from avinet.wire.trust import SignedTrust
 PUSH_S = 60.0
 
 
+class SignatureRefused(PeerError):
+    """The service engine does not believe that the request is from one of its nodes: it has done nothing."""
+
+
 class Reverse:
     """Asks service engines. `fence` is the store revision at which this node became their owner."""
 
@@ -70,7 +74,7 @@ class Reverse:
             control = self._sessions.control(session)
             return await control.request(method, path, body, sign=self._signer(session), **options)
         except Unauthenticated as error:
-            raise PeerError(
+            raise SignatureRefused(
                 f"service engine {engine_id} does not take this node's signature",
                 hint="its trust document or its clock may be wrong; see its log",
             ) from error

@@ -11,12 +11,23 @@ from avinet.enrolment.records import ImageRecord, Record
 from avinet.errors import Unavailable
 from avinet.store.interface import Put, Store, Transaction, Unchanged
 from avinet.trust import keys
+from avinet.trust.authority import Credential
 from avinet.trust.document import sign_document
 from avinet.trust.domain import Domain
 from avinet.wire.message import encode
 from avinet.wire.trust import Node, SignedTrust, TrustDocument
 
 TRUST = b"trust/current"
+
+
+def sign_trust(document: TrustDocument, issuing: Credential) -> SignedTrust:
+    """A trust document as it is published."""
+    text = encode(document)
+    return SignedTrust(
+        document=text.decode("utf-8"),
+        signature=sign_document(text, issuing),
+        issuer=issuing.certificate_pem.decode("ascii"),
+    )
 
 
 class NodeRecord(Record, frozen=True, kw_only=True):
@@ -75,12 +86,7 @@ class Standing:
             if wanted == before:
                 return
             document = msgspec.structs.replace(wanted, epoch=wanted.epoch + 1) if before else wanted
-            text = encode(document)
-            signed = SignedTrust(
-                document=text.decode("utf-8"),
-                signature=sign_document(text, self.domain.issuing),
-                issuer=self.domain.issuing.certificate_pem.decode("ascii"),
-            )
+            signed = sign_trust(document, self.domain.issuing)
             outcome = await self._store.transact(
                 Transaction((Unchanged(TRUST, entry.revision if entry else 0),), (Put(TRUST, encode(signed)),))
             )

@@ -42,8 +42,9 @@ class CommandTable:
         }
 
     async def _help(self, arguments: Sequence[str]) -> str:
-        shown = sorted(self._commands.values(), key=lambda each: each.name)
-        return "".join(f"{each.name + ' ' + each.usage:<24} {each.summary}\n" for each in shown)
+        shown = [(f"{each.name} {each.usage}".strip(), each.summary) for each in self._commands.values()]
+        width = max(len(usage) for usage, _ in shown)
+        return "".join(f"{usage:<{width}}  {summary}\n" for usage, summary in sorted(shown))
 
     async def run(self, name: str, arguments: Sequence[str]) -> Outcome:
         """Run one command: 127 when there is none of that name, 1 when it failed, its reason as `error`."""

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import platform
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import msgspec
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from avinet import __version__
 from avinet.config.apply import Applier
 from avinet.dataplane.interface import Dataplane, ServerState
 from avinet.enrolment.identity import Identity
-from avinet.errors import Invalid, Unauthenticated
+from avinet.errors import Invalid, Unauthenticated, Unavailable
 from avinet.se.clock import EngineClock
 from avinet.se.commands import Command, CommandTable, Outcome, as_json, no_arguments
 from avinet.se.diagnose import Diagnosis, Probe
 from avinet.se.jobs import Journal
 from avinet.se.operators import OperatorKeys
-from avinet.se.programs import Program, program_commands
+from avinet.se.programs import AT_ONCE, Program, program_commands
 from avinet.se.witness import Witness
 from avinet.trust import keys
 from avinet.trust.document import verify_document
@@ -70,6 +73,7 @@ class ServiceEngine:
         self._links = links
         self._rotate = rotate
         self._trust_changed = trust_changed
+        self._programs_running = 0
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         self._journal = Journal(state / "jobs", in_thread)
         own = [
@@ -90,7 +94,31 @@ class ServiceEngine:
                 "POOL SERVER " + "|".join(get_args(ServerState)),
             ),
         ]
-        self.commands = CommandTable([*own, *program_commands(programs, [each.name for each in own], in_thread)])
+        self.commands = CommandTable(
+            [*own, *program_commands(programs, [each.name for each in own], self._in_own_thread)]
+        )
+
+    async def _in_own_thread(self, call: Callable[[], Outcome]) -> Outcome:
+        """Run a program in a thread that nothing else waits for. Raises `Unavailable` when too many run already."""
+        if self._programs_running >= AT_ONCE:
+            raise Unavailable(f"{AT_ONCE} programs run already", retry_after_s=5)
+        self._programs_running += 1
+        done: Deferred[Outcome] = Deferred(lambda _: None)
+
+        def work() -> None:
+            try:
+                found: Outcome | Failure = call()
+            except BaseException:
+                found = Failure()
+            self._reactor.callFromThread(end, found)
+
+        def end(found: Outcome | Failure) -> None:
+            self._programs_running -= 1
+            if not done.called:
+                done.callback(found)
+
+        threading.Thread(target=work, name="program", daemon=True).start()  # at the end of the process it is let go
+        return await done
 
     # What nodes ask for
 

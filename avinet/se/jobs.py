@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from avinet.wire.command import CommandResult
 
 KEPT = 1000
 """How many jobs are remembered; the journal is rewritten when it holds twice as many."""
+
+
+KEPT_CHARS = 4 * 1024 * 1024
+"""How much of what jobs printed is kept in memory."""
 
 
 class Journal:
@@ -28,6 +33,7 @@ class Journal:
             lines = path.read_text("ascii", "replace").split()
             self._results = dict.fromkeys(lines[-KEPT:])
         self._lines = len(self._results)
+        self._writing = threading.Lock()
 
     async def once(self, job: str, run: Callable[[], Awaitable[CommandResult]]) -> CommandResult:
         """The result of `job`, running it only if it has never been started.
@@ -42,15 +48,31 @@ class Journal:
             return known
         self._results[job] = None
         try:
-            await self._durable(lambda: self._append(job))
+            await self._durable(lambda: self._append_alone(job))
         except BaseException:  # it was not started, and may be asked for again
             del self._results[job]
             raise
         result = await run()
         self._results[job] = result
+        self._forget_old_results()
         while len(self._results) > KEPT:
             del self._results[next(iter(self._results))]
         return result
+
+    def _forget_old_results(self) -> None:
+        """Keep what the latest jobs printed, as much as is little: of the others it is known that they were started."""
+        kept = 0
+        for job in reversed(list(self._results)):
+            result = self._results[job]
+            if result is not None:
+                kept += len(result.output) + len(result.error)
+                if kept > KEPT_CHARS:
+                    self._results[job] = None
+
+    def _append_alone(self, job: str) -> None:
+        """Calls come from several threads: what one has replaced the other must not write into."""
+        with self._writing:
+            self._append(job)
 
     def _append(self, job: str) -> None:
         if self._lines >= 2 * KEPT:

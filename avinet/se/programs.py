@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -23,7 +24,11 @@ ERROR_LIMIT_BYTES = 60 * 1024
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _CUT = "\n... (cut)\n"
 _PIECE_BYTES = 64 * 1024
-_NO_PROGRAM = 127
+_NO_PROGRAM, _NOT_ENDED = 127, 125
+END_S = 5.0
+"""How long a program that was killed is waited for."""
+AT_ONCE = 4
+"""How many may run at a time; they have threads of their own, as each holds one until it ends."""
 
 InThread = Callable[[Callable[[], Outcome]], Awaitable[Outcome]]
 
@@ -61,7 +66,10 @@ def _runner(program: Program, in_thread: InThread) -> Callable[[Sequence[str]], 
 
 
 def run_program(program: Program) -> Outcome:
-    """Run a program to its end, and all that it started: 127 when there is none, 128 and more when it was killed."""
+    """Run a program to its end, and end what is left of its process group.
+
+    The exit status is 127 when there is no such program, 128 and more when it was killed, 125 when it could not be.
+    """
     try:
         process = subprocess.Popen(
             program.argv,
@@ -74,13 +82,15 @@ def run_program(program: Program) -> Outcome:
         )
     except OSError as error:
         return Outcome(_NO_PROGRAM, error=f"{program.argv[0]}: {error.strerror}\n")
-    with process:
-        try:
-            output, errors, ended = _read(process, time.monotonic() + program.timeout_s)
-        finally:
-            _end(process)
+    try:
+        output, errors, ended = _read(process, time.monotonic() + program.timeout_s)
+    finally:
+        _end(process)
     late = "" if ended else f"{program.name} did not end within {program.timeout_s:g} s, and was killed\n"
-    status = process.returncode
+    try:
+        status = process.wait(END_S)
+    except subprocess.TimeoutExpired:  # it hangs in the kernel, or has become another user's
+        return Outcome(_NOT_ENDED, output, f"{errors}{program.name} could not be ended: process {process.pid}\n")
     return Outcome(128 - status if status < 0 else status, output, errors + late)
 
 
@@ -129,10 +139,9 @@ def _text(data: bytes, limit: int) -> str:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and its session: what it left behind would run for ever."""
-    try:
+    """End the process and its process group, and let go of its output: what it left behind would run for ever."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    except PermissionError:  # it has become another user's: it is let go
-        process.kill()
+    for stream in (process.stdout, process.stderr):
+        if stream is not None:
+            stream.close()

@@ -8,8 +8,8 @@ from msgspec import Meta
 
 from avinet.wire.message import Count, Id, Line, Message, Seconds, UnixTime
 
-KEPT_OUTPUT_CHARS = 64 * 1024
-"""What is kept of the output of a command on one service engine."""
+KEPT_OUTPUT_BYTES = 64 * 1024
+"""What is kept of the output of a command on one service engine, and as much of its errors, as JSON."""
 
 JobId = Annotated[str, Meta(pattern=r"^[a-z0-9-]{8,64}$(?!\n)")]
 JobState = Literal["running", "done", "stopped", "cancelled", "interrupted"]

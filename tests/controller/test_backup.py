@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sqlite3
 import tarfile
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.controller.backup import AHEAD, MANIFEST, Place, back_up, restore
+from avinet.controller.standing import TRUST, sign_trust
 from avinet.enrolment.records import EngineRecord, engine_key, put_record, ratchet_key
 from avinet.errors import AvinetError, Conflict, Invalid, LocalError
 from avinet.files import private_folder
 from avinet.store.interface import Put, Transaction
 from avinet.store.tables import Tables
+from avinet.trust import keys
+from avinet.trust.document import verify_document
 from avinet.trust.domain import found, load
+from avinet.wire.message import encode
+from avinet.wire.trust import Node, SignedTrust, TrustDocument
 
 NOW = 1.8e9
 
@@ -62,7 +69,6 @@ class BackupTests(SynchronousTestCase):
                 again = self.there.state / "trust" / path.relative_to(self.state / "trust")
                 self.assertEqual((again.read_bytes(), again.stat().st_mode & 0o777), (path.read_bytes(), 0o600))
         self.assertIn(engine_key("se-1"), self.entries(self.there.state))
-        self.assertEqual(self.there.settings.read_text(), 'node = "node-1"\n')  # type: ignore[union-attr]
         self.assertEqual(sorted(path.name for path in self.folder.iterdir() if path.name.startswith(".")), [])
 
     def test_its_revisions_go_on_above_all_that_were_seen(self) -> None:
@@ -71,6 +77,101 @@ class BackupTests(SynchronousTestCase):
         tables = Tables(self.there.state / "store.sqlite")
         self.addCleanup(tables.close)
         self.assertGreater(tables.revision, self.revision + AHEAD)
+
+    def test_the_same_backup_goes_on_above_what_it_did_the_last_time(self) -> None:
+        back_up(self.place, self.file, NOW)
+        restore(self.file, self.there, "ann", NOW)
+        tables = Tables(self.there.state / "store.sqlite")
+        with tables.committed():
+            for number in range(1000):
+                tables.transact(Transaction((), (Put(b"x", b"%d" % number),)))
+        before = tables.revision
+        tables.close()
+        again = Place(self.folder / "again")
+        restore(self.file, again, "ann", NOW + 60)
+        tables = Tables(again.state / "store.sqlite")
+        self.addCleanup(tables.close)
+        self.assertGreater(tables.revision, before)
+        self.assertLess(tables.revision, 10**18)
+
+    def test_its_trust_document_is_above_all_that_were_seen_and_signed(self) -> None:
+        domain = load(self.state / "trust")
+        node = Node(
+            id="node-1",
+            name=domain.name,
+            https=["127.0.0.1:8443"],
+            ssh=["127.0.0.1:22"],
+            ssh_host_keys=[keys.public_line(domain.ssh_host_key)],
+            avictlruser_keys=[keys.public_line(domain.avictlruser_key)],
+        )
+        document = TrustDocument(epoch=3, domain=domain.id, roots=[domain.root_pem], nodes=[node])
+        tables = Tables(self.state / "store.sqlite")
+        with tables.committed():
+            tables.transact(Transaction((), (Put(TRUST, encode(sign_trust(document, domain.issuing))),)))
+        tables.close()
+        back_up(self.place, self.file, NOW)
+        restore(self.file, self.there, "ann", NOW)
+        signed = msgspec.json.decode(self.entries(self.there.state)[TRUST], type=SignedTrust)
+        text, issuer = signed.document.encode(), signed.issuer.encode()
+        verify_document(text, signed.signature, issuer, [domain.root], datetime.now(UTC))
+        after = msgspec.json.decode(text, type=TrustDocument)
+        self.assertGreater(after.epoch, AHEAD)
+        self.assertEqual(msgspec.structs.replace(after, epoch=3), document)
+
+    def test_claims_that_were_open_are_closed(self) -> None:
+        tables = Tables(self.state / "store.sqlite")
+        for number, changes in enumerate(({"claim_sha256": "a" * 64, "claim_expires": 4e9}, {"approved": "SHA256:x"})):
+            record: Any = EngineRecord(id=f"open-{number}", state="expected", generation=1, created=1.0)
+            with tables.committed():
+                tables.transact(
+                    Transaction((), (put_record(engine_key(record.id), msgspec.structs.replace(record, **changes)),))
+                )
+        tables.close()
+        back_up(self.place, self.file, NOW)
+        restore(self.file, self.there, "ann", NOW)
+        for value in self.entries(self.there.state, b"engine/open").values():
+            found = msgspec.json.decode(value, type=EngineRecord)
+            self.assertEqual((found.claim_sha256, found.claim_expires, found.approved), ("", 0.0, ""))
+
+    def test_what_is_left_of_another_store_is_never_mixed_with_it(self) -> None:
+        back_up(self.place, self.file, NOW)
+        private_folder(self.there.state)
+        (self.there.state / "store.sqlite-wal").write_bytes(b"old frames")
+        with self.assertRaises(Conflict) as caught:
+            restore(self.file, self.there, "ann", NOW)
+        self.assertIn("without its domain of trust", str(caught.exception))
+        self.assertTrue((self.there.state / "store.sqlite-wal").exists())
+
+    def test_a_restore_that_was_cut_off_is_done_again(self) -> None:
+        back_up(self.place, self.file, NOW)
+        restore(self.file, self.there, "ann", NOW)
+        shutil.rmtree(self.there.state / "trust")
+        (self.there.state / "restore-begun").touch()
+        (self.there.state / "store.sqlite-wal").write_bytes(b"old frames")
+        restore(self.file, self.there, "ann", NOW)
+        self.assertIn(engine_key("se-1"), self.entries(self.there.state))
+        self.assertFalse((self.there.state / "restore-begun").exists())
+
+    def test_a_full_disk_is_not_taken_for_a_bad_backup(self) -> None:
+        back_up(self.place, self.file, NOW)
+        real = os.fsync
+
+        def full(descriptor: int) -> None:
+            if "trust" in os.readlink(f"/proc/self/fd/{descriptor}"):
+                raise OSError(28, "No space left on device")
+            real(descriptor)
+
+        with mock.patch("os.fsync", full), self.assertRaises(LocalError) as caught:
+            restore(self.file, self.there, "ann", NOW)
+        self.assertIn("No space left", str(caught.exception))
+        self.assertEqual([each.name for each in self.there.state.iterdir()], ["lock"])
+
+    def test_what_is_none_of_ours_is_left_out(self) -> None:
+        (self.state / "trust" / "node.pem~").write_text("an editor's")
+        (self.state / "trust" / "a name").write_text("somebody's")
+        back_up(self.place, self.file, NOW)
+        restore(self.file, self.there, "ann", NOW)
+        self.assertFalse((self.there.state / "trust" / "node.pem~").exists())
 
     def test_what_would_keep_service_engines_out_is_forgotten_and_that_is_recorded(self) -> None:
         back_up(self.place, self.file, NOW)

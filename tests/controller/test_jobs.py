@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.aio import Tasks, as_deferred
-from avinet.controller.jobs import KEPT, Jobs
+from avinet.controller.jobs import KEPT, RETRY_S, Jobs
+from avinet.controller.reverse import SignatureRefused
 from avinet.errors import Conflict, Invalid, NotFound, PeerError, TimedOut, Unavailable
 from avinet.wire.command import CommandRequest, CommandResult
-from avinet.wire.jobs import KEPT_OUTPUT_CHARS, Job, JobOrder, JobResult
+from avinet.wire.jobs import KEPT_OUTPUT_BYTES, Job, JobOrder, JobResult
 from tests.store.memory import MemoryStore
 
 
@@ -122,12 +124,13 @@ class JobTests(SynchronousTestCase):
 
     def test_what_is_not_known_is_said_not_to_be(self) -> None:
         self.fleet.gone = {"far"}
-        job = self.begin("far", "late", "lost", "twice", "odd", "wrong")
+        job = self.begin("far", "late", "lost", "twice", "odd", "unsigned", "wrong")
         for id, error in {
             "late": TimedOut("no answer"),
             "lost": Unavailable("the tunnel was lost"),
             "twice": Conflict("it was started before, and its outcome is unknown"),
-            "odd": PeerError("it does not take this node's signature"),
+            "odd": PeerError("its answer is no JSON"),
+            "unsigned": SignatureRefused("it does not take this node's signature"),
             "wrong": Invalid("no such argument"),
         }.items():
             self.fleet.fail(id, error)
@@ -139,11 +142,12 @@ class JobTests(SynchronousTestCase):
                 "late": "unknown",
                 "lost": "unknown",
                 "twice": "unknown",
-                "odd": "refused",
+                "odd": "unknown",
+                "unsigned": "refused",
                 "wrong": "refused",
             },
         )
-        self.assertEqual(self.state(job).failed, 6)
+        self.assertEqual(self.state(job).failed, 7)
 
     def test_who_waits_is_told_of_the_next_result_and_of_the_end(self) -> None:
         job = self.begin("a", "b")
@@ -163,11 +167,11 @@ class JobTests(SynchronousTestCase):
     def test_long_output_is_cut_where_it_is_kept_and_whole_where_it_is_waited_for(self) -> None:
         order = JobOrder(command="config", ids=["a"])
         running = as_deferred(self.jobs.one(order, "a", "ann"))
-        self.fleet.answer("a", output="x" * (KEPT_OUTPUT_CHARS + 1))
-        self.assertEqual(len(self.successResultOf(running).output), KEPT_OUTPUT_CHARS + 1)
+        self.fleet.answer("a", output="x" * (KEPT_OUTPUT_BYTES + 1))
+        self.assertEqual(len(self.successResultOf(running).output), KEPT_OUTPUT_BYTES + 1)
         [job] = self.result(self.jobs.latest(limit=10, before="")).items
         [kept] = self.results(job)
-        self.assertLessEqual(len(kept.output), KEPT_OUTPUT_CHARS)
+        self.assertLessEqual(len(kept.output), KEPT_OUTPUT_BYTES)
         self.assertTrue(kept.output.endswith("(cut)\n"))
 
     def test_one_that_fails_is_kept_and_raised(self) -> None:
@@ -185,6 +189,34 @@ class JobTests(SynchronousTestCase):
         failing = as_deferred(self.jobs.begin(JobOrder(command="ping", ids=["a"]), ["a"], "ann"))
         self.failureResultOf(failing, Unavailable)
         self.assertEqual(self.fleet.asked, {})
+
+    def test_the_end_is_kept_as_soon_as_the_store_is_back_and_known_until_then(self) -> None:
+        job = self.begin("a")
+        self.store.unavailable = "the disk is full"
+        self.fleet.answer("a")
+        self.store.unavailable = ""
+        self.assertEqual(self.state(job).state, "done")
+        [entry] = self.result(self.store.range(b"job/")).entries
+        self.assertNotIn(b'"done"', entry.value)
+        self.assertRaises(Conflict, self.jobs.cancel, job.id)
+        self.clock.advance(RETRY_S)
+        [entry] = self.result(self.store.range(b"job/")).entries
+        self.assertIn(b'"done"', entry.value)
+
+    def test_a_tunnel_that_is_lost_in_the_middle_leaves_the_outcome_unknown(self) -> None:
+        running = as_deferred(self.jobs.one(JobOrder(command="ping", ids=["a"]), "a", "ann"))
+        self.fleet.gone = {"a"}
+        self.fleet.fail("a", Unavailable("the tunnel was lost"))
+        self.failureResultOf(running, Unavailable)
+        [job] = self.result(self.jobs.latest(limit=10, before="")).items
+        self.assertEqual(self.results(job)[0].outcome, "unknown")
+
+    def test_output_of_control_characters_is_kept_too(self) -> None:
+        job = self.begin("a")
+        self.fleet.answer("a", output="\0" * KEPT_OUTPUT_BYTES)
+        [kept] = self.results(job)
+        self.assertTrue(kept.output.endswith("(cut)\n"))
+        self.assertLess(len(msgspec.json.encode(kept)), 2 * KEPT_OUTPUT_BYTES)
 
     def test_a_node_that_ended_meanwhile_says_so_when_it_is_back(self) -> None:
         job = self.begin("a", "b")
