@@ -11,7 +11,8 @@ from twisted.logger import Logger
 
 from avinet.aio import Tasks, pause
 from avinet.enrolment.records import ENGINES, EngineRecord
-from avinet.errors import AvinetError, Invalid
+from avinet.errors import AvinetError, Invalid, NotFound
+from avinet.ids import parse_id
 from avinet.store.interface import Entry, Event, Store, Watch
 from avinet.trust import keys
 
@@ -124,6 +125,13 @@ class Directory:
     def get(self, id: str) -> EngineRecord | None:
         """The record of a service engine."""
         return self._engines.get(id)
+
+    def require(self, id: str) -> EngineRecord:
+        """The record of a service engine. Raises `Invalid` for what is no id, and `NotFound`."""
+        record = self._engines.get(parse_id(id, "service engine id"))
+        if record is None:
+            raise NotFound(f"there is no service engine {id}", hint="see avictl se list")
+        return record
 
     def __iter__(self) -> Iterator[EngineRecord]:
         return iter(sorted(self._engines.values(), key=lambda each: each.id))
