@@ -22,7 +22,7 @@ from avinet import loop
 from avinet.aio import as_deferred
 from avinet.enrolment.client import tls_client
 from avinet.trust import keys, signatures
-from avinet.trust.authority import parse_certificates
+from avinet.trust.path import parse_certificates
 from avinet.trust.signatures import SignedRequest
 from avinet.wire.enrolment import Challenge, EnrolmentRequest
 from avinet.wire.fleet import Claimed

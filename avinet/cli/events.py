@@ -113,8 +113,8 @@ def _entries(node: Node, size: int) -> Iterator[str]:
 def _verify(context: Context, root: Path | None) -> None:
     from avinet.enrolment.verify import verify_log
     from avinet.files import read_limited
-    from avinet.trust.authority import parse_certificates
     from avinet.trust.image import fingerprint
+    from avinet.trust.path import parse_certificates
 
     node = context.node
     if root is not None:

@@ -12,7 +12,7 @@ from avinet.cloud.driver import Order
 from avinet.cloud.wheel import own_wheel
 from avinet.files import private_folder, write_atomic
 from avinet.trust import keys
-from avinet.trust.authority import Credential
+from avinet.trust.authority import IssuingCA
 from avinet.trust.image import KEY, NODES, ROOTS, SETTINGS, build_image, open_image, unpack_image
 from avinet.wire.message import encode
 from avinet.wire.trust import TrustDocument
@@ -63,7 +63,7 @@ _SETTINGS = 'state = "/var/lib/avinet/se"\nimage = "/usr/lib/avinet/image"\nuser
 
 def domain_bundle(
     document: TrustDocument,
-    issuing: Credential,
+    issuing: IssuingCA,
     *,
     image: str,
     image_key: Ed25519PrivateKey,

@@ -200,7 +200,7 @@ class Node:
 
     def _sign_head(self, text: bytes) -> tuple[str, str]:
         issuing = self.standing.domain.issuing
-        return sign_document(text, issuing), issuing.certificate_pem.decode("ascii")
+        return sign_document(text, issuing), issuing.chain_pem
 
     # What happens
 

@@ -11,7 +11,7 @@ from avinet.enrolment.records import ImageRecord, Record
 from avinet.errors import Unavailable
 from avinet.store.interface import Put, Store, Transaction, Unchanged
 from avinet.trust import keys
-from avinet.trust.authority import Credential
+from avinet.trust.authority import IssuingCA
 from avinet.trust.document import sign_document
 from avinet.trust.domain import Domain
 from avinet.wire.message import encode
@@ -20,13 +20,13 @@ from avinet.wire.trust import Node, SignedTrust, TrustDocument
 TRUST = b"trust/current"
 
 
-def sign_trust(document: TrustDocument, issuing: Credential) -> SignedTrust:
+def sign_trust(document: TrustDocument, issuing: IssuingCA) -> SignedTrust:
     """A trust document as it is published."""
     text = encode(document)
     return SignedTrust(
         document=text.decode("utf-8"),
         signature=sign_document(text, issuing),
-        issuer=issuing.certificate_pem.decode("ascii"),
+        issuer=issuing.chain_pem,
     )
 
 

@@ -30,7 +30,7 @@ from avinet.errors import (
 )
 from avinet.rest.client import Client
 from avinet.trust import keys, signatures
-from avinet.trust.authority import Distrusted, parse_chain_header, verify_node
+from avinet.trust.path import Distrusted, parse_chain_header, verify_node
 from avinet.trust.signatures import SignedRequest, SignedResponse
 from avinet.trust.tls import ClientTLS, refusal
 from avinet.wire.enrolment import CHAIN_HEADER, RECEIPT_LIMIT_BYTES, Challenge, EnrolmentRequest, Receipt, Waiting

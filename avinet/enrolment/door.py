@@ -12,7 +12,7 @@ from avinet.enrolment.registrar import Registrar, Waits
 from avinet.flow.allowance import Allowance, source_of
 from avinet.rest.route import Reply, Request, Route
 from avinet.trust import signatures
-from avinet.trust.authority import chain_header
+from avinet.trust.path import chain_header
 from avinet.trust.signatures import SignedResponse
 from avinet.wire.enrolment import (
     CHAIN_HEADER,

@@ -23,8 +23,8 @@ from avinet.errors import AvinetError, Invalid, LocalError
 from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
 from avinet.ids import parse_id
 from avinet.trust import keys
-from avinet.trust.authority import judged_at, parse_certificates
 from avinet.trust.image import KEY, NODES, ROOTS, Manifest, load_manifest
+from avinet.trust.path import judged_at, parse_certificates
 from avinet.wire.enrolment import RECEIPT_LIMIT_BYTES, Claim, Receipt
 from avinet.wire.message import Id, Message, decode
 from avinet.wire.trust import Node, TrustDocument

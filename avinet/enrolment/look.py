@@ -17,7 +17,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.aio import within
-from avinet.trust.authority import Distrusted, verify_node
+from avinet.trust.path import Distrusted, verify_node
 from avinet.trust.tls import UnverifiedTLS
 from avinet.wire.trust import Node
 

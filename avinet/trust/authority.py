@@ -2,21 +2,23 @@
 
 Root and issuing CA are constrained to names below `DOMAIN.avinet.internal` (RFC 5280, section 4.2.1.10), and to no IP
 address: they can vouch for nothing else, whatever becomes of their keys.
+
+All root CAs of a domain have one name, so that the certificate in which a former root vouches for the key of a later
+one is self-issued ("new with old", RFC 4210, section 4.4): who trusts the former root alone believes the later one by
+it, and it does not count against the length of a path (RFC 5280, section 4.2.1.9).
 """
 
 from __future__ import annotations
 
-import base64
 import ipaddress
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
@@ -25,9 +27,9 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from avinet.errors import LocalError, PeerError, Unauthenticated
+from avinet.errors import LocalError
+from avinet.ids import ID_PATTERN
 
 SUFFIX = "avinet.internal"
 ROOT_LIFE = timedelta(days=3650)
@@ -77,43 +79,95 @@ class Credential:
         return cls(parsed, private)
 
 
+@dataclass(frozen=True)
+class IssuingCA(Credential):
+    """The issuing CA, under `root`; `crossed` are certificates in which former roots vouch for later ones."""
+
+    root: x509.Certificate
+    crossed: tuple[x509.Certificate, ...] = ()
+
+    @property
+    def chain(self) -> tuple[x509.Certificate, ...]:
+        """What leads from a certificate of this CA to any root that its peers may trust; no root among it."""
+        return (self.certificate, *self.crossed)
+
+    @property
+    def chain_pem(self) -> str:
+        """The chain in PEM."""
+        return "".join(each.public_bytes(Encoding.PEM).decode("ascii") for each in self.chain)
+
+    @property
+    def pem(self) -> bytes:
+        """All of it in PEM: the certificate, its key (not encrypted), the root, and what former roots vouch for."""
+        above = b"".join(each.public_bytes(Encoding.PEM) for each in (self.root, *self.crossed))
+        return self.certificate_pem + self.key_pem + above
+
+    @classmethod
+    def parse(cls, pem: bytes, source: str) -> IssuingCA:
+        """An issuing CA from its PEM; `source` names it in errors. Raises `LocalError`."""
+        pair = Credential.from_pem(pem, pem, source)
+        _, *above = x509.load_pem_x509_certificates(pem)
+        if not above:
+            raise LocalError(f"{source} holds no root CA behind the issuing CA")
+        return cls(pair.certificate, pair.key, above[0], tuple(above[1:]))
+
+
 def new_key() -> ec.EllipticCurvePrivateKey:
     """A new ECDSA P-256 key pair."""
     return ec.generate_private_key(ec.SECP256R1())
 
 
 def new_root(domain: str, now: datetime) -> Credential:
-    """The self-signed root CA of a new domain of trust."""
-    key = new_key()
-    name = _name(f"avinet root CA of {domain}")
-    builder = _builder(name, name, key.public_key(), now, ROOT_LIFE)
-    return Credential(_authority(builder, domain, key, path_length=1).sign(key, hashes.SHA256()), key)
+    """A self-signed root CA of a domain of trust."""
+    key, name = new_key(), _root_name(domain)
+    builder = _builder(name, name, key.public_key(), now, now + ROOT_LIFE)
+    return Credential(_authority(builder, domain, path_length=1).sign(key, hashes.SHA256()), key)
 
 
-def new_issuing(root: Credential, domain: str, now: datetime) -> Credential:
-    """The issuing CA, which signs node certificates and trust documents, so that the root's key can be taken away."""
+def cross(later: x509.Certificate, root: Credential, domain: str, now: datetime) -> x509.Certificate:
+    """The certificate in which `root` vouches for the key of the `later` root CA, for as long as both are valid."""
+    key = later.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    until = min(later.not_valid_after_utc, root.certificate.not_valid_after_utc)
+    builder = _builder(later.subject, root.certificate.subject, key, now, until)
+    return _authority(_issued_by(builder, root), domain, path_length=1).sign(root.key, hashes.SHA256())
+
+
+def new_issuing(root: Credential, domain: str, now: datetime, crossed: Sequence[x509.Certificate] = ()) -> IssuingCA:
+    """An issuing CA, which signs node certificates and trust documents, so that the root's key can be taken away."""
     key = new_key()
     name = _name(f"avinet issuing CA of {domain}")
-    builder = _builder(name, root.certificate.subject, key.public_key(), now, ISSUING_LIFE)
-    return Credential(
-        _authority(_issued_by(builder, root), domain, key, path_length=0).sign(root.key, hashes.SHA256()), key
-    )
+    until = min(now + ISSUING_LIFE, root.certificate.not_valid_after_utc)
+    builder = _builder(name, root.certificate.subject, key.public_key(), now, until)
+    certificate = _authority(_issued_by(builder, root), domain, path_length=0).sign(root.key, hashes.SHA256())
+    return IssuingCA(certificate, key, root.certificate, tuple(crossed))
 
 
 def new_node(issuing: Credential, node: str, domain: str, now: datetime) -> Credential:
     """A node's certificate and a new key: one DNS name, server authentication, 7 days."""
     key = new_key()
     name = node_name(node, domain)
-    builder = _builder(_name(node), issuing.certificate.subject, key.public_key(), now, NODE_LIFE)
+    until = min(now + NODE_LIFE, issuing.certificate.not_valid_after_utc)
+    builder = _builder(_name(node), issuing.certificate.subject, key.public_key(), now, until)
     builder = (
         _issued_by(builder, issuing)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(_usage(digital_signature=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     return Credential(builder.sign(issuing.key, hashes.SHA256()), key)
+
+
+def domain_of(root: x509.Certificate) -> str | None:
+    """The domain of trust that `root` is a root CA of, by the names that it is constrained to; None if of none."""
+    try:
+        permitted = root.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+    names = [each.value for each in permitted if isinstance(each, x509.DNSName)]
+    domain = names[0].removesuffix(f".{SUFFIX}") if len(names) == len(permitted) == 1 else ""
+    return domain if re.match(ID_PATTERN, domain) and root.subject == _root_name(domain) else None
 
 
 def renewal_due(certificate: x509.Certificate, now: datetime) -> bool:
@@ -122,145 +176,16 @@ def renewal_due(certificate: x509.Certificate, now: datetime) -> bool:
     return now >= begun + (certificate.not_valid_after_utc - begun) / 3
 
 
-class Distrusted(PeerError):
-    """The peer's certificate proves nothing here.
-
-    `begins` is set when it will from then on, and not before: the authority that signed it says that it is at least
-    that late.
-    """
-
-    def __init__(self, what: str, *, begins: datetime | None = None) -> None:
-        super().__init__(what)
-        self.begins = begins
-
-
-def verify_node(
-    chain: Sequence[x509.Certificate], name: str, roots: Sequence[x509.Certificate], at: datetime
-) -> EllipticCurvePublicKey:
-    """The key of the node called `name`, when `chain` (its own certificate first) holds under `roots` `at` a time.
-
-    Checks the path as RFC 5280 does, constraints and purposes included. Raises `Distrusted`, saying what does not hold.
-    """
-    if not chain:
-        raise Distrusted("it has shown no certificate")
-    leaf = chain[0]
-    reason = _path_error(chain, name, roots, at)
-    if reason is None:
-        key = leaf.public_key()
-        assert isinstance(key, EllipticCurvePublicKey)
-        return key
-    begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc
-    if at > ends and _path_error(chain, name, roots, ends) is None:
-        raise Distrusted(f"its certificate expired at {ends:%Y-%m-%d %H:%M}Z, and here it is {at:%Y-%m-%d %H:%M}Z")
-    if at < begins and _path_error(chain, name, roots, begins) is None:
-        raise Distrusted(
-            f"its certificate is valid from {begins:%Y-%m-%d %H:%M}Z, and here it is {at:%Y-%m-%d %H:%M}Z",
-            begins=begins,
-        )
-    raise Distrusted(reason)
-
-
-def _path_error(
-    chain: Sequence[x509.Certificate], name: str, roots: Sequence[x509.Certificate], at: datetime
-) -> str | None:
-    leaf = chain[0]
-    try:
-        policy = PolicyBuilder().store(Store(list(roots))).time(at).max_chain_depth(1)
-        policy.build_server_verifier(x509.DNSName(name)).verify(leaf, list(chain[1:]))
-        if not isinstance(leaf.public_key(), EllipticCurvePublicKey):
-            return "its key is of another kind"
-    except (VerificationError, ValueError, UnsupportedAlgorithm):
-        names = _names(leaf)
-        if names and name not in names:
-            return f"its certificate is for {names[0][:100]}, not for {name}"
-        if leaf.subject == leaf.issuer:
-            return "its certificate is self-signed"
-        return "its certificate is not signed by the root CA that is trusted here"
-    return None
-
-
-def _names(certificate: x509.Certificate) -> list[str]:
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        return found.get_values_for_type(x509.DNSName)
-    except (x509.ExtensionNotFound, ValueError):
-        return []
-
-
-def verify_issuing(certificate: x509.Certificate, roots: Sequence[x509.Certificate], at: datetime) -> None:
-    """Check that `certificate` is that of an issuing CA, signed by one of `roots`, both valid `at` a time.
-
-    Raises `Unauthenticated`, saying what does not hold.
-    """
-    root = next((each for each in roots if _signed(certificate, each)), None)
-    if root is None:
-        raise Unauthenticated("the issuing CA is not signed by a root CA that is trusted here")
-    if not _is_authority(certificate):
-        raise Unauthenticated("the certificate is not that of an issuing CA")
-    for each in (certificate, root):
-        in_force(each, at, f"the certificate of {each.subject.rfc4514_string()}")
-
-
-def in_force(certificate: x509.Certificate, at: datetime, what: str) -> None:
-    """Raises `Unauthenticated` when `certificate` is not valid `at` that time."""
-    if at < certificate.not_valid_before_utc:
-        raise Unauthenticated(f"{what} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M}Z")
-    if at > certificate.not_valid_after_utc:
-        raise Unauthenticated(f"{what} expired at {certificate.not_valid_after_utc:%Y-%m-%d %H:%M}Z")
-
-
-def parse_certificates(pem: bytes, source: str) -> list[x509.Certificate]:
-    """The certificates in a PEM bundle. Raises `LocalError`."""
-    try:
-        return x509.load_pem_x509_certificates(pem)
-    except ValueError as error:
-        raise LocalError(f"{source} holds no certificate: {error}") from error
-
-
-def chain_header(chain: Sequence[x509.Certificate]) -> str:
-    """Certificates as the value of an HTTP header: base64 of DER, the leaf first, separated by commas."""
-    return ",".join(base64.b64encode(each.public_bytes(Encoding.DER)).decode("ascii") for each in chain)
-
-
-def parse_chain_header(value: str) -> list[x509.Certificate]:
-    """The certificates in such a header. Raises `Unauthenticated`."""
-    try:
-        return [x509.load_der_x509_certificate(base64.b64decode(each, validate=True)) for each in value.split(",")[:4]]
-    except ValueError as error:
-        raise Unauthenticated("the certificates beside the signature are malformed") from error
-
-
-def judged_at(clock: float, built: float, server_time: float, not_after: float) -> datetime:
-    """The time at which validity is judged on a machine whose clock may be wrong.
-
-    It is never before the image was built or before the last server time that was verified; a `clock` past the image's
-    `not_after` counts as wrong and is replaced by that floor. All in seconds since 1970.
-    """
-    floor = max(built, server_time)
-    return datetime.fromtimestamp(floor if clock > not_after else max(clock, floor), UTC)
-
-
-def _signed(certificate: x509.Certificate, by: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(by)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
-
-
-def _is_authority(certificate: x509.Certificate) -> bool:
-    try:
-        return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
-    except (x509.ExtensionNotFound, ValueError):
-        return False
-
-
 def _name(common_name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
 
 
+def _root_name(domain: str) -> x509.Name:
+    return _name(f"avinet root CA of {domain}")
+
+
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, life: timedelta
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, until: datetime
 ) -> x509.CertificateBuilder:
     return (
         x509.CertificateBuilder()
@@ -269,7 +194,8 @@ def _builder(
         .public_key(key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATED)
-        .not_valid_after(now + life)
+        .not_valid_after(until)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
     )
 
 
@@ -278,9 +204,7 @@ def _issued_by(builder: x509.CertificateBuilder, issuer: Credential) -> x509.Cer
     return builder.add_extension(identifier, critical=False)
 
 
-def _authority(
-    builder: x509.CertificateBuilder, domain: str, key: ec.EllipticCurvePrivateKey, *, path_length: int
-) -> x509.CertificateBuilder:
+def _authority(builder: x509.CertificateBuilder, domain: str, *, path_length: int) -> x509.CertificateBuilder:
     constraints = x509.NameConstraints(
         permitted_subtrees=[x509.DNSName(f"{domain}.{SUFFIX}")],
         excluded_subtrees=[
@@ -292,7 +216,6 @@ def _authority(
         builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
         .add_extension(_usage(certificates=True, digital_signature=True), critical=True)
         .add_extension(constraints, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
 
 

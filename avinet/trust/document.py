@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from avinet.errors import Unauthenticated
-from avinet.trust.authority import Credential, verify_issuing
+from avinet.trust.authority import Credential
+from avinet.trust.path import CHAIN, verify_issuing
 
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
 
@@ -25,19 +26,16 @@ def sign_document(text: bytes, issuing: Credential) -> str:
 def verify_document(
     text: bytes, signature: str, issuer: bytes, roots: Sequence[x509.Certificate], at: datetime
 ) -> None:
-    """Check that an issuing CA under one of `roots` has signed `text`; `issuer` is its certificate in PEM.
+    """Check that an issuing CA under one of `roots` has signed `text`; `issuer` is its chain in PEM.
 
     Raises `Unauthenticated`.
     """
     try:
-        certificate = x509.load_pem_x509_certificate(issuer)
+        chain = x509.load_pem_x509_certificates(issuer)[:CHAIN]
         raw = base64.b64decode(signature, validate=True)
     except ValueError as error:
         raise Unauthenticated("the signature of the document is malformed") from error
-    verify_issuing(certificate, roots, at)
-    key = certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise Unauthenticated("the key of the issuing CA is of another kind")
+    key = verify_issuing(chain, roots, at)
     try:
         key.verify(raw, text, _ALGORITHM)
     except InvalidSignature as error:

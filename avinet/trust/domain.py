@@ -1,7 +1,8 @@
 """The domain of trust as files on a node: made once, all or nothing; loaded at each start.
 
 `root.key` is needed to sign issuing CAs only, and can be taken away. Every other private key stays in the folder, which
-its owner alone can enter.
+its owner alone can enter. What is to take the place of a key or of the issuing CA stands beside it as `NAME.next` until
+the fleet knows it; see `avinet.trust.succession`.
 """
 
 from __future__ import annotations
@@ -22,17 +23,14 @@ from avinet.errors import Conflict, LocalError
 from avinet.files import cannot, private_folder, read_limited, sync_folder, write_atomic
 from avinet.ids import parse_id, random_name
 from avinet.trust import keys
-from avinet.trust.authority import (
-    Credential,
-    new_issuing,
-    new_node,
-    new_root,
-    node_name,
-    parse_certificates,
-    renewal_due,
-)
+from avinet.trust.authority import Credential, IssuingCA, new_issuing, new_node, new_root, node_name, renewal_due
+from avinet.trust.path import parse_certificates, signed_by
 
 NONCE_KEY_BYTES = 32
+ISSUING, NODE, ROOT = "issuing.pem", "node.pem", "root.pem"
+SSH_HOST_KEY, AVICTLRUSER_KEY = "ssh_host_ed25519_key", "avictlruser_ed25519_key"
+NEXT = ".next"
+"""What the name of a file ends with that is to replace another."""
 FORMAT = 1
 IMAGE_LIFE = timedelta(days=365)
 _LIMIT_BYTES = 64 * 1024
@@ -60,19 +58,21 @@ class ImageKey:
 
 @dataclass(frozen=True)
 class Domain:
-    """What a node has of its domain of trust. `nonce_key` is for challenges, 32 bytes."""
+    """What a node has of its domain of trust. `nonce_key` is for challenges, 32 bytes; `next_*` are successors."""
 
     folder: Path
     id: str
     node: str
     created: float
-    root: x509.Certificate
-    issuing: Credential
+    issuing: IssuingCA
     server: Credential
     ssh_host_key: Ed25519PrivateKey
     avictlruser_key: Ed25519PrivateKey
     nonce_key: bytes
     first_image: ImageKey
+    next_issuing: IssuingCA | None = None
+    next_ssh_host_key: Ed25519PrivateKey | None = None
+    next_avictlruser_key: Ed25519PrivateKey | None = None
 
     @property
     def name(self) -> str:
@@ -80,21 +80,33 @@ class Domain:
         return node_name(self.node, self.id)
 
     @property
+    def root(self) -> x509.Certificate:
+        """The root CA that the node's certificate is under."""
+        return self.issuing.root
+
+    @property
     def root_pem(self) -> str:
         """The root CA's certificate in PEM."""
         return self.root.public_bytes(Encoding.PEM).decode("ascii")
 
     @property
-    def chain_pem(self) -> list[str]:
-        """The node's certificate and the issuing CA's, in PEM."""
-        return [each.certificate_pem.decode("ascii") for each in (self.server, self.issuing)]
+    def server_chain(self) -> list[x509.Certificate]:
+        """The node's certificate, and what leads from it to a root."""
+        return [self.server.certificate, *self.issuing.chain]
 
     def renewed(self, now: datetime) -> Domain:
-        """This domain with a node certificate that is not due for renewal: a new one, written durably, or the same."""
-        if not renewal_due(self.server.certificate, now):
+        """This domain with a node certificate that is not due for renewal: a new one, written durably, or the same.
+
+        `root.pem` is a copy of the root CA in use, for people and their tools: it is put right, too.
+        """
+        published = self.folder / ROOT
+        if not published.exists() or published.read_bytes() != self.root_pem.encode("ascii"):
+            write_atomic(published, self.root_pem.encode("ascii"))
+        current = signed_by(self.server.certificate, self.issuing.certificate)
+        if current and not renewal_due(self.server.certificate, now):
             return self
         server = new_node(self.issuing, self.node, self.id, now)
-        _save(self.folder / "node.pem", server)
+        _save(self.folder / NODE, server)
         return replace(self, server=server)
 
     def image_key(self, id: str) -> Ed25519PrivateKey:
@@ -119,11 +131,11 @@ def found(folder: Path, node: str, now: datetime, random: Callable[[int], bytes]
         root = new_root(domain, now)
         issuing = new_issuing(root, domain, now)
         write_atomic(aside / "root.key", root.key_pem)
-        write_atomic(aside / "root.pem", root.certificate_pem)
-        _save(aside / "issuing.pem", issuing)
-        _save(aside / "node.pem", new_node(issuing, node, domain, now))
-        keys.save_private(aside / "ssh_host_ed25519_key", keys.generate())
-        keys.save_private(aside / "avictlruser_ed25519_key", keys.generate())
+        write_atomic(aside / ROOT, root.certificate_pem)
+        write_atomic(aside / ISSUING, issuing.pem)
+        _save(aside / NODE, new_node(issuing, node, domain, now))
+        keys.save_private(aside / SSH_HOST_KEY, keys.generate())
+        keys.save_private(aside / AVICTLRUSER_KEY, keys.generate())
         write_atomic(aside / "nonce.key", random(NONCE_KEY_BYTES))
         image = "image-" + now.strftime("%Y%m%d")
         keys.save_private(aside / "images" / f"{image}.key", keys.generate())
@@ -163,17 +175,19 @@ def load(folder: Path) -> Domain:
         id=record.domain,
         node=record.node,
         created=record.created,
-        root=parse_certificates(read_limited(folder / "root.pem", _LIMIT_BYTES), str(folder / "root.pem"))[0],
-        issuing=_load(folder / "issuing.pem"),
-        server=_load(folder / "node.pem"),
-        ssh_host_key=keys.load_private(folder / "ssh_host_ed25519_key"),
-        avictlruser_key=keys.load_private(folder / "avictlruser_ed25519_key"),
+        issuing=_load_issuing(folder),
+        server=_load(folder / NODE),
+        ssh_host_key=keys.load_private(folder / SSH_HOST_KEY),
+        avictlruser_key=keys.load_private(folder / AVICTLRUSER_KEY),
         nonce_key=_nonce_key(folder / "nonce.key"),
         first_image=ImageKey(
             record.first_image,
             keys.load_private(folder / "images" / f"{parse_id(record.first_image)}.key"),
             record.first_image_not_after,
         ),
+        next_issuing=_load_next_issuing(folder),
+        next_ssh_host_key=_load_next_key(folder / SSH_HOST_KEY),
+        next_avictlruser_key=_load_next_key(folder / AVICTLRUSER_KEY),
     )
 
 
@@ -185,6 +199,24 @@ def _save(path: Path, credential: Credential) -> None:
 def _load(path: Path) -> Credential:
     data = read_limited(path, _LIMIT_BYTES)
     return Credential.from_pem(data, data, str(path))
+
+
+def _load_issuing(folder: Path) -> IssuingCA:
+    path = folder / ISSUING
+    data = read_limited(path, _LIMIT_BYTES)
+    if len(parse_certificates(data, str(path))) == 1:  # as it was made before roots could follow one another
+        data += read_limited(folder / ROOT, _LIMIT_BYTES)
+    return IssuingCA.parse(data, str(path))
+
+
+def _load_next_issuing(folder: Path) -> IssuingCA | None:
+    path = folder / f"{ISSUING}{NEXT}"
+    return IssuingCA.parse(read_limited(path, _LIMIT_BYTES), str(path)) if path.exists() else None
+
+
+def _load_next_key(path: Path) -> Ed25519PrivateKey | None:
+    following = path.with_name(f"{path.name}{NEXT}")
+    return keys.load_private(following) if following.exists() else None
 
 
 def _nonce_key(path: Path) -> bytes:

@@ -24,8 +24,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from avinet.errors import Invalid
 from avinet.files import private_folder, write_atomic
 from avinet.ids import ID_PATTERN
-from avinet.trust.authority import Credential, parse_certificates
+from avinet.trust.authority import IssuingCA
 from avinet.trust.document import sign_document, verify_document
+from avinet.trust.path import parse_certificates
 
 LIMIT_BYTES = 256 * 1024 * 1024
 FILES = 1000
@@ -58,7 +59,7 @@ class Image:
 
 
 def build_image(
-    files: Mapping[str, bytes], *, image: str, domain: str, built: float, not_after: float, issuing: Credential
+    files: Mapping[str, bytes], *, image: str, domain: str, built: float, not_after: float, issuing: IssuingCA
 ) -> bytes:
     """The bundle with `files`, as bytes."""
     hashes = {path: hashlib.sha256(data).hexdigest() for path, data in sorted(files.items())}
@@ -66,7 +67,7 @@ def build_image(
     parts = {
         MANIFEST: manifest,
         SIGNATURE: sign_document(manifest, issuing).encode("ascii"),
-        ISSUER: issuing.certificate_pem,
+        ISSUER: issuing.chain_pem.encode("ascii"),
         **dict(sorted(files.items())),
     }
     packed = io.BytesIO()

@@ -69,7 +69,7 @@ class Office:
             domain=domain().id,
             node="node-1",
             now=self.now,
-            sign=lambda text: (sign_document(text, issuing), issuing.certificate_pem.decode()),
+            sign=lambda text: (sign_document(text, issuing), issuing.chain_pem),
         )
         self.engines = Engines(store, "node-1", self.now)
         self.document = document()

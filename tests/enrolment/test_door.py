@@ -16,7 +16,7 @@ from avinet.flow.allowance import Allowance
 from avinet.rest.door import Door, Table
 from avinet.rest.route import Request
 from avinet.trust import signatures
-from avinet.trust.authority import parse_chain_header
+from avinet.trust.path import parse_chain_header
 from avinet.wire.trust import SignedTrust
 from tests.enrolment.making import Newborn, Office, domain
 from tests.store.memory import MemoryStore

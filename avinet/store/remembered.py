@@ -1,0 +1,94 @@
+"""What is said often and lost without harm: in memory at once, in the store a moment later, many in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+import msgspec
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from avinet.aio import Tasks, pause
+from avinet.errors import AvinetError
+from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction
+
+V = TypeVar("V")
+
+
+class Remembered(Generic[V]):
+    """Values of type `kind` by id, below `prefix`. They are written every `batch_s` seconds, where they have changed."""
+
+    log = Logger()
+
+    def __init__(self, clock: IReactorTime, store: Store, prefix: bytes, kind: type[V], *, batch_s: float) -> None:
+        self._clock = clock
+        self._store = store
+        self._prefix = prefix
+        self._kind = kind
+        self._batch_s = batch_s
+        self._values: dict[str, V] = {}
+        self._unsaved: set[str] = set()
+        self._tasks = Tasks()
+
+    async def start(self) -> None:
+        """Read what was remembered, and begin to write what changes."""
+        after, more = b"", True
+        while more:
+            page = await self._store.range(self._prefix, after=after)
+            for entry in page.entries:
+                after = entry.key
+                try:
+                    value = msgspec.json.decode(entry.value, type=self._kind)
+                except msgspec.ValidationError as error:
+                    self.log.warn("{key} in the store cannot be read: {reason}", key=after.decode(), reason=str(error))
+                else:
+                    self._values[after.removeprefix(self._prefix).decode()] = value
+            more = page.more
+        self._tasks.spawn(self._write_now_and_then(), f"writing what changed below {self._prefix.decode()}")
+
+    async def stop(self) -> None:
+        """Write what is unsaved, and end."""
+        self._tasks.stop()
+        await self.save()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def get(self, id: str) -> V | None:
+        """The value, if there is one."""
+        return self._values.get(id)
+
+    def set(self, id: str, value: V) -> None:
+        """Remember `value`."""
+        if self._values.get(id) != value:
+            self._values[id] = value
+            self._unsaved.add(id)
+
+    def forget(self, id: str) -> None:
+        """Remember nothing of it."""
+        if self._values.pop(id, None) is not None:
+            self._unsaved.add(id)
+
+    async def save(self) -> None:
+        """Write what has changed. What could not be written stays unsaved; raises as `Store.transact`."""
+        while self._unsaved:
+            ids = sorted(self._unsaved)[:OPERATIONS]
+            self._unsaved.difference_update(ids)
+            try:
+                await self._store.transact(Transaction((), tuple(self._operation(id) for id in ids)))
+            except BaseException:
+                self._unsaved.update(ids)
+                raise
+
+    def _operation(self, id: str) -> Put | Delete:
+        key, value = self._prefix + id.encode("ascii"), self._values.get(id)
+        return Delete(key) if value is None else Put(key, msgspec.json.encode(value, order="deterministic"))
+
+    async def _write_now_and_then(self) -> None:
+        while True:
+            await pause(self._clock, self._batch_s)
+            try:
+                await self.save()
+            except AvinetError as error:
+                self.log.warn("what was said could not be written yet: {reason}", reason=str(error))
