@@ -23,6 +23,8 @@ _VERBS = {
     "events": "avinet.cli.events:events",
     "se": "avinet.cli.se:se",
     "image": "avinet.cli.image:image",
+    "root": "avinet.cli.root:root",
+    "node": "avinet.cli.nodes:node",
     "enrolment": "avinet.cli.admission:enrolment",
     "config": "avinet.cli.config:config",
     "run": "avinet.cli.run:run",

@@ -9,6 +9,7 @@ from twisted.logger import Logger
 
 from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
+from avinet.controller.epochs import Epochs
 from avinet.controller.sessions import Session, Sessions
 from avinet.enrolment.audit import AuditLog
 from avinet.enrolment.ratchets import Outdated, Ratchets
@@ -36,6 +37,7 @@ class Greetings:
         audit: AuditLog,
         desired: Desired,
         distributor: Distributor,
+        epochs: Epochs,
         *,
         epoch: Callable[[], int],
         now: Callable[[], float],
@@ -48,6 +50,7 @@ class Greetings:
         self._audit = audit
         self._desired = desired
         self._distributor = distributor
+        self._epochs = epochs
         self._epoch = epoch
         self._now = now
         self._alarm = alarm
@@ -61,6 +64,7 @@ class Greetings:
             self.log.error("{id} says of the audit log: {what}", id=session.id, what=said.log_problem)
             self._alarm("log-rewritten", session.id, session.peer)
         session.hello = msgspec.structs.replace(said, config=ConfigState(), ratchet="")
+        self._epochs.said(session.id, said.trust_epoch)
         self._distributor.said(session.id, said.config, said.boot)
         version = self._desired.version(session.id)
         return HelloReply(

@@ -21,14 +21,18 @@ from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
 from avinet.config.documents import Documents
 from avinet.config.states import States
+from avinet.controller.epochs import Epochs
 from avinet.controller.greetings import Greetings
 from avinet.controller.instances import Instances
 from avinet.controller.jobs import Jobs
 from avinet.controller.misuse import Alarms, Misuse
+from avinet.controller.node_keys import KeySuccession
 from avinet.controller.reverse import Reverse
+from avinet.controller.roots import Roots
 from avinet.controller.sessions import Session, Sessions
 from avinet.controller.settings import ControllerSettings
 from avinet.controller.standing import Standing
+from avinet.controller.steps import Steps
 from avinet.enrolment.audit import AuditLog
 from avinet.enrolment.directory import Directory
 from avinet.enrolment.engines import Engines
@@ -73,7 +77,10 @@ class Known:
 
 
 class Node:
-    """What the doors of a node act on. `now` is the time of day in seconds since 1970."""
+    """What the doors of a node act on. `now` is the time of day in seconds since 1970.
+
+    `replaced` is called with the files of the domain when a certificate or a key of the node took another's place.
+    """
 
     log = Logger()
 
@@ -88,13 +95,14 @@ class Node:
         addresses: tuple[list[str], list[str]],
         now: Callable[[], float],
         random: Callable[[], float],
+        replaced: Callable[[Domain], None],
     ) -> None:
         self._reactor = reactor
         self._settings = settings
         self._store = store
         self.now = now
         self.tasks = Tasks()
-        self.standing = Standing(store, domain, addresses, now)
+        self.standing = Standing(store, domain, addresses, now, replaced, self._published)
         self.audit = AuditLog(
             store,
             reactor,
@@ -128,7 +136,19 @@ class Node:
             gone=self._gone,
             logins_per_second=settings.ssh.logins_per_second,
         )
-        self.reverse = Reverse(self.sessions, domain.avictlruser_key, lambda: self.standing.fence, now)
+        self.reverse = Reverse(
+            self.sessions, lambda: self.standing.domain.avictlruser_key, lambda: self.standing.fence, now
+        )
+        self.epochs = Epochs(
+            reactor,
+            store,
+            self.reverse,
+            live=lambda: [each.id for each in self.sessions if each.can_be_asked and each.hello is not None],
+            current=lambda: (self.standing.document.epoch, self.standing.signed),
+            tasks=self.tasks,
+        )
+        steps = Steps(self.standing, self.epochs, self._enrolled, now)
+        self.roots, self.keys = Roots(steps), KeySuccession(reactor, steps)
         self.jobs = Jobs(
             reactor,
             store,
@@ -148,6 +168,7 @@ class Node:
             self.audit,
             self.desired,
             self.distributor,
+            self.epochs,
             epoch=lambda: self.standing.document.epoch,
             now=now,
             alarm=self._alarm,
@@ -180,11 +201,13 @@ class Node:
         await self.standing.take(self.engines)
         await self.states.start()
         await self.directory.start()
+        await self.epochs.start()
         await self.desired.start()
         self._image_keys = frozenset(each.public_key for each in await self.engines.images())
         await self.jobs.start()
         self.audit.start()
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
+        self.tasks.spawn(self.keys.keep(), "keeping the keys of this node")
 
     async def stop(self) -> None:
         """Write what is unsaved, and end all work."""
@@ -196,6 +219,7 @@ class Node:
         for session in self.sessions:
             self.sessions.cut(session.id, "the controller stops")
         await self.states.stop()
+        await self.epochs.stop()
         self.tasks.stop()
 
     def _sign_head(self, text: bytes) -> tuple[str, str]:
@@ -214,12 +238,20 @@ class Node:
         if record is None:
             self.fleet.forget(id)
             self.states.forget(id)
+            self.epochs.forget(id)
         self.desired.reconsider(id)
 
     def _desired_changed(self, id: str) -> None:
         self.distributor.reconsider(id)
 
+    def _published(self) -> None:
+        self.epochs.wake()
+
+    def _enrolled(self) -> Iterable[str]:
+        return (each.id for each in self.directory if each.state == "enrolled")
+
     def _ready(self, session: Session) -> None:
+        self.epochs.wake()
         if session.hello is not None:
             self.distributor.opened(session.id)
         elif not session.outdated:

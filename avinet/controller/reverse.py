@@ -25,14 +25,20 @@ class SignatureRefused(PeerError):
 
 
 class Reverse:
-    """Asks service engines. `fence` is the store revision at which this node became their owner."""
+    """Asks service engines, signing with `key`, as it is at that moment.
+
+    `fence` is the store revision at which this node became their owner.
+    """
 
     def __init__(
-        self, sessions: Sessions, key: Ed25519PrivateKey, fence: Callable[[], int], now: Callable[[], float]
+        self,
+        sessions: Sessions,
+        key: Callable[[], Ed25519PrivateKey],
+        fence: Callable[[], int],
+        now: Callable[[], float],
     ) -> None:
         self._sessions = sessions
         self._key = key
-        self._keyid = keys.fingerprint(keys.public_line(key))
         self._fence = fence
         self._now = now
 
@@ -86,6 +92,8 @@ class Reverse:
             headers[ENGINE_HEADER] = session.id
             headers[FENCE_HEADER] = str(self._fence())
             request = SignedRequest(method, headers["host"], path, headers)
-            signatures.sign(request, body, signatures.CONTROL, self._key, self._keyid, now=self._now())
+            key = self._key()
+            keyid = keys.fingerprint(keys.public_line(key))
+            signatures.sign(request, body, signatures.CONTROL, key, keyid, now=self._now())
 
         return sign

@@ -38,6 +38,7 @@ from avinet.ssh.policy import BACKLOG, POST_QUANTUM, Policy
 from avinet.ssh.server import Server
 from avinet.ssh.tunnel import ServerTunnel, Services, Tunnel
 from avinet.store.sqlite import SQLiteStore
+from avinet.trust.domain import Domain
 from avinet.trust.domain import load as load_domain
 from avinet.trust.tls import ServerTLS
 
@@ -99,7 +100,8 @@ class ControllerService(Service):
                 hint=f'set node = "{domain.node}"',
             )
         self._domain = domain.renewed(datetime.fromtimestamp(wall(), UTC))
-        self._tls = ServerTLS(self._domain.server, [self._domain.issuing.certificate])
+        self._tls = ServerTLS(self._domain.server, self._domain.issuing.chain)
+        self._tunnel_server: Server | None = None
         self._store = SQLiteStore(reactor, state / "store.sqlite")
 
     @override
@@ -150,6 +152,7 @@ class ControllerService(Service):
             addresses=(self._addresses(self._https), self._addresses(self._ssh)),
             now=self._wall,
             random=self._random,
+            replaced=self._serve,
         )
         await node.start()
         if files_missing(len(node.directory) + SPARE_FILES):
@@ -177,7 +180,7 @@ class ControllerService(Service):
     def _enrolment_door(self, node: Node) -> Door:
         def signer() -> Any:
             domain = node.standing.domain
-            return domain.server.key, [domain.server.certificate, domain.issuing.certificate]
+            return domain.server.key, domain.server_chain
 
         routes = enrolment_routes(
             node.registrar,
@@ -228,9 +231,9 @@ class ControllerService(Service):
             sessions.opened(identity.admitted, tunnel, identity.address)
             return tunnel
 
-        return Server(
+        self._tunnel_server = Server(
             self._reactor,
-            self._domain.ssh_host_key,
+            node.standing.domain.ssh_host_key,
             node.sessions,
             connection,
             policy=Policy(
@@ -246,6 +249,7 @@ class ControllerService(Service):
             late_s=lambda: node.stalls.late_s,
             on_claim=node.misuse.turned_down,
         )
+        return self._tunnel_server
 
     def _open_socket(self, node: Node) -> None:
         """The operators' UNIX socket: who may open it is a matter of its folder's and its own permissions."""
@@ -261,14 +265,19 @@ class ControllerService(Service):
         finally:
             os.umask(before)
 
+    def _serve(self, domain: Domain) -> None:
+        """Show who dials from now on the certificate and the host key of `domain`; what is open stays as it is."""
+        self._tls.replace(domain.server, domain.issuing.chain)
+        if self._tunnel_server is not None:
+            self._tunnel_server.prove_with(domain.ssh_host_key)
+
     async def _keep_certificate(self, node: Node) -> None:
         """Renew the node's certificate at a third of its life; connections that are open stay as they are."""
         while True:
             await pause(self._reactor, RENEWAL_CHECK_S)
             domain = node.standing.domain.renewed(datetime.fromtimestamp(self._wall(), UTC))
             if domain is not node.standing.domain:
-                node.standing.domain = domain
-                self._tls.replace(domain.server, [domain.issuing.certificate])
+                node.standing.replace(domain)
                 self.log.info("the node's certificate was renewed")
 
     @override

@@ -40,6 +40,8 @@ class Session:
     """Where it is in the line of those that come back when the node was lost."""
     hello: Hello | None = None
     """What it said first, but for its configuration, of which there is newer word."""
+    can_be_asked: bool = False
+    """Whether it has offered its control service."""
     outdated: bool = False
     """Whether its ratchet is behind: it may be a copy, and is on its way out."""
     control: Client | None = None
@@ -150,6 +152,7 @@ class Sessions:
     def offered(self, session: Session, service: str) -> None:
         """The service engine forwards one more of its services."""
         if service == CONTROL:
+            session.can_be_asked = True
             self._ready(session)
 
     def lost(self, session: Session, why: str) -> None:

@@ -5,29 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from avinet.enrolment.engines import Engines
-from avinet.enrolment.records import ImageRecord, Record
-from avinet.errors import Unavailable
+from avinet.enrolment.records import AuditRecord, ImageRecord, Record, put_audit
+from avinet.errors import Conflict, Unavailable
 from avinet.store.interface import Put, Store, Transaction, Unchanged
 from avinet.trust import keys
 from avinet.trust.authority import IssuingCA
 from avinet.trust.document import sign_document
 from avinet.trust.domain import Domain
+from avinet.trust.image import fingerprint
+from avinet.trust.path import parse_certificates
 from avinet.wire.message import encode
-from avinet.wire.trust import Node, SignedTrust, TrustDocument
+from avinet.wire.trust import MOST_ROOTS, Node, SignedTrust, TrustDocument
 
-TRUST = b"trust/current"
+TRUST, SINCE = b"trust/current", b"trust/since"
+_RACES = 10
 
 
 def sign_trust(document: TrustDocument, issuing: IssuingCA) -> SignedTrust:
     """A trust document as it is published."""
     text = encode(document)
-    return SignedTrust(
-        document=text.decode("utf-8"),
-        signature=sign_document(text, issuing),
-        issuer=issuing.chain_pem,
-    )
+    return SignedTrust(document=text.decode("utf-8"), signature=sign_document(text, issuing), issuer=issuing.chain_pem)
+
+
+def pem(certificate: x509.Certificate) -> str:
+    """A certificate as a trust document has it."""
+    return certificate.public_bytes(Encoding.PEM).decode("ascii")
 
 
 class NodeRecord(Record, frozen=True, kw_only=True):
@@ -37,25 +43,71 @@ class NodeRecord(Record, frozen=True, kw_only=True):
     started: float
 
 
-class Standing:
-    """What this node says of itself and of its domain. `domain` is its files, `node` its addresses and keys."""
+class SinceRecord(Record, frozen=True, kw_only=True):
+    """In which epoch what a trust document names came into it: root CAs by fingerprint, keys of nodes by their line."""
 
-    def __init__(self, store: Store, domain: Domain, addresses: tuple[list[str], list[str]], now: Callable[[], float]):
+    epochs: dict[str, int] = {}
+
+
+class Standing:
+    """What this node says of itself and of its domain.
+
+    `domain` is its files, `node` its addresses and keys; `replaced` is called with a domain that took the place of
+    another, `published` when there is a newer trust document.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        domain: Domain,
+        addresses: tuple[list[str], list[str]],
+        now: Callable[[], float],
+        replaced: Callable[[Domain], None] = lambda domain: None,
+        published: Callable[[], None] = lambda: None,
+    ) -> None:
         self._store = store
+        self._addresses = addresses
         self._now = now
+        self._replaced = replaced
+        self._published = published
         self.domain = domain
         self.fence = 0
         self.signed: SignedTrust
         self.document: TrustDocument
-        https, ssh = addresses
-        self.node = Node(
-            id=domain.node,
-            name=domain.name,
-            https=https,
-            ssh=ssh,
-            ssh_host_keys=[keys.public_line(domain.ssh_host_key)],
-            avictlruser_keys=[keys.public_line(domain.avictlruser_key)],
+        self._since = SinceRecord()
+
+    @property
+    def node(self) -> Node:
+        """This node, with the keys that it has and those that are to follow."""
+        domain, (https, ssh) = self.domain, self._addresses
+        hosts, own = (
+            [keys.public_line(each) for each in pair if each is not None]
+            for pair in (
+                (domain.ssh_host_key, domain.next_ssh_host_key),
+                (domain.avictlruser_key, domain.next_avictlruser_key),
+            )
         )
+        return Node(id=domain.node, name=domain.name, https=https, ssh=ssh, ssh_host_keys=hosts, avictlruser_keys=own)
+
+    def replace(self, domain: Domain) -> None:
+        """Act with the certificate and the keys of `domain` from now on."""
+        self.domain = domain
+        self._replaced(domain)
+
+    def since(self, named: str) -> int:
+        """The epoch in which a root CA (its fingerprint) or a key (its line) came into the trust document.
+
+        One that none has yet for what is not in it.
+        """
+        return self._since.epochs.get(named, self.document.epoch + 1)
+
+    @property
+    def current(self) -> bool:
+        """Whether the trust document says of this node what it is."""
+        return self._is_current(self.signed, self._wanted(self.document, ""), self.document)
+
+    def _is_current(self, signed: SignedTrust, wanted: TrustDocument, found: TrustDocument) -> bool:
+        return wanted == found and signed.issuer == self.domain.issuing.chain_pem
 
     async def take(self, engines: Engines) -> None:
         """Write this node's record, bring the trust document up to date, and admit the domain's first image."""
@@ -63,34 +115,72 @@ class Standing:
         place = b"node/" + self.node.id.encode("ascii")
         outcome = await self._store.transact(Transaction((), (Put(place, msgspec.json.encode(record)),)))
         self.fence = outcome.revision
-        await self._bring_up_to_date()
+        await self.publish()
         first = self.domain.first_image
         image = ImageRecord(id=first.id, public_key=keys.public_line(first.key), not_after=first.not_after)
         if not any(each.id == image.id for each in await engines.images()):
             await engines.add_image(image, self.node.id)
 
-    async def _bring_up_to_date(self) -> None:
-        for _ in range(10):
-            entry = (await self._store.read([TRUST])).entries.get(TRUST)
+    async def publish(self, without: str = "", audit: Callable[[TrustDocument], AuditRecord] | None = None) -> None:
+        """Bring the trust document up to date, `without` a root CA (in PEM) that is in it.
+
+        It has this node as it is, the root that this node is under and the one that follows, and the signature of its
+        issuing CA; one that has all of that stays. `audit` is recorded with it. Raises `Conflict` for too many roots,
+        `Unavailable`.
+        """
+        for _ in range(_RACES):
+            entries = (await self._store.read([TRUST, SINCE])).entries
+            entry, since = entries.get(TRUST), entries.get(SINCE)
             before = None
+            if since is not None:
+                self._since = msgspec.json.decode(since.value, type=SinceRecord)
             if entry is not None:
                 self.signed = msgspec.json.decode(entry.value, type=SignedTrust)
                 before = self.document = msgspec.json.decode(self.signed.document, type=TrustDocument)
-            nodes = {each.id: each for each in (before.nodes if before else [])} | {self.node.id: self.node}
-            wanted = TrustDocument(
-                epoch=before.epoch if before else 1,
-                domain=self.domain.id,
-                roots=[self.domain.root_pem],
-                nodes=sorted(nodes.values(), key=lambda each: each.id),
-            )
-            if wanted == before:
-                return
-            document = msgspec.structs.replace(wanted, epoch=wanted.epoch + 1) if before else wanted
-            signed = sign_trust(document, self.domain.issuing)
-            outcome = await self._store.transact(
-                Transaction((Unchanged(TRUST, entry.revision if entry else 0),), (Put(TRUST, encode(signed)),))
-            )
-            if outcome.succeeded:
-                self.signed, self.document = signed, document
+            document = self._wanted(before, without)
+            if before is not None and audit is None:
+                if self._is_current(self.signed, document, before):
+                    return
+                audit = self._unasked
+            document = msgspec.structs.replace(document, epoch=(before.epoch if before else 0) + 1)
+            signed, epochs = sign_trust(document, self.domain.issuing), self._epochs(document)
+            puts = [Put(TRUST, encode(signed)), Put(SINCE, msgspec.json.encode(epochs))]
+            if audit is not None:
+                puts.append(put_audit(audit(document)))
+            expected = Unchanged(TRUST, entry.revision if entry else 0)
+            if (await self._store.transact(Transaction((expected,), tuple(puts)))).succeeded:
+                self.signed, self.document, self._since = signed, document, epochs
+                self._published()
                 return
         raise Unavailable("the trust document changes too often")
+
+    def _wanted(self, before: TrustDocument | None, without: str) -> TrustDocument:
+        domain = self.domain
+        following = [pem(domain.next_issuing.root)] if domain.next_issuing is not None else []
+        kept = [each for each in (before.roots if before else []) if each != without]
+        roots = list(dict.fromkeys([*kept, domain.root_pem, *following]))
+        if len(roots) > MOST_ROOTS:
+            raise Conflict(f"there are {MOST_ROOTS} root CAs already", hint="retire one: avictl root list")
+        nodes = {each.id: each for each in (before.nodes if before else [])} | {self.node.id: self.node}
+        return TrustDocument(
+            epoch=before.epoch if before else 0,
+            domain=self.domain.id,
+            roots=roots,
+            nodes=sorted(nodes.values(), key=lambda each: each.id),
+        )
+
+    def _unasked(self, document: TrustDocument) -> AuditRecord:
+        """The record of a change that nobody asked for just now: settings, or a step that was cut off."""
+        id, what = self.domain.node, f"epoch {document.epoch}"
+        return AuditRecord(time=self._now(), node=id, kind="trust-document", source=id, outcome=what, notice=True)
+
+    def _epochs(self, document: TrustDocument) -> SinceRecord:
+        """Since when everything in `document` is in it."""
+        named = [fingerprint(each) for each in self.roots(document)]
+        named += [key for node in document.nodes for key in (*node.ssh_host_keys, *node.avictlruser_keys)]
+        return SinceRecord(epochs={each: self._since.epochs.get(each, document.epoch) for each in named})
+
+    def roots(self, document: TrustDocument | None = None) -> list[x509.Certificate]:
+        """The root CAs of a trust document; of the current one when none is given."""
+        found = document or self.document
+        return parse_certificates("".join(found.roots).encode("ascii"), "the trust document")

@@ -104,22 +104,30 @@ class Link(Protocol):
 
 @implementer(IStreamClientEndpoint)
 class _Rotating:
-    """Logs in at the next of a node's addresses each time, and remembers why and until when it was refused."""
+    """Logs in at the next of a node's addresses each time, as it is known then, and remembers why it was refused.
+
+    `login` makes the endpoint for one of its addresses.
+    """
 
     log = Logger()
 
     def __init__(
-        self, node: Node, endpoints: list[LoginEndpoint], waits: Waits, refused: Callable[[AvinetError], None]
+        self,
+        node: Callable[[], Node],
+        login: Callable[[Node, str], LoginEndpoint],
+        waits: Waits,
+        refused: Callable[[AvinetError], None],
     ) -> None:
         self._node = node
-        self._endpoints = endpoints
+        self._login = login
         self._waits = waits
         self._refused = refused
         self._next = 0
         self._said = ""
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:  # noqa: N803
-        endpoint = self._endpoints[self._next % len(self._endpoints)]
+        node = self._node()
+        endpoint = self._login(node, node.ssh[self._next % len(node.ssh)])
         self._next += 1
         connecting = endpoint.connect(protocolFactory)
         connecting.addCallbacks(self._connected, self._failed)
@@ -136,16 +144,16 @@ class _Rotating:
         if isinstance(error, AvinetError):
             if str(error) != self._said:
                 self._said = str(error)
-                self.log.warn("no tunnel to {node} yet: {why}", node=self._node.id, why=self._said)
+                self.log.warn("no tunnel to {node} yet: {why}", node=self._node().id, why=self._said)
             self._refused(error)
         elif not isinstance(error, CancelledError):
-            self.log.failure("dialling {node} failed", failure, node=self._node.id)
+            self.log.failure("dialling {node} failed", failure, node=self._node().id)
         return failure
 
 
 def link_service(
     reactor: Any,
-    node: Node,
+    node: Callable[[], Node],
     key: Ed25519PrivateKey,
     services: Callable[[Tunnel], Services],
     *,
@@ -157,32 +165,31 @@ def link_service(
     gone: Callable[[Link], None],
     refused: Callable[[AvinetError], None],
 ) -> ClientService:
-    """A service that keeps a link to `node`, whatever comes between.
+    """A service that keeps a link to a node, whatever comes between; `node` is what is known of it at each dial.
 
     `up` and `gone` are called for each link; `refused` with each reason why there is none.
     """
-    credentials = Credentials(USER, key, node.ssh_host_keys)
 
-    def login(address: str) -> LoginEndpoint:
+    def login(of: Node, address: str) -> LoginEndpoint:
         host, _, port = address.rpartition(":")
         return LoginEndpoint(
             reactor,
             _endpoint(direct(reactor), host.strip("[]"), int(port)),
-            credentials,
+            Credentials(USER, key, of.ssh_host_keys),
             lambda identity: ClientTunnel(reactor, identity, services, dead_after_s=dead_after_s),
-            where=f"node {node.id} at {address}",
+            where=f"node {of.id} at {address}",
             policy=policy,
         )
 
     waits = Waits(backoff, random)
-    rotating = _Rotating(node, [login(address) for address in node.ssh], waits, refused)
+    rotating = _Rotating(node, login, waits, refused)
 
     class Links(Factory):
         noisy = False
 
         @override
         def buildProtocol(self, addr: Any) -> Link:
-            return Link(reactor, node, key, waits, up, gone)
+            return Link(reactor, node(), key, waits, up, gone)
 
     return ClientService(rotating, Links(), retryPolicy=waits.delay_s, clock=reactor)
 

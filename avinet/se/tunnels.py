@@ -67,8 +67,10 @@ class Tunnels:
         self._reporter = reporter
         self._random = random
         self._tasks = tasks
+        self._up_links: set[Link] = set()
         self._links: list[Link] = []
-        self._nodes: Sequence[Node] = ()
+        """Those that were greeted."""
+        self._nodes: dict[str, Node] = {}
         self._dialling: dict[str, ClientService] = {}
 
     @property
@@ -82,16 +84,20 @@ class Tunnels:
         return {link.node.id: partial(link.tunnel.probe, PROBE_S) for link in self._links}
 
     def dial(self, nodes: Sequence[Node]) -> None:
-        """Keep a link to each of `nodes` from now on, and to no other."""
-        self._nodes = nodes
-        wanted = {node.id: node for node in nodes}
-        for id in set(self._dialling) - set(wanted):
+        """Keep a link to each of `nodes` from now on, and to no other.
+
+        A link that stands stays where another address or key is known now; one that does not is dialled at once.
+        """
+        before, self._nodes = self._nodes, {node.id: node for node in nodes}
+        linked = {link.node.id for link in self._up_links}
+        changed = {id for id, node in self._nodes.items() if id not in linked and before.get(id) != node}
+        for id in {*(set(self._dialling) - set(self._nodes)), *(changed & set(self._dialling))}:
             self._tasks.spawn(maybeDeferred(self._dialling.pop(id).stopService), f"leaving node {id}")
-        for id, node in wanted.items():
+        for id, node in self._nodes.items():
             if id not in self._dialling:
                 service = self._dialling[id] = link_service(
                     self._reactor,
-                    node,
+                    partial(self._known, node),
                     self.key,
                     lambda _: self._services,
                     policy=self._policy,
@@ -104,14 +110,19 @@ class Tunnels:
                 )
                 service.startService()
 
+    def _known(self, node: Node) -> Node:
+        """What is known now of a node; what was, of one that is being left."""
+        return self._nodes.get(node.id, node)
+
     def use(self, key: Ed25519PrivateKey) -> None:
         """Log in with `key` from now on: every node is dialled anew."""
-        nodes, self.key = self._nodes, key
+        nodes, self.key = list(self._nodes.values()), key
         self.dial([])
         self.dial(nodes)
 
     def _up(self, link: Link) -> None:
         """Greet the node; a greeting that fails ends the link, so that it is dialled anew."""
+        self._up_links.add(link)
         what = f"greeting node {link.node.id}"
         self._tasks.spawn(self._greet(link), what, lambda _: link.tunnel.close("the greeting failed"))
 
@@ -137,6 +148,7 @@ class Tunnels:
         return reply
 
     def _gone(self, link: Link) -> None:
+        self._up_links.discard(link)
         if link in self._links:
             self._links.remove(link)
             self.log.info("tunnel to {node} is lost", node=link.node.id)

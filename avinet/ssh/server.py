@@ -260,6 +260,10 @@ class Server(Factory):
         if self._on_refused is not None:
             self._on_refused(refusal)
 
+    def prove_with(self, host_key: Ed25519PrivateKey) -> None:
+        """Show another host key to who dials from now on; a connection keeps the one that it began with."""
+        self._host_key = HostKey(host_key)
+
     def close(self, why: str) -> None:
         """End all connections in order, telling the peers `why`."""
         for transport in list(self._open):

@@ -17,7 +17,7 @@ V = TypeVar("V")
 
 
 class Remembered(Generic[V]):
-    """Values of type `kind` by id, below `prefix`. They are written every `batch_s` seconds, where they have changed."""
+    """Values of type `kind` by id, below `prefix`, written every `batch_s` seconds where they have changed."""
 
     log = Logger()
 

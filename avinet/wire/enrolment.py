@@ -52,7 +52,7 @@ class Waiting(Message, frozen=True, kw_only=True):
 
 class Receipt(Message, frozen=True, kw_only=True):
     """The node's answer, the same for a retry; signed by the node over the response. The header `avinet-chain` of the
-    response carries the node's certificate and the issuing CA's.
+    response carries the node's certificate and what leads from it to a root.
     """
 
     v: Literal[1] = 1

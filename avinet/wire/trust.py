@@ -9,6 +9,7 @@ from msgspec import Meta
 from avinet.wire.message import Address, Count, Id, Message, PublicKey
 
 Pem = Annotated[str, Meta(max_length=16384)]
+MOST_ROOTS = 4
 
 
 class Node(Message, frozen=True, kw_only=True):
@@ -32,15 +33,16 @@ class TrustDocument(Message, frozen=True, kw_only=True):
     v: Annotated[int, Meta(ge=1, le=1)] = 1
     epoch: Count
     domain: Id
-    roots: Annotated[list[Pem], Meta(min_length=1, max_length=4)]
+    roots: Annotated[list[Pem], Meta(min_length=1, max_length=MOST_ROOTS)]
     nodes: Annotated[list[Node], Meta(min_length=1, max_length=16)]
 
 
 class SignedTrust(Message, frozen=True, kw_only=True):
     """A trust document as the exact bytes that were signed (`document`, JSON text), with the issuing CA's signature.
 
-    `signature` is base64 of ECDSA P-256 with SHA-256 over the UTF-8 of `document`; `issuer` is the PEM certificate of
-    the issuing CA, which a root that is already trusted must have signed.
+    `signature` is base64 of ECDSA P-256 with SHA-256 over the UTF-8 of `document`; `issuer` is the issuing CA's
+    certificate in PEM, which a root that is already trusted must have signed; behind it those in which former roots
+    vouch for the one that did.
     """
 
     document: Annotated[str, Meta(max_length=262144)]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from typing_extensions import override
@@ -13,28 +11,7 @@ from typing_extensions import override
 from avinet.cli.exits import REMOTE, UNREACHABLE
 from demo.machine import free_ports
 from tests.integration.node import NodeCase
-
-
-class Backend(BaseHTTPRequestHandler):
-    """Any web server."""
-
-    def do_GET(self) -> None:
-        self.send_response(200)
-        self.send_header("content-length", "4")
-        self.end_headers()
-        self.wfile.write(b"here")
-
-    @override
-    def log_message(self, format: str, *args: object) -> None:
-        """Nothing is written for each request."""
-
-
-class Server(ThreadingHTTPServer):
-    """A service engine that was killed resets its connections; there is nothing to say about that."""
-
-    @override
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """See the class."""
+from tests.integration.web import web_server
 
 
 class LifeTests(NodeCase):
@@ -43,10 +20,7 @@ class LifeTests(NodeCase):
     @override
     def setUp(self) -> None:
         super().setUp()
-        self.server = Server(("127.0.0.1", 0), Backend)
-        self.addCleanup(self.server.server_close)
-        self.addCleanup(self.server.shutdown)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.server = web_server(self)
         (self.port,) = free_ports(1)
 
     def apply(self, applies_to: dict[str, Any]) -> None:
