@@ -33,6 +33,7 @@ from avinet.wire.fleet import (
 )
 from avinet.wire.jobs import Job, JobList
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
+from avinet.wire.succession import NodeKeys, RootCA, RootList, Succession
 
 TIME = 1_800_000_000.0
 FINGERPRINT = "SHA256:" + "a" * 43
@@ -89,6 +90,22 @@ JOB = Job(
 )
 JOBS = JobList(items=[JOB])
 READMITTED = Readmitted(count=3)
+ROOTS = RootList(
+    items=[
+        RootCA(fingerprint="ab12" * 16, state="in-use", not_before=TIME, not_after=TIME + 1e8, since=1, acknowledged=1)
+    ],
+    epoch=1,
+    enrolled=3,
+)
+STEP = Succession(done=False, waiting=1, ids=["se-1"], until=TIME)
+NODE_KEYS = NodeKeys(
+    node="node-1",
+    ssh_host_key=FINGERPRINT,
+    avictlruser_key=FINGERPRINT,
+    next_ssh_host_key="SHA256:" + "b" * 43,
+    acknowledged=2,
+    enrolled=3,
+)
 RULES = EnrolmentRules(policy="approve")
 EVENTS = EventList(
     items=[Event(seq=1, time=TIME, node="node-1", kind="enrolment", id="se-1", outcome="enrolled", source="10.0.0.9")]

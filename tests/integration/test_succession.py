@@ -181,8 +181,9 @@ class Traffic(threading.Thread):
             for port, connection in kept.items():
                 try:
                     connection.request("GET", "/")
-                    if connection.getresponse().read() != b"here":
-                        raise OSError("another answer")
+                    answer = connection.getresponse()
+                    if (body := answer.read()) != b"here":
+                        raise OSError(f"{answer.status} {body[:200]!r}")
                     self.answered += 1
                 except (OSError, http.client.HTTPException) as error:
                     self.failed.append(f"{port}: {error!r}")
@@ -202,7 +203,15 @@ class FleetTests(SuccessionCase):
         documents = []
         for id, port in zip(ids, ports, strict=True):
             service = {"name": "web", "address": "127.0.0.1", "port": port, "pool": "p"}
-            pool = {"name": "p", "servers": [{"name": "s", "address": "127.0.0.1", "port": server.server_port}]}
+            check = {
+                "timeout_ms": 10_000,
+                "fall": 10,
+            }  # a machine that is busy with fifty of them is no server that is down
+            pool = {
+                "name": "p",
+                "health_check": check,
+                "servers": [{"name": "s", "address": "127.0.0.1", "port": server.server_port}],
+            }
             applies = {"kind": "service-engine", "id": id}
             documents.append({"name": id, "applies_to": applies, "virtual_services": [service], "pools": [pool]})
         path = self.node.folder / "documents.yaml"

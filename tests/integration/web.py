@@ -30,6 +30,7 @@ class _Server(ThreadingHTTPServer):
     """A service engine that was killed resets its connections; there is nothing to say about that."""
 
     daemon_threads = True
+    request_queue_size = 1024
 
     @override
     def handle_error(self, request: Any, client_address: Any) -> None:
