@@ -46,6 +46,7 @@ class RecipeTests(NodeCase):
             "A stolen image",
             "A cloned SE",
             "An SE does not come up",
+            "The root CA expires",
             "A node that comes back from a backup",
         }
         self.assertEqual(set(titles) - {"Recipes"}, tested)
@@ -106,6 +107,35 @@ class RecipeTests(NodeCase):
         generation, claim = self.claim(printed[-1])
         self.node.boot_anew("se-2", generation, claim)
         machine.until("it is up", lambda: self.node.connected("se-2"))
+
+    def test_the_root_ca_expires(self) -> None:
+        machine, trust = self.node.machine, self.node.folder / "controller" / "trust"
+        self.node.expect("se-2")  # whose image knows the old one alone
+        [old] = [each["fingerprint"] for each in machine.asked("root", "list")["items"]]
+        words = {
+            "root-2": str(self.node.folder / "root-2"),
+            "root-2/issuing.pem": str(self.node.folder / "root-2" / "issuing.pem"),
+            "root.pem": str(trust / "root.pem"),
+            "root.key": str(trust / "root.key"),
+            "OLD": old,
+        }
+        since = self.node.engine("se-1")["connected_since"]
+        for line in recipe("The root CA expires"):
+            if "NEW" in line:
+                [words["NEW"]] = [each["fingerprint"] for each in machine.asked("root", "list")["items"][1:]]
+            if line[1] in ("use", "retire"):
+                machine.until("it is known to all", lambda: self.known_to_all(1))
+            printed = machine.avictl(*(words.get(each, each) for each in line))
+            if "--dry-run" in line:
+                self.assertIn("all service engines know what follows", printed)
+        [root] = machine.asked("root", "list")["items"]
+        self.assertEqual((root["fingerprint"], root["state"]), (words["NEW"], "in-use"))
+        self.assertEqual(self.node.engine("se-1")["connected_since"], since)
+        self.node.start_engine("se-2")
+        machine.until("se-2 comes by what the old one vouched for", lambda: self.node.connected("se-2"))
+
+    def known_to_all(self, count: int) -> bool:
+        return all(each["acknowledged"] == count for each in self.node.machine.asked("root", "list")["items"])
 
     def test_a_node_that_comes_back_from_a_backup(self) -> None:
         machine, state, file = self.node.machine, self.node.folder / "controller", self.node.folder / "backup.tar.gz"
