@@ -1,0 +1,313 @@
+"""What the fleet believes, in memory: brought, counted, used, whatever comes between."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
+
+from avinet.aio import Tasks, as_deferred
+from avinet.controller.epochs import PUSHES, RETRY_S, Epochs
+from avinet.controller.node_keys import LOOK_S, KeySuccession
+from avinet.controller.roots import Roots
+from avinet.controller.standing import Standing
+from avinet.controller.steps import Steps
+from avinet.enrolment.engines import Engines
+from avinet.enrolment.records import AUDIT, AuditRecord
+from avinet.errors import AvinetError, Conflict, Invalid, NotFound, Unavailable
+from avinet.trust.document import verify_document
+from avinet.trust.domain import found, load
+from avinet.trust.image import fingerprint
+from avinet.trust.succession import found_issuing, found_root, read_root
+from avinet.wire.succession import SuccessionOrder
+from avinet.wire.trust import SignedTrust
+from tests.store.memory import MemoryStore
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DRY, FORCE, PLAIN = SuccessionOrder(dry_run=True), SuccessionOrder(force=True), SuccessionOrder()
+
+
+class Fleet:
+    """Service engines with tunnels; each answers a push when the test says so, those that are `prompt` at once."""
+
+    def __init__(self, *prompt: str) -> None:
+        self.live = list(prompt)
+        self.prompt = set(prompt)
+        self.pushed: list[str] = []
+        self.waiting: dict[str, Deferred[None]] = {}
+        self.refuses: dict[str, AvinetError] = {}
+
+    async def trust(self, engine_id: str, signed: SignedTrust) -> None:
+        self.pushed.append(engine_id)
+        if engine_id in self.refuses:
+            raise self.refuses[engine_id]
+        if engine_id not in self.prompt:
+            self.waiting[engine_id] = Deferred()
+            await self.waiting[engine_id]
+
+
+class EpochTests(SynchronousTestCase):
+    @override
+    def setUp(self) -> None:
+        self.clock, self.tasks = Clock(), Tasks()
+        self.addCleanup(self.tasks.stop)
+        self.store = MemoryStore(self.clock)
+        self.fleet = Fleet("se-1", "se-2")
+        self.epoch = 1
+        self.epochs = self.made()
+        self.successResultOf(as_deferred(self.epochs.start()))
+
+    def made(self) -> Epochs:
+        signed = SignedTrust(document="", signature="", issuer="")
+        return Epochs(
+            self.clock, self.store, self.fleet, lambda: self.fleet.live, lambda: (self.epoch, signed), self.tasks
+        )
+
+    def publish(self) -> None:
+        self.epoch += 1
+        self.epochs.wake()
+
+    def test_those_who_are_behind_are_brought_the_newest_and_no_others(self) -> None:
+        self.epochs.said("se-1", 2)
+        self.fleet.pushed.clear()
+        self.publish()
+        self.assertEqual(self.fleet.pushed, ["se-2"])
+        self.assertEqual(self.epochs.behind(2, ["se-1", "se-2", "se-3"]), ["se-3"])
+        self.clock.advance(10 * RETRY_S)
+        self.assertEqual(self.fleet.pushed, ["se-2"])
+
+    def test_one_that_could_not_be_reached_is_tried_again(self) -> None:
+        self.fleet.refuses["se-1"] = Unavailable("its tunnel is gone")
+        self.publish()
+        self.assertEqual(self.epochs.behind(2, ["se-1", "se-2"]), ["se-1"])
+        del self.fleet.refuses["se-1"]
+        self.clock.advance(RETRY_S)
+        self.assertEqual(self.epochs.behind(2, ["se-1", "se-2"]), [])
+
+    def test_what_is_published_while_another_is_on_its_way_is_brought_as_well(self) -> None:
+        self.fleet.prompt.discard("se-1")
+        self.publish()
+        self.publish()
+        self.fleet.waiting.pop("se-1").callback(None)
+        self.fleet.waiting.pop("se-1").callback(None)
+        self.assertEqual(self.epochs.behind(3, ["se-1", "se-2"]), [])
+
+    def test_so_many_are_asked_at_a_time(self) -> None:
+        self.fleet.live = [f"se-{number}" for number in range(3 * PUSHES)]
+        self.fleet.prompt.clear()
+        self.publish()
+        self.assertEqual(len(self.fleet.waiting), PUSHES)
+
+    def test_what_was_said_survives_a_restart(self) -> None:
+        self.publish()
+        self.successResultOf(as_deferred(self.epochs.stop()))
+        again = self.made()
+        self.successResultOf(as_deferred(again.start()))
+        self.assertEqual(again.behind(2, ["se-1", "se-2", "se-3"]), ["se-3"])
+
+    def test_one_that_has_an_older_one_again_is_believed(self) -> None:
+        self.publish()
+        self.fleet.live.clear()
+        self.epochs.said("se-1", 1)
+        self.assertEqual(self.epochs.behind(2, ["se-1", "se-2"]), ["se-1"])
+        self.epochs.forget("se-2")
+        self.assertEqual(self.epochs.behind(1, ["se-1", "se-2"]), ["se-2"])
+
+
+class SuccessionTests(SynchronousTestCase):
+    @override
+    def setUp(self) -> None:
+        self.state = Path(self.mktemp())
+        self.clock = Clock()
+        self.store = MemoryStore(self.clock)
+        found(self.state / "trust", "node-1", NOW)
+        self.fleet = Fleet("se-1", "se-2")
+        self.enrolled = ["se-1", "se-2"]
+        self.tasks = Tasks()
+        self.addCleanup(lambda: self.tasks.stop())
+        self.start()
+
+    def now(self) -> float:
+        return NOW.timestamp() + self.clock.seconds()
+
+    def start(self) -> None:
+        """A process of the node, on what the one before has left."""
+        self.tasks.stop()
+        self.tasks = Tasks()
+        domain = load(self.state / "trust").renewed(NOW)
+        addresses = ["127.0.0.1:8443"], ["127.0.0.1:22"]
+        self.standing = Standing(self.store, domain, addresses, self.now, published=lambda: self.epochs.wake())
+        self.epochs = Epochs(
+            self.clock,
+            self.store,
+            self.fleet,
+            lambda: self.fleet.live,
+            lambda: (self.standing.document.epoch, self.standing.signed),
+            self.tasks,
+        )
+        steps = Steps(self.standing, self.epochs, lambda: self.enrolled, self.now)
+        self.roots, self.keys = Roots(steps), KeySuccession(self.clock, steps)
+        self.result(self.standing.take(Engines(self.store, "node-1", self.now)))
+        self.result(self.epochs.start())
+        self.tasks.spawn(self.keys.keep(), "the keys")
+        self.clock.advance(0)
+
+    def result(self, awaitable: Any) -> Any:
+        return self.successResultOf(as_deferred(awaitable))
+
+    def refusal(self, kind: type[AvinetError], awaitable: Any) -> str:
+        return str(self.failureResultOf(as_deferred(awaitable), kind).value)
+
+    def following(self, folder: str = "next") -> str:
+        trust = self.state / "trust"
+        made = found_root(read_root(trust / "root.pem", trust / "root.key"), self.state / folder, NOW)
+        self.fingerprint = fingerprint(made.root)
+        return made.pem.decode()
+
+    def kinds(self) -> list[str]:
+        entries = self.result(self.store.range(AUDIT)).entries
+        records = [msgspec.json.decode(each.value, type=AuditRecord) for each in entries]
+        return [each.kind for each in records if each.kind != "add-image"]
+
+    def states(self) -> list[str]:
+        return [each.state for each in self.roots.shown().items]
+
+    def test_a_root_is_added_used_and_the_old_one_retired(self) -> None:
+        old = self.standing.domain.root
+        added = self.result(self.roots.add(self.following(), "ann"))
+        self.assertEqual([(each.state, each.acknowledged) for each in added.items], [("in-use", 2), ("next", 2)])
+        self.assertTrue(self.result(self.roots.use(self.fingerprint[:8], PLAIN, "ann")).done)
+        self.assertEqual(self.states(), ["former", "in-use"])
+        signed = self.standing.signed
+        for root in (old, self.standing.domain.root):
+            verify_document(signed.document.encode(), signed.signature, signed.issuer.encode(), [root], NOW)
+        self.assertTrue(self.result(self.roots.retire(fingerprint(old), PLAIN, "ann")).done)
+        self.assertEqual(self.states(), ["in-use"])
+        made = sorted(each for each in self.kinds() if each.startswith("root"))
+        self.assertEqual(made, ["root-added", "root-retired", "root-used"])
+        epoch = self.standing.document.epoch
+        self.start()
+        self.assertEqual((self.standing.document.epoch, self.states()), (epoch, ["in-use"]))
+
+    def test_those_who_do_not_know_it_are_named_and_until_when_they_come_back(self) -> None:
+        self.fleet.live = ["se-1"]
+        old = self.standing.domain.root
+        self.result(self.roots.add(self.following(), "ann"))
+        self.assertIn(
+            "1 service engines do not know the root CA that follows yet: se-2",
+            self.refusal(Conflict, self.roots.use(self.fingerprint, PLAIN, "ann")),
+        )
+        step = self.result(self.roots.use(self.fingerprint, DRY, "ann"))
+        self.assertEqual((step.done, step.ids, step.until), (False, ["se-2"], old.not_valid_after_utc.timestamp()))
+        self.assertTrue(self.result(self.roots.use(self.fingerprint, FORCE, "ann")).done)
+        step = self.result(self.roots.retire(fingerprint(old), DRY, "ann"))
+        self.assertEqual((step.ids, step.until), (["se-2"], old.not_valid_after_utc.timestamp()))
+        self.clock.advance(old.not_valid_after_utc.timestamp() - self.now() + 1)
+        step = self.result(self.roots.retire(fingerprint(old), DRY, "ann"))
+        self.assertEqual((step.ids, step.until), (["se-2"], None), "it would be lost")
+
+    def test_one_that_waits_can_be_dropped_and_another_takes_its_place(self) -> None:
+        self.result(self.roots.add(self.following(), "ann"))
+        again = self.following("other")
+        self.assertIn("waits to be used already", self.refusal(Conflict, self.roots.add(again, "ann")))
+        waiting = next(each.fingerprint for each in self.roots.shown().items if each.state == "next")
+        self.assertTrue(self.result(self.roots.retire(waiting, PLAIN, "ann")).done)
+        self.assertEqual(self.states(), ["in-use"])
+        self.result(self.roots.add(again, "ann"))
+        self.assertEqual(self.states(), ["in-use", "next"])
+
+    def test_what_cannot_be_is_refused(self) -> None:
+        own = fingerprint(self.standing.domain.root)
+        self.refusal(Conflict, self.roots.retire(own, FORCE, "ann"))
+        self.refusal(NotFound, self.roots.use("", FORCE, "ann"))
+        self.refusal(NotFound, self.roots.use("zz", FORCE, "ann"))
+        self.refusal(AvinetError, self.roots.add("no PEM", "ann"))
+        stranger = found(self.state / "stranger", "node-1", NOW)
+        self.refusal(Invalid, self.roots.add(stranger.issuing.pem.decode(), "ann"))
+        self.assertEqual(self.states(), ["in-use"])
+
+    def test_an_issuing_ca_under_the_same_root_is_used_at_once(self) -> None:
+        trust = self.state / "trust"
+        made = found_issuing(read_root(trust / "root.pem", trust / "root.key"), self.state / "next", NOW)
+        epoch = self.standing.document.epoch
+        self.result(self.roots.add(made.pem.decode(), "ann"))
+        self.assertEqual(self.standing.signed.issuer, made.chain_pem)
+        self.assertEqual(self.standing.document.epoch, epoch + 1)
+        self.assertEqual(self.epochs.behind(epoch + 1, self.enrolled), [])
+
+    def test_a_store_that_is_away_delays_a_step_and_nobody_is_counted_before(self) -> None:
+        pem = self.following()
+        self.store.unavailable = "no quorum"
+        self.refusal(Unavailable, self.roots.add(pem, "ann"))
+        self.assertEqual(self.roots.shown().enrolled, 2)
+        self.store.unavailable = ""
+        self.clock.advance(LOOK_S)
+        self.assertEqual([(each.state, each.acknowledged) for each in self.roots.shown().items][1], ("next", 2))
+        self.store.unavailable = "no quorum"
+        self.refusal(Unavailable, self.roots.use(self.fingerprint, PLAIN, "ann"))
+        self.store.unavailable = ""
+        self.clock.advance(LOOK_S)
+        self.assertEqual(self.states(), ["former", "in-use"])
+        self.assertEqual(self.standing.signed.issuer, self.standing.domain.issuing.chain_pem)
+
+    def test_a_node_that_ends_between_two_steps_goes_on_from_there(self) -> None:
+        pem = self.following()
+        self.store.unavailable = "no quorum"
+        self.refusal(Unavailable, self.roots.add(pem, "ann"))
+        self.store.unavailable = ""
+        self.start()
+        self.assertEqual(self.states(), ["in-use", "next"])
+        self.store.unavailable = "no quorum"
+        self.refusal(Unavailable, self.roots.use(self.fingerprint, PLAIN, "ann"))
+        self.store.unavailable = ""
+        self.start()
+        self.assertEqual(self.states(), ["former", "in-use"])
+        self.assertEqual(self.kinds().count("trust-document"), 2)
+        self.assertEqual(self.standing.signed.issuer, self.standing.domain.issuing.chain_pem)
+
+    def test_keys_are_used_when_all_know_them(self) -> None:
+        self.fleet.live = ["se-1"]
+        before = self.keys.shown()
+        made = self.result(self.keys.rotate("ann"))
+        self.assertEqual(self.result(self.keys.rotate("ann")), made, "asked twice, made once")
+        self.assertEqual((made.acknowledged, made.enrolled), (1, 2))
+        self.clock.advance(10 * LOOK_S)
+        self.assertEqual(self.keys.shown().ssh_host_key, before.ssh_host_key)
+        [node] = self.standing.document.nodes
+        self.assertEqual((len(node.ssh_host_keys), len(node.avictlruser_keys)), (2, 2))
+        self.start()
+        self.fleet.live = ["se-1", "se-2"]
+        self.epochs.wake()
+        self.clock.advance(LOOK_S)
+        after = self.keys.shown()
+        self.assertEqual(after.ssh_host_key, made.next_ssh_host_key)
+        self.assertEqual(after.avictlruser_key, made.next_avictlruser_key)
+        [node] = self.standing.document.nodes
+        self.assertEqual((len(node.ssh_host_keys), len(node.avictlruser_keys)), (1, 1))
+        self.refusal(Conflict, self.keys.finish(PLAIN, "ann"))
+
+    def test_keys_that_are_in_no_trust_document_yet_are_known_to_nobody(self) -> None:
+        before = self.keys.shown()
+        self.store.unavailable = "no quorum"
+        self.refusal(Unavailable, self.keys.rotate("ann"))
+        self.assertEqual(self.keys.shown().acknowledged, 0)
+        self.clock.advance(10 * LOOK_S)
+        self.assertEqual(self.keys.shown().ssh_host_key, before.ssh_host_key)
+        self.store.unavailable = ""
+        self.clock.advance(2 * LOOK_S)
+        self.assertNotEqual(self.keys.shown().ssh_host_key, before.ssh_host_key)
+
+    def test_an_operator_need_not_wait(self) -> None:
+        self.fleet.live = []
+        made = self.result(self.keys.rotate("ann"))
+        step = self.result(self.keys.finish(DRY, "ann"))
+        self.assertEqual((step.done, step.waiting), (False, 2))
+        self.refusal(Conflict, self.keys.finish(PLAIN, "ann"))
+        self.assertTrue(self.result(self.keys.finish(FORCE, "ann")).done)
+        self.assertEqual(self.keys.shown().ssh_host_key, made.next_ssh_host_key)
