@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.aio import Tasks, as_deferred, within
+from avinet.aio import Tasks, as_deferred, pause, within
 from avinet.errors import AvinetError, TimedOut
 from avinet.store.interface import Store
 from avinet.store.remembered import Remembered
@@ -22,6 +22,8 @@ from avinet.wire.trust import SignedTrust
 SEEN = b"trust/seen/"
 PUSHES = 64
 """Trust documents on their way to all service engines together."""
+GATHER_S = 0.1
+"""How long is waited for others who are behind: a fleet that comes back is looked through so often, not for each."""
 RETRY_S = 15.0
 """After how long those who could not be reached are tried again."""
 
@@ -85,14 +87,20 @@ class Epochs:
         """Those of `ids` that have not said that they have `epoch` or a later one."""
         return [id for id in ids if self.get(id) < epoch]
 
+    def opened(self, id: str) -> None:
+        """A service engine can be asked from now on."""
+        if self.get(id) < self._current()[0]:
+            self.wake()
+
     def wake(self) -> None:
-        """There is a newer trust document, or one more service engine can be asked."""
+        """There is a newer trust document."""
         self._again = True
         if self._woken is not None and not self._woken.called:
             self._woken.callback(None)
 
     async def _keep(self) -> None:
         while True:
+            await pause(self._clock, GATHER_S)
             self._again = False
             epoch, _ = self._current()
             behind = self.behind(epoch, self._live())

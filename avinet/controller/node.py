@@ -251,7 +251,7 @@ class Node:
         return (each.id for each in self.directory if each.state == "enrolled")
 
     def _ready(self, session: Session) -> None:
-        self.epochs.wake()
+        self.epochs.opened(session.id)
         if session.hello is not None:
             self.distributor.opened(session.id)
         elif not session.outdated:
