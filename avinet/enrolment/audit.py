@@ -3,7 +3,7 @@
 Whatever changes something writes its record below `audit/`, in the same transaction. From there they go into the log:
 
 - `log/leaf/SEQ`: a record as JSON, whose exact bytes are the leaf; the numbers begin with 0 and have no gaps;
-- `log/tile/LEVEL/INDEX`: up to 256 hashes of perfect subtrees beside one another, of 256 ** LEVEL leaves each;
+- `log/tile/LEVEL/INDEX`: hashes of the tree (see `avinet.enrolment.tiles`);
 - `log/head`: size and root, signed by the issuing CA, and the right edge of the tree.
 
 A transaction moves as many records as it has room for, and only if the head is still the one that it read: nothing is
@@ -12,9 +12,7 @@ sealed twice or passed over, whoever seals. A lease keeps it to one node, so tha
 
 from __future__ import annotations
 
-import base64
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from twisted.internet.defer import DeferredLock
@@ -23,14 +21,15 @@ from twisted.logger import Logger
 
 from avinet.aio import CANCELLED, Tasks, as_deferred, pause
 from avinet.enrolment.records import AUDIT, AuditRecord, Record, put_record
-from avinet.errors import AvinetError, Invalid, NotFound, Unavailable
+from avinet.enrolment.tiles import Tiles
+from avinet.errors import AvinetError, Invalid, Unavailable
 from avinet.store.interface import Delete, Entry, Event, Put, Store, Transaction, Unchanged, Watch
-from avinet.trust.merkle import EMPTY, HASH_BYTES, Frontier, consistency, leaf, node
+from avinet.trust.merkle import EMPTY, Frontier, leaf
 from avinet.wire.audit import LogHead, LogProof, head_text
 from avinet.wire.fleet import Event as LogEvent
 from avinet.wire.fleet import EventList
 
-LEAVES, TILES, HEAD, SEALER = b"log/leaf/", b"log/tile/", b"log/head", b"log/sealer"
+LEAVES, HEAD, SEALER = b"log/leaf/", b"log/head", b"log/sealer"
 WAIT_S = 0.2
 """How long a record waits for others to be sealed with."""
 LEASE_S = 10.0
@@ -41,9 +40,6 @@ FRESH_S = 1.0
 RETRY_S = 1.0
 _TOGETHER = 24
 """Two operations for each record, and those for tiles and head: it fits."""
-_TILE = 256
-_TILE_BITS = 8
-_KEPT_TILES = 1024
 _RACES = 20
 _LOOK, _LOOKS = 500, 20
 
@@ -61,32 +57,6 @@ class HeadRecord(Record, frozen=True, kw_only=True):
 def leaf_key(seq: int) -> bytes:
     """Where the record with this number is."""
     return LEAVES + b"%015d" % seq
-
-
-def _tile_key(level: int, index: int) -> bytes:
-    return TILES + b"%02d/%012d" % (level, index)
-
-
-class _Tiles:
-    """The tiles that a batch writes, and those that it read for that."""
-
-    def __init__(self, tiles: Mapping[tuple[int, int], bytes]) -> None:
-        self._tiles = dict(tiles)
-        self.changed: set[tuple[int, int]] = set()
-
-    def add(self, level: int, index: int, found: bytes) -> None:
-        """A perfect subtree is complete; only every eighth level is kept."""
-        if level % _TILE_BITS:
-            return
-        place = level // _TILE_BITS, index // _TILE
-        before = self._tiles.get(place, b"") if index % _TILE else b""
-        assert len(before) == index % _TILE * HASH_BYTES
-        self._tiles[place] = before + found
-        self.changed.add(place)
-
-    def puts(self) -> list[Put]:
-        """What is to be written."""
-        return [Put(_tile_key(*place), self._tiles[place]) for place in sorted(self.changed)]
 
 
 class AuditLog:
@@ -116,10 +86,9 @@ class AuditLog:
         self._watch: Watch | None = None
         self._sealer = False
         self._due = False
-        self._whole: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._tiles = Tiles(store)
         self._recent: LogHead | None = None
         self._read_at = 0.0
-        self._proofs: OrderedDict[tuple[int, int], list[str]] = OrderedDict()
 
     # sealing
 
@@ -223,7 +192,7 @@ class AuditLog:
     async def _move(self, records: Sequence[Entry], revision: int, before: HeadRecord) -> tuple[int, HeadRecord] | None:
         """Seal `records` behind the head `before`; the new one, or None when that is not the head any more."""
         frontier = Frontier(before.head.size, [bytes.fromhex(each) for each in before.edge])
-        tiles = _Tiles(await self._edge_tiles(frontier.size))
+        tiles = await self._tiles.at_edge(frontier.size)
         leaves, moved = [], []
         for entry in records:
             seq = frontier.size
@@ -243,16 +212,6 @@ class AuditLog:
             return None
         self._recent, self._read_at = head.head, self._clock.seconds()
         return done.revision, head
-
-    async def _edge_tiles(self, size: int) -> dict[tuple[int, int], bytes]:
-        """The tiles at the right edge of a tree of `size` leaves, which are not full."""
-        places = []
-        level = 0
-        while size >> level * _TILE_BITS:
-            places.append((level, (size >> level * _TILE_BITS) // _TILE))
-            level += 1
-        entries = (await self._store.read([_tile_key(*place) for place in places])).entries if places else {}
-        return {place: entries[_tile_key(*place)].value for place in places if _tile_key(*place) in entries}
 
     def _signed(self, size: int, root: bytes) -> LogHead:
         now = self._now()
@@ -316,64 +275,12 @@ class AuditLog:
             first = found[-1].seq + 1
         return EventList(items=items, next=seen, seen=seen)
 
+    async def proof(self, first: int, size: int) -> list[str]:
+        """The proof that the log of `size` records begins with that of `first`, in base64. Raises `Invalid`."""
+        return await self._tiles.proof(first, size)
+
     async def entries(self, first: int, limit: int) -> list[bytes]:
         """Records from number `first` on, as their exact bytes."""
         after = leaf_key(first - 1) if first else b""
         page = await self._store.range(LEAVES, limit=limit, after=after)
         return [entry.value for entry in page.entries]
-
-    async def proof(self, first: int, size: int) -> list[str]:
-        """The proof that the log of `size` records begins with that of `first`, in base64. Raises `Invalid`."""
-        if not 0 <= first <= size:
-            raise Invalid(f"a log of {size} records does not begin with one of {first}")
-        known = self._proofs.get((first, size))
-        if known is None:
-            tiles: dict[tuple[int, int], bytes] = {}
-            nodes = await self._nodes_for(first, size, tiles)
-            hashes = consistency(first, size, nodes) if first else []
-            known = self._proofs[first, size] = [base64.b64encode(each).decode("ascii") for each in hashes]
-            if len(self._proofs) > _KEPT_TILES:
-                self._proofs.popitem(last=False)
-        return known
-
-    async def _nodes_for(
-        self, first: int, size: int, tiles: dict[tuple[int, int], bytes]
-    ) -> Callable[[int, int], bytes]:
-        """A look-up of hashes for one proof: which ones it needs is found by asking for them, then they are read."""
-        wanted: set[tuple[int, int]] = set()
-
-        def note(level: int, index: int) -> bytes:
-            wanted.add((level // _TILE_BITS, (index << level % _TILE_BITS) // _TILE))
-            return EMPTY
-
-        if first:
-            consistency(first, size, note)
-        for place in wanted:
-            tiles[place] = await self._tile(*place)
-
-        def found(level: int, index: int) -> bytes:
-            tile = tiles[level // _TILE_BITS, (index << level % _TILE_BITS) // _TILE]
-            at = (index << level % _TILE_BITS) % _TILE
-            hashes = [
-                tile[each * HASH_BYTES : (each + 1) * HASH_BYTES] for each in range(at, at + (1 << level % _TILE_BITS))
-            ]
-            while len(hashes) > 1:
-                hashes = [node(hashes[each], hashes[each + 1]) for each in range(0, len(hashes), 2)]
-            return hashes[0]
-
-        return found
-
-    async def _tile(self, level: int, index: int) -> bytes:
-        whole = self._whole.get((level, index))
-        if whole is not None:
-            self._whole.move_to_end((level, index))
-            return whole
-        key = _tile_key(level, index)
-        entry = (await self._store.read([key])).entries.get(key)
-        if entry is None:
-            raise NotFound(f"a tile of the audit log is missing: level {level}, index {index}")
-        if len(entry.value) == _TILE * HASH_BYTES:  # it never changes any more
-            self._whole[level, index] = entry.value
-            if len(self._whole) > _KEPT_TILES:
-                self._whole.popitem(last=False)
-        return entry.value
