@@ -21,6 +21,8 @@ STALL_S = 0.25
 """What keeps a node longer from everything else is felt by whoever waits for it."""
 SHORTEST_S = 86400.0
 """A node certificate lives for days and is renewed after a third of its life: one day left means that renewal fails."""
+ISSUING_S, ROOT_S = 90 * 86400.0, 365 * 86400.0
+"""How early another one should follow: fleets have machines that sleep for months."""
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -68,6 +70,12 @@ def examine(node: Node) -> Iterator[Finding]:
         f"valid for {format_seconds(left_s)}",
         "renewal fails: see the node's log, and whether its issuing CA has expired",
     )
+    for what, until, enough_s, hint in (
+        ("issuing CA", found.issuing_ca_expires, ISSUING_S, "make another one: avictl root issue"),
+        ("root CA", found.root_ca_expires, ROOT_S, "have another one follow it: see the recipe, the root CA expires"),
+    ):
+        left_s = max(0.0, until - time.time())
+        yield Finding(what, left_s > enough_s, f"valid for {format_seconds(left_s)}", hint)
     counts = found.engines
     yield Finding(
         "service engines",

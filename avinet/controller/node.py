@@ -435,6 +435,8 @@ class Node:
             https=standing.node.https,
             trust_epoch=standing.document.epoch,
             node_certificate_expires=standing.domain.server.certificate.not_valid_after_utc.timestamp(),
+            issuing_ca_expires=standing.domain.issuing.certificate.not_valid_after_utc.timestamp(),
+            root_ca_expires=standing.domain.root.not_valid_after_utc.timestamp(),
             revision=self.directory.revision,
             engines=EngineCounts(
                 expected=states["expected"],

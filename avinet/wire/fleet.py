@@ -276,6 +276,8 @@ class Status(Message, frozen=True, kw_only=True):
     https: list[str]
     trust_epoch: Count
     node_certificate_expires: UnixTime
+    issuing_ca_expires: UnixTime = 0.0
+    root_ca_expires: UnixTime = 0.0
     revision: Revision
     engines: EngineCounts
     servers_up: Count = 0

@@ -47,6 +47,8 @@ STATUS = Status(
     https=["0.0.0.0:8443"],
     trust_epoch=1,
     node_certificate_expires=4_000_000_000.0,
+    issuing_ca_expires=4_000_000_000.0,
+    root_ca_expires=4_000_000_000.0,
     revision=9,
     engines=EngineCounts(enrolled=1, connected=1, in_sync=1),
     servers_up=1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,6 +206,13 @@ class VerbTests(ScriptedCase):
             bad.write_text(text)
             self.refused(4, "config", "apply", "-f", str(bad), *(["-f", str(self.file)] if text else []))
         self.assertEqual(self.asked, [])
+
+    def test_the_doctor_says_early_that_a_root_or_an_issuing_ca_ends(self) -> None:
+        soon = time.time() + 80 * 86400
+        self.answers(said(msgspec.structs.replace(fleet.STATUS, issuing_ca_expires=soon, root_ca_expires=soon)))
+        lines = [line for line in self.avictl("doctor").out.splitlines() if line.startswith("BAD")]
+        self.assertEqual([line.split(":")[0] for line in lines], ["BAD  issuing CA", "BAD  root CA"])
+        self.assertIn("valid for 79d 23h; make another one: avictl root issue", lines[0])
 
     def test_the_doctor_says_what_is_wrong_and_ends_with_1(self) -> None:
         self.answers(said(fleet.STATUS))
