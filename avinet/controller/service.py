@@ -19,10 +19,11 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from avinet.aio import Tasks, pause
+from avinet.aio import Tasks
 from avinet.controller.engine_door import control_routes, report_routes
 from avinet.controller.node import Node
 from avinet.controller.operators import operator_routes, peer_name
+from avinet.controller.renewal import Renewal
 from avinet.controller.sessions import Session
 from avinet.controller.settings import ControllerSettings
 from avinet.enrolment.door import enrolment_routes
@@ -42,7 +43,6 @@ from avinet.trust.domain import Domain
 from avinet.trust.domain import load as load_domain
 from avinet.trust.tls import ServerTLS
 
-RENEWAL_CHECK_S = 3600.0
 SPARE_FILES = 200
 """What a node needs beside one open file for each tunnel: its own, its doors, and those who are logging in."""
 ENGINE_DOOR = DoorLimits(connections=16)
@@ -164,7 +164,8 @@ class ControllerService(Service):
         self._open(self._https, TLSMemoryBIOFactory(self._tls, False, self._enrolment_door(node)))
         self._open(self._ssh, self._tunnel_door(node))
         self._open_socket(node)
-        self._tasks.spawn(self._keep_certificate(node), "renewing the node's certificate")
+        renewal = Renewal(self._reactor, node.standing, self._wall)
+        self._tasks.spawn(renewal.keep(), "renewing the node's certificate")
         self.log.info("node {node} is ready", node=node.standing.node.id)
 
     def _addresses(self, doors: list[_Door]) -> list[str]:
@@ -270,15 +271,6 @@ class ControllerService(Service):
         self._tls.replace(domain.server, domain.issuing.chain)
         if self._tunnel_server is not None:
             self._tunnel_server.prove_with(domain.ssh_host_key)
-
-    async def _keep_certificate(self, node: Node) -> None:
-        """Renew the node's certificate at a third of its life; connections that are open stay as they are."""
-        while True:
-            await pause(self._reactor, RENEWAL_CHECK_S)
-            domain = node.standing.domain.renewed(datetime.fromtimestamp(self._wall(), UTC))
-            if domain is not node.standing.domain:
-                node.standing.replace(domain)
-                self.log.info("the node's certificate was renewed")
 
     @override
     def stopService(self) -> Deferred[None]:
