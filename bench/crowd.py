@@ -211,8 +211,9 @@ class Member:
     async def command(self, request: CommandRequest) -> CommandResult:
         raise Invalid("there are no commands here")
 
-    async def trust(self, signed: SignedTrust) -> None:
+    async def trust(self, signed: SignedTrust) -> int:
         """It is known."""
+        return 1
 
     def admit_operator(self, key: OperatorKey) -> str:
         raise Invalid("there is no shell here")

@@ -36,7 +36,7 @@ def _key_options(verb: F) -> F:
 def new(context: Context, folder: Path, certificate: Path, key: Path) -> None:
     """Make a root CA that follows another, in FOLDER, without a node: offline, where the key of the other one is.
 
-    FOLDER gets root.pem, root.key, which is to be kept offline again, and issuing.pem for the node: avictl root add.
+    FOLDER gets root.pem, root.key and vouched.pem, which are to be kept offline again, and issuing.pem for the node.
     """
     from avinet.trust.image import fingerprint
     from avinet.trust.succession import found_root, read_root
@@ -59,11 +59,14 @@ def new(context: Context, folder: Path, certificate: Path, key: Path) -> None:
 @_key_options
 @pass_node
 def issue(context: Context, folder: Path, certificate: Path, key: Path) -> None:
-    """Make another issuing CA under the root CA in use, in FOLDER, offline: for when the one before expires."""
-    from avinet.trust.succession import found_issuing, read_root
+    """Make another issuing CA under a root CA, in FOLDER, offline: for when the one before expires, or is lost.
 
-    folder = folder.absolute()
-    made = found_issuing(read_root(certificate, key), folder, datetime.now(UTC))
+    What avictl root new has made beside root.pem (vouched.pem) is to be there still.
+    """
+    from avinet.trust.succession import found_issuing, read_root, read_vouched
+
+    folder, vouched = folder.absolute(), read_vouched(certificate.absolute().parent)
+    made = found_issuing(read_root(certificate, key), vouched, folder, datetime.now(UTC))
     fields([("issuing CA", f"valid until {moment(made.certificate.not_valid_after_utc.timestamp())}")])
     print(f"\navictl root add {escaped(str(folder / 'issuing.pem'))}")
 

@@ -27,8 +27,9 @@ from typing import IO
 import msgspec
 
 from avinet import __version__
+from avinet.controller.epochs import SEEN
+from avinet.controller.standing import SINCE, sign_trust
 from avinet.controller.standing import TRUST as TRUST_KEY
-from avinet.controller.standing import sign_trust
 from avinet.enrolment.records import ENGINES, RATCHETS, AuditRecord, EngineRecord, put_audit, put_record
 from avinet.errors import Conflict, Invalid, LocalError
 from avinet.files import FolderLock, cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
@@ -47,7 +48,7 @@ _PIECE_BYTES = 1024 * 1024
 _FILE_BYTES = 1024 * 1024
 _MANIFEST_BYTES = 8 * 1024 * 1024
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(?:/[A-Za-z0-9][A-Za-z0-9._-]*){0,4}\Z")
-_FORGOTTEN = (RATCHETS, b"config/desired/", b"log/sealer")
+_FORGOTTEN = (RATCHETS, SEEN, SINCE, b"config/desired/", b"log/sealer")
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -6,14 +6,16 @@ this before anything is taken away.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from avinet.aio import Tasks, as_deferred, pause, within
+from avinet.controller.reverse import SignatureRefused
 from avinet.errors import AvinetError, TimedOut
 from avinet.store.interface import Store
 from avinet.store.remembered import Remembered
@@ -31,11 +33,15 @@ RETRY_S = 15.0
 class Pusher(Protocol):
     """Sends a trust document through the tunnel of a service engine; see `avinet.controller.reverse.Reverse`."""
 
-    async def trust(self, engine_id: str, signed: SignedTrust) -> None: ...
+    async def trust(self, engine_id: str, signed: SignedTrust) -> int:
+        """The epoch that it holds then. Raises `SignatureRefused` and others."""
 
 
 class Epochs:
-    """The epochs by service engine. `live` yields those with a tunnel that can be asked; `current` is the newest."""
+    """The epochs by service engine. `live` yields those with a tunnel that can be asked; `current` is the newest.
+
+    `refused` is told of one that does not take the signature of this node.
+    """
 
     log = Logger()
 
@@ -47,6 +53,7 @@ class Epochs:
         live: Callable[[], Iterable[str]],
         current: Callable[[], tuple[int, SignedTrust]],
         tasks: Tasks,
+        refused: Callable[[str], None],
         *,
         batch_s: float = 5.0,
     ) -> None:
@@ -55,11 +62,12 @@ class Epochs:
         self._live = live
         self._current = current
         self._tasks = tasks
+        self._refused = refused
         self._seen = Remembered(clock, store, SEEN, int, batch_s=batch_s)
-        self._slots = DeferredSemaphore(PUSHES)
         self._woken: Deferred[None] | None = None
         self._again = False
         self._said: dict[str, str] = {}
+        self._failed: dict[str, float] = {}
 
     async def start(self) -> None:
         """Read what was remembered, and bring the newest from now on to those who are behind."""
@@ -82,13 +90,23 @@ class Epochs:
         """The service engine is gone, or begins anew."""
         self._seen.forget(id)
         self._said.pop(id, None)
+        self._failed.pop(id, None)
 
     def behind(self, epoch: int, ids: Iterable[str]) -> list[str]:
-        """Those of `ids` that have not said that they have `epoch` or a later one."""
-        return [id for id in ids if self.get(id) < epoch]
+        """Those of `ids` that have not said that they have the document of `epoch` or a later one.
+
+        One that has an epoch that was never published has another document, of which nothing is known.
+        """
+        current, _ = self._current()
+        return [id for id in ids if not epoch <= self.get(id) <= current]
+
+    def highest(self, ids: Iterable[str]) -> int:
+        """The highest epoch that any of `ids` has said to have."""
+        return max(map(self.get, ids), default=0)
 
     def opened(self, id: str) -> None:
         """A service engine can be asked from now on."""
+        self._failed.pop(id, None)
         if self.get(id) < self._current()[0]:
             self.wake()
 
@@ -102,36 +120,44 @@ class Epochs:
         while True:
             await pause(self._clock, GATHER_S)
             self._again = False
-            epoch, _ = self._current()
-            behind = self.behind(epoch, self._live())
-            if behind:
-                pushes = [self._slots.run(self._pushing, id) for id in behind]
-                await DeferredList(pushes, consumeErrors=True)
+            left = deque(self._due())
+            workers = [as_deferred(self._push_some(left)) for _ in range(min(PUSHES, len(left)))]
+            for worker in workers:
+                self._tasks.spawn(worker, "bringing the trust document to some service engines")
+            await DeferredList(workers, consumeErrors=True)
             if not self._again:
-                await self._rest(bool(self.behind(epoch, self._live())))
+                await self._rest()
 
-    def _pushing(self, id: str) -> Deferred[None]:
-        pushing = as_deferred(self._push(id))
-        self._tasks.spawn(pushing, f"bringing the trust document to {id}")
-        return pushing
+    def _due(self) -> list[str]:
+        """Those who can be asked, are behind, and were not tried just now."""
+        epoch, _ = self._current()
+        before = self._clock.seconds() - RETRY_S
+        return [id for id in self.behind(epoch, self._live()) if self._failed.get(id, before) <= before]
+
+    async def _push_some(self, left: deque[str]) -> None:
+        while left:
+            await self._push(left.popleft())
 
     async def _push(self, id: str) -> None:
         epoch, signed = self._current()
         try:
-            await self._pusher.trust(id, signed)
+            self.said(id, await self._pusher.trust(id, signed))
         except AvinetError as error:
+            self._failed[id] = self._clock.seconds()
             if self._said.get(id) != str(error):
                 self._said[id] = str(error)
                 self.log.warn("{id} has not taken trust document {epoch}: {why}", id=id, epoch=epoch, why=str(error))
+            if isinstance(error, SignatureRefused):
+                self._refused(id)
         else:
             self._said.pop(id, None)
-            self._seen.set(id, max(self.get(id), epoch))
+            self._failed.pop(id, None)
 
-    async def _rest(self, some_left: bool) -> None:
+    async def _rest(self) -> None:
         """Until something changes; while some are behind no longer than until they are tried again."""
         self._woken = Deferred(lambda _: None)
         try:
-            if some_left:
+            if self.behind(self._current()[0], self._live()):
                 await within(self._clock, RETRY_S, self._woken, "a change")
             else:
                 await self._woken

@@ -37,7 +37,7 @@ class Misuse:
     """Tells the keys of the domain from those of strangers.
 
     `images` are the image keys, `nodes` those of the trust document, `certified` this node's id and the key of its
-    certificate.
+    certificate, `former` the keys that nodes had before.
     """
 
     def __init__(
@@ -46,9 +46,11 @@ class Misuse:
         images: Callable[[], frozenset[str]],
         nodes: Callable[[], Sequence[Node]],
         certified: Callable[[], tuple[str, str]],
+        former: Callable[[], Sequence[str]],
         alarms: Alarms,
     ) -> None:
         self._directory = directory
+        self._former = former
         self._images = images
         self._nodes = nodes
         self._certified = certified
@@ -72,6 +74,8 @@ class Misuse:
         for node in self._nodes():
             if key in node.ssh_host_keys or key in node.avictlruser_keys:
                 return "node-key-as-login", node.id
+        if key in self._former():
+            return "node-key-as-login", ""
         id, certificate_key = self._certified()
         if key == certificate_key:
             return "node-key-as-login", id

@@ -146,6 +146,7 @@ class Node:
             live=lambda: [each.id for each in self.sessions if each.can_be_asked and each.hello is not None],
             current=lambda: (self.standing.document.epoch, self.standing.signed),
             tasks=self.tasks,
+            refused=self._signature_refused,
         )
         steps = Steps(self.standing, self.epochs, self._enrolled, now)
         self.roots, self.keys = Roots(steps), KeySuccession(reactor, steps)
@@ -192,6 +193,7 @@ class Node:
             lambda: self._image_keys,
             lambda: self.standing.document.nodes,
             lambda: (self.standing.node.id, self.standing.domain.server.public_line),
+            lambda: self.standing.former_keys,
             self.alarms,
         )
 
@@ -247,6 +249,11 @@ class Node:
     def _published(self) -> None:
         self.epochs.wake()
 
+    def _signature_refused(self, id: str) -> None:
+        """Where that is because the keys of this node are new to it, it reads of them when it dials anew."""
+        if self.epochs.get(id) < self.standing.keys_since:
+            self.sessions.cut(id, "it does not know the keys of this node")
+
     def _enrolled(self) -> Iterable[str]:
         return (each.id for each in self.directory if each.state == "enrolled")
 
@@ -270,6 +277,7 @@ class Node:
         return (
             key in self._image_keys
             or any(key in (*node.ssh_host_keys, *node.avictlruser_keys) for node in nodes)
+            or key in self.standing.former_keys
             or self.directory.is_host_key(key)
         )
 

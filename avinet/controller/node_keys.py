@@ -55,9 +55,10 @@ class KeySuccession:
         return await self._steps.alone(lambda: self._rotate(actor))
 
     async def _rotate(self, actor: str) -> NodeKeys:
-        if self._standing.domain.next_ssh_host_key is None:
-            self._standing.replace(make_next_keys(self._standing.domain))
-            await self._standing.publish(audit=self._steps.audit("node-keys-made", actor, self._standing.domain.node))
+        before, made = self._standing.domain, make_next_keys(self._standing.domain)
+        if None in (before.next_ssh_host_key, before.next_avictlruser_key):  # one of them may be left of a step before
+            self._standing.replace(made)
+            await self._standing.publish(audit=self._steps.audit("node-keys-made", actor, made.node))
         return self.shown()
 
     async def finish(self, order: SuccessionOrder, actor: str) -> Succession:
@@ -79,19 +80,27 @@ class KeySuccession:
 
     async def keep(self) -> None:
         """Use keys that follow as soon as the whole fleet knows them, and publish what could not be; for ever."""
+        said = ""
         while True:
             await pause(self._reactor, LOOK_S)
-            domain = self._standing.domain
             try:
-                if not self._standing.current:
-                    await self._steps.alone(self._standing.publish)
-                if domain.next_ssh_host_key is None and domain.next_avictlruser_key is None:
-                    continue
-                known, enrolled = self._steps.count(self._known_since(domain))
-                if known == enrolled:
-                    await self.finish(SuccessionOrder(), domain.node)
+                await self._steps.alone(self._look)
+                said = ""
             except AvinetError as error:
-                self.log.warn("the new keys of this node are not used yet: {why}", why=str(error))
+                if str(error) != said:
+                    said = str(error)
+                    self.log.warn("the trust document could not be brought up to date yet: {why}", why=said)
+
+    async def _look(self) -> None:
+        if not self._standing.current:
+            await self._standing.publish()
+        await self._steps.catch_up()
+        domain = self._standing.domain
+        if domain.next_ssh_host_key is None and domain.next_avictlruser_key is None:
+            return
+        known, enrolled = self._steps.count(self._known_since(domain))
+        if known == enrolled:
+            await self._finish(SuccessionOrder(), domain.node)
 
 
 def _print(key: Ed25519PrivateKey) -> str:

@@ -15,7 +15,7 @@ from avinet.trust.signatures import ENGINE_HEADER, FENCE_HEADER, SignedRequest
 from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
 from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.fleet import EngineDelete
-from avinet.wire.trust import SignedTrust
+from avinet.wire.trust import SignedTrust, TrustHeld
 
 PUSH_S = 60.0
 
@@ -58,9 +58,10 @@ class Reverse:
         )
         return answer.decoded(CommandResult, 4 * 1024 * 1024)
 
-    async def trust(self, engine_id: str, signed: SignedTrust) -> None:
-        """Push a newer trust document."""
-        await self._ask(engine_id, "PUT", "/v1/trust", signed)
+    async def trust(self, engine_id: str, signed: SignedTrust) -> int:
+        """Push a trust document; the epoch of the one that it holds then."""
+        answer = await self._ask(engine_id, "PUT", "/v1/trust", signed)
+        return answer.decoded(TrustHeld).epoch
 
     async def admit(self, engine_id: str, key: OperatorKey) -> None:
         """Let an operator's key log in to the SSH service for a while."""

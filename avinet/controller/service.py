@@ -41,6 +41,7 @@ from avinet.ssh.tunnel import ServerTunnel, Services, Tunnel
 from avinet.store.sqlite import SQLiteStore
 from avinet.trust.domain import Domain
 from avinet.trust.domain import load as load_domain
+from avinet.trust.succession import settled
 from avinet.trust.tls import ServerTLS
 
 SPARE_FILES = 200
@@ -99,7 +100,8 @@ class ControllerService(Service):
                 f"the settings say node {settings.node}, and the domain of trust in {state} is of {domain.node}",
                 hint=f'set node = "{domain.node}"',
             )
-        self._domain = domain.renewed(datetime.fromtimestamp(wall(), UTC))
+        now = datetime.fromtimestamp(wall(), UTC)
+        self._domain = settled(domain, now).renewed(now)
         self._tls = ServerTLS(self._domain.server, self._domain.issuing.chain)
         self._tunnel_server: Server | None = None
         self._store = SQLiteStore(reactor, state / "store.sqlite")

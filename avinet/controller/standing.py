@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from cryptography import x509
@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from avinet.enrolment.engines import Engines
 from avinet.enrolment.records import AuditRecord, ImageRecord, Record, put_audit
-from avinet.errors import Conflict, Unavailable
-from avinet.store.interface import Put, Store, Transaction, Unchanged
+from avinet.errors import Unavailable
+from avinet.store.interface import Entry, Put, Store, Transaction, Unchanged
 from avinet.trust import keys
 from avinet.trust.authority import IssuingCA
 from avinet.trust.document import sign_document
@@ -23,6 +23,8 @@ from avinet.wire.trust import MOST_ROOTS, Node, SignedTrust, TrustDocument
 
 TRUST, SINCE = b"trust/current", b"trust/since"
 _RACES = 10
+FORMER = 64
+"""How many former keys of nodes are remembered."""
 
 
 def sign_trust(document: TrustDocument, issuing: IssuingCA) -> SignedTrust:
@@ -44,9 +46,13 @@ class NodeRecord(Record, frozen=True, kw_only=True):
 
 
 class SinceRecord(Record, frozen=True, kw_only=True):
-    """In which epoch what a trust document names came into it: root CAs by fingerprint, keys of nodes by their line."""
+    """In which epoch what a trust document names came into it: root CAs by fingerprint, keys of nodes by their line.
+
+    `former` are the latest keys of nodes that are in it no longer.
+    """
 
     epochs: dict[str, int] = {}
+    former: list[str] = []
 
 
 class Standing:
@@ -74,7 +80,9 @@ class Standing:
         self.fence = 0
         self.signed: SignedTrust
         self.document: TrustDocument
+        self._known = False
         self._since = SinceRecord()
+        self._owed: dict[tuple[str, str], AuditRecord] = {}
 
     @property
     def node(self) -> Node:
@@ -104,10 +112,10 @@ class Standing:
     @property
     def current(self) -> bool:
         """Whether the trust document says of this node what it is."""
-        return self._is_current(self.signed, self._wanted(self.document, ""), self.document)
+        return not self._owed and self._is_current(self._wanted(self.document, ""), self.document)
 
-    def _is_current(self, signed: SignedTrust, wanted: TrustDocument, found: TrustDocument) -> bool:
-        return wanted == found and signed.issuer == self.domain.issuing.chain_pem
+    def _is_current(self, wanted: TrustDocument, found: TrustDocument) -> bool:
+        return wanted == found and self.signed.issuer == self.domain.issuing.chain_pem
 
     async def take(self, engines: Engines) -> None:
         """Write this node's record, bring the trust document up to date, and admit the domain's first image."""
@@ -121,64 +129,100 @@ class Standing:
         if not any(each.id == image.id for each in await engines.images()):
             await engines.add_image(image, self.node.id)
 
-    async def publish(self, without: str = "", audit: Callable[[TrustDocument], AuditRecord] | None = None) -> None:
-        """Bring the trust document up to date, `without` a root CA (in PEM) that is in it.
+    async def publish(self, *, without: str = "", above: int = 0, audit: AuditRecord | None = None) -> None:
+        """Bring the trust document up to date, `without` a root CA (in PEM) that is in it, in an epoch `above` one.
 
         It has this node as it is, the root that this node is under and the one that follows, and the signature of its
-        issuing CA; one that has all of that stays. `audit` is recorded with it. Raises `Conflict` for too many roots,
-        `Unavailable`.
+        issuing CA; one that has all of that stays. `audit` is recorded with it; where the store is away, with the next
+        one. Raises `Unavailable`.
         """
+        if audit is not None:
+            self._owed[audit.kind, audit.outcome] = audit
         for _ in range(_RACES):
-            entries = (await self._store.read([TRUST, SINCE])).entries
-            entry, since = entries.get(TRUST), entries.get(SINCE)
-            before = None
-            if since is not None:
-                self._since = msgspec.json.decode(since.value, type=SinceRecord)
-            if entry is not None:
-                self.signed = msgspec.json.decode(entry.value, type=SignedTrust)
-                before = self.document = msgspec.json.decode(self.signed.document, type=TrustDocument)
-            document = self._wanted(before, without)
-            if before is not None and audit is None:
-                if self._is_current(self.signed, document, before):
+            entry, since = await self._read()
+            before = self.document if entry is not None else None
+            wanted = self._wanted(before, without)
+            if before is not None and self._is_current(wanted, before) and above < before.epoch and not self._owed:
+                if self._epochs(before) == since:
                     return
-                audit = self._unasked
-            document = msgspec.structs.replace(document, epoch=(before.epoch if before else 0) + 1)
-            signed, epochs = sign_trust(document, self.domain.issuing), self._epochs(document)
-            puts = [Put(TRUST, encode(signed)), Put(SINCE, msgspec.json.encode(epochs))]
-            if audit is not None:
-                puts.append(put_audit(audit(document)))
+                document, signed = before, self.signed  # one of a version that did not count, or of a backup
+            else:
+                epoch = max(before.epoch if before else 0, above) + 1
+                document = msgspec.structs.replace(wanted, epoch=epoch)
+                signed = sign_trust(document, self.domain.issuing)
+            self._since = self._epochs(document)
+            puts = [Put(TRUST, encode(signed)), Put(SINCE, msgspec.json.encode(self._since))]
+            if before is not None and document != before:
+                owed = list(self._owed.values()) or [self._unasked()]
+                puts += [put_audit(self._with_epoch(each, document.epoch)) for each in owed]
             expected = Unchanged(TRUST, entry.revision if entry else 0)
             if (await self._store.transact(Transaction((expected,), tuple(puts)))).succeeded:
-                self.signed, self.document, self._since = signed, document, epochs
+                self.signed, self.document = signed, document
+                self._owed.clear()
                 self._published()
                 return
         raise Unavailable("the trust document changes too often")
 
+    async def _read(self) -> tuple[Entry | None, SinceRecord]:
+        """The trust document as it is stored now, which another node may have changed, and since when what is in it."""
+        entries = (await self._store.read([TRUST, SINCE])).entries
+        entry, since = entries.get(TRUST), entries.get(SINCE)
+        self._since = msgspec.json.decode(since.value, type=SinceRecord) if since is not None else SinceRecord()
+        if entry is not None:
+            known = self.document.epoch if self._known else 0
+            self.signed = msgspec.json.decode(entry.value, type=SignedTrust)
+            self.document = msgspec.json.decode(self.signed.document, type=TrustDocument)
+            if self._known and self.document.epoch != known:  # the answer to what wrote it was lost
+                self._published()
+            self._known = True
+        return entry, self._since
+
     def _wanted(self, before: TrustDocument | None, without: str) -> TrustDocument:
         domain = self.domain
         following = [pem(domain.next_issuing.root)] if domain.next_issuing is not None else []
-        kept = [each for each in (before.roots if before else []) if each != without]
-        roots = list(dict.fromkeys([*kept, domain.root_pem, *following]))
-        if len(roots) > MOST_ROOTS:
-            raise Conflict(f"there are {MOST_ROOTS} root CAs already", hint="retire one: avictl root list")
+        own = [domain.root_pem, *following]
+        found = [each for each in (before.roots if before else []) if each != without]
+        roots = list(dict.fromkeys([*found, *own]))
+        for each in found:  # there is always room for those of this node
+            if len(roots) > MOST_ROOTS and each not in own:
+                roots.remove(each)
         nodes = {each.id: each for each in (before.nodes if before else [])} | {self.node.id: self.node}
         return TrustDocument(
             epoch=before.epoch if before else 0,
-            domain=self.domain.id,
+            domain=domain.id,
             roots=roots,
             nodes=sorted(nodes.values(), key=lambda each: each.id),
         )
 
-    def _unasked(self, document: TrustDocument) -> AuditRecord:
+    def _unasked(self) -> AuditRecord:
         """The record of a change that nobody asked for just now: settings, or a step that was cut off."""
-        id, what = self.domain.node, f"epoch {document.epoch}"
-        return AuditRecord(time=self._now(), node=id, kind="trust-document", source=id, outcome=what, notice=True)
+        id = self.domain.node
+        return AuditRecord(time=self._now(), node=id, kind="trust-document", source=id, notice=True)
+
+    def _with_epoch(self, record: AuditRecord, epoch: int) -> AuditRecord:
+        return msgspec.structs.replace(record, outcome=f"{record.outcome}, epoch {epoch}".removeprefix(", "))
 
     def _epochs(self, document: TrustDocument) -> SinceRecord:
-        """Since when everything in `document` is in it."""
-        named = [fingerprint(each) for each in self.roots(document)]
-        named += [key for node in document.nodes for key in (*node.ssh_host_keys, *node.avictlruser_keys)]
-        return SinceRecord(epochs={each: self._since.epochs.get(each, document.epoch) for each in named})
+        """Since when everything in `document` is in it, and which keys are in it no longer."""
+        node_keys = [key for node in document.nodes for key in (*node.ssh_host_keys, *node.avictlruser_keys)]
+        named = [*map(fingerprint, self.roots(document)), *node_keys]
+        known = self._since
+        gone = [each for each in known.epochs if each.startswith("ssh-") and each not in node_keys]
+        former = [*(each for each in known.former if each not in gone), *gone]
+        return SinceRecord(
+            epochs={each: known.epochs.get(each, document.epoch) for each in named}, former=former[-FORMER:]
+        )
+
+    @property
+    def keys_since(self) -> int:
+        """The epoch in which the keys that this node uses came into the trust document."""
+        domain = self.domain
+        return max(self.since(keys.public_line(each)) for each in (domain.ssh_host_key, domain.avictlruser_key))
+
+    @property
+    def former_keys(self) -> Sequence[str]:
+        """Keys that nodes had before: nobody is to have them any more."""
+        return self._since.former
 
     def roots(self, document: TrustDocument | None = None) -> list[x509.Certificate]:
         """The root CAs of a trust document; of the current one when none is given."""

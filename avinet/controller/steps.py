@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import DeferredLock
 
 from avinet.aio import as_deferred
@@ -14,8 +15,10 @@ from avinet.controller.standing import Standing
 from avinet.enrolment.records import AuditRecord
 from avinet.errors import Conflict
 from avinet.wire.succession import SHOWN, Succession, SuccessionOrder
-from avinet.wire.trust import TrustDocument
 
+CATCH_UP_S = 60.0
+HIGHEST = 1 << 62
+"""No service engine has said a higher epoch and meant it: there is room for all that are to come."""
 _NAMED = 5
 
 
@@ -30,6 +33,7 @@ class Steps:
         self._enrolled = enrolled
         self._now = now
         self._lock = DeferredLock()
+        self._caught_up = -CATCH_UP_S
 
     async def alone(self, step: Callable[[], Awaitable[Any]]) -> Any:
         """One at a time."""
@@ -40,13 +44,27 @@ class Steps:
         enrolled = list(self._enrolled())
         return len(enrolled) - len(self._epochs.behind(since, enrolled)), len(enrolled)
 
-    def step(self, since: int, until: float | None) -> Succession:
+    def step(self, since: int, until: float | None, known: int = 0) -> Succession:
         """A step that whoever has not the trust document of epoch `since` is not ready for.
 
-        Such come back until `until`.
+        Such come back until `until`, if they have at least that of epoch `known`; what older ones know is not known.
         """
         behind = self._epochs.behind(since, self._enrolled())
+        if self._epochs.behind(known, behind):
+            until = None
         return Succession(done=False, waiting=len(behind), ids=behind[:SHOWN], until=until)
+
+    async def catch_up(self) -> None:
+        """Publish in an epoch above what any service engine has: it takes nothing below, whoever told it that.
+
+        It is told so by a store that came back as it was before; then it is an alarm. At most once in a while: it goes
+        to the whole fleet.
+        """
+        highest, now = self._epochs.highest(self._enrolled()), self._now()
+        if self.standing.document.epoch < highest < HIGHEST and now - self._caught_up >= CATCH_UP_S:
+            self._caught_up = now
+            record = self.audit("trust-epoch", self.standing.domain.node, f"above {highest}")
+            await self.standing.publish(above=highest, audit=msgspec.structs.replace(record, alarm=True))
 
     def goes(self, step: Succession, order: SuccessionOrder, unknown: str) -> bool:
         """Whether a step is to be taken. Raises `Conflict` when some do not know what is `unknown` to them."""
@@ -60,17 +78,10 @@ class Steps:
             )
         return True
 
-    def audit(self, kind: str, actor: str, outcome: str) -> Callable[[TrustDocument], AuditRecord]:
-        """The record of a step, once the epoch is known that it makes."""
+    def audit(self, kind: str, actor: str, outcome: str) -> AuditRecord:
+        """The record of a step."""
         node = self.standing.domain.node
-        return lambda document: AuditRecord(
-            time=self._now(),
-            node=node,
-            kind=kind,
-            source=actor,
-            outcome=f"{outcome}, epoch {document.epoch}",
-            notice=True,
-        )
+        return AuditRecord(time=self._now(), node=node, kind=kind, source=actor, outcome=outcome, notice=True)
 
     def time(self) -> datetime:
         """Now."""

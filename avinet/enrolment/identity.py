@@ -30,6 +30,7 @@ from avinet.wire.message import Id, Message, decode
 from avinet.wire.trust import Node, TrustDocument
 
 FORMAT = 1
+TIME_KEPT_S = 86400.0
 KEY_FILE, NEXT_KEY_FILE = "se_ed25519_key", "se_ed25519_key.next"
 
 
@@ -169,8 +170,8 @@ class Identity:
             return 0.0
 
     def keep_time(self, server_time: float) -> None:
-        """Remember a server time that came through a verified channel."""
-        if server_time > self._verified_time():
+        """Remember a server time that came through a verified channel, to the day."""
+        if server_time > self._verified_time() + TIME_KEPT_S:
             write_atomic(self._state / "time", repr(server_time).encode("ascii"))
 
     def keep_receipt(self, data: bytes, receipt: Receipt) -> None:

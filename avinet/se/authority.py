@@ -7,19 +7,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from twisted.logger import Logger
 
 from avinet.errors import Conflict, Unauthenticated
 from avinet.files import read_limited, write_atomic
+from avinet.flow.allowance import Allowance
 from avinet.rest.route import Request
 from avinet.trust import keys, signatures
 from avinet.trust.signatures import ENGINE_HEADER, FENCE_HEADER, SignedRequest
 from avinet.wire.trust import Node
 
 REMEMBERED = 10_000
+SAID, SAID_PER_S = 10, 0.1
+"""How many refusals are logged: anything on this machine can cause them."""
 
 
 class NodeAuthority:
     """Checks requests for the service engine `id`. The highest fence that was seen is kept in `path`."""
+
+    log = Logger()
 
     def __init__(self, id: str, nodes: Callable[[], Sequence[Node]], now: Callable[[], float], path: Path) -> None:
         self._id = id
@@ -28,9 +34,19 @@ class NodeAuthority:
         self._path = path
         self._fence = int(read_limited(path, 32)) if path.exists() else 0
         self._nonces: OrderedDict[str, None] = OrderedDict()
+        self._said = Allowance(now, burst=SAID, per_s=SAID_PER_S)
 
     def check(self, request: Request) -> str:
         """The id of the node that signed it; see `avinet.se.control.Authority`."""
+        try:
+            return self._checked(request)
+        except (Unauthenticated, Conflict) as error:
+            if not self._said.wait_s(""):
+                self._said.spend("")
+                self.log.warn("refused {what}: {why}", what=f"{request.method} {request.path[:100]}", why=str(error))
+            raise
+
+    def _checked(self, request: Request) -> str:
         message = SignedRequest(request.method, request.authority, request.target, dict(request.headers))
         verified = signatures.verify(
             message, request.body, signatures.CONTROL, self._key, now=self._now(), repeated=request.repeated

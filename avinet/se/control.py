@@ -13,7 +13,7 @@ from avinet.rest.route import Answer, Reply, Request, Route
 from avinet.wire.command import COMMAND_LIMIT_BYTES, CommandRequest, CommandResult, OperatorKey
 from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.fleet import EngineDelete
-from avinet.wire.trust import SignedTrust
+from avinet.wire.trust import SignedTrust, TrustHeld
 
 PUSH_LIMIT_BYTES = 8 * 1024 * 1024
 
@@ -34,8 +34,8 @@ class Engine(Protocol):
     async def command(self, request: CommandRequest) -> CommandResult:
         """Run a command, at most once for its job id."""
 
-    async def trust(self, signed: SignedTrust) -> None:
-        """Take a trust document with a higher epoch."""
+    async def trust(self, signed: SignedTrust) -> int:
+        """Take a trust document with a higher epoch; the one that it has then."""
 
     def admit_operator(self, key: OperatorKey) -> str:
         """Let an operator's key log in to the SSH service until it expires; returns the service's host key."""
@@ -67,8 +67,7 @@ def control_routes(engine: Engine, authority: Authority) -> Sequence[Route]:
         return Reply(200, await engine.command(request.decoded(CommandRequest)))
 
     async def trust(request: Request) -> Reply:
-        await engine.trust(request.decoded(SignedTrust))
-        return Reply(204)
+        return Reply(200, TrustHeld(epoch=await engine.trust(request.decoded(SignedTrust))))
 
     async def admit(request: Request) -> Reply:
         host_key = engine.admit_operator(request.decoded(OperatorKey))
@@ -105,7 +104,7 @@ def control_routes(engine: Engine, authority: Authority) -> Sequence[Route]:
             limit_bytes=COMMAND_LIMIT_BYTES,
         ),
         Route(
-            "PUT", "/v1/trust", signed(trust), "Take a newer trust document", SignedTrust, status=204, limit_bytes=10**6
+            "PUT", "/v1/trust", signed(trust), "Take a newer trust document", SignedTrust, TrustHeld, limit_bytes=10**6
         ),
         Route("PUT", "/v1/operator-keys", signed(admit), "Admit an operator's SSH key for a while", OperatorKey),
         Route("POST", "/v1/departure", signed(depart), "Drain and end the data plane", EngineDelete, status=204),

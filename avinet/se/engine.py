@@ -148,7 +148,7 @@ class ServiceEngine:
         self.log.info("over SSH: {line}", line=line[:200])
         return await self.commands.run_line(line)
 
-    async def trust(self, signed: SignedTrust) -> None:
+    async def trust(self, signed: SignedTrust) -> int:
         """See `Engine`."""
         text = signed.document.encode("utf-8")
         at = self._identity.time(self._clock.now())
@@ -157,11 +157,11 @@ class ServiceEngine:
         except Unauthenticated as error:
             raise Invalid(f"the trust document is not signed as it must be: {error.what}") from error
         document = decode(text, TrustDocument, limit_bytes=DOCUMENT_LIMIT_BYTES, what="trust document")
-        if document.epoch <= self._identity.epoch:
-            return
-        self._identity.keep_document(text, document)
-        self.log.info("trust document of epoch {epoch} taken", epoch=document.epoch)
-        self._trust_changed()
+        if document.epoch > self._identity.epoch:
+            self._identity.keep_document(text, document)
+            self.log.info("trust document of epoch {epoch} taken", epoch=document.epoch)
+            self._trust_changed()
+        return self._identity.epoch
 
     def admit_operator(self, key: OperatorKey) -> str:
         """See `Engine`."""

@@ -90,6 +90,11 @@ class Link(Protocol):
         name = service.partition(":")[0]
         return Client(self._clock, self.tunnel.endpoint(service), authority=name, where=f"node {self.node.id}")
 
+    @property
+    def slot_s(self) -> float:
+        """How long to wait before it is dialled again."""
+        return self._waits.slot_s
+
     def come_back_after(self, slot_s: float) -> None:
         """The node wants to be dialled no sooner after it was lost."""
         self._waits.slot_s = min(slot_s, MOST_SLOT_S)

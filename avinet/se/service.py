@@ -20,7 +20,7 @@ from avinet.config.apply import Applier
 from avinet.dataplane.choose import choose_dataplane
 from avinet.enrolment.client import Enrolment, read_trust, tls_client
 from avinet.enrolment.identity import Identity
-from avinet.errors import AvinetError, PeerError, Unauthenticated, Unavailable
+from avinet.errors import AvinetError, Unauthenticated, Unavailable
 from avinet.files import FolderLock, private_folder
 from avinet.rest.door import Door, Table
 from avinet.se.authority import NodeAuthority
@@ -194,8 +194,12 @@ class EngineService(Service):
         """A node has answered the first request: it may know the time better, and whom to trust."""
         if self._clock.learn(reply.server_time):
             self.log.warn("the clock of this machine is wrong: the time of node {node} is used", node=link.node.id)
-        if reply.trust_epoch > self._identity.epoch:
-            await self._engine.trust(await read_trust(link.control))
+        try:
+            self._identity.keep_time(reply.server_time)
+            if reply.trust_epoch > self._identity.epoch:
+                await self._engine.trust(await read_trust(link.control))
+        except AvinetError as error:  # the node is the one that is pinned: what it is for goes on without this
+            self.log.error("the trust document of node {node} was not taken: {why}", node=link.node.id, why=str(error))
 
     def _refused(self, error: AvinetError) -> None:
         """A node that does not admit us, or is not the one we know: its keys may have changed. Ask over HTTPS."""
@@ -218,7 +222,7 @@ class EngineService(Service):
                 try:
                     await self._engine.trust(await read_trust(client))
                     return
-                except PeerError as error:
+                except AvinetError as error:
                     self.log.warn("no trust document from {node}: {why}", node=node.id, why=str(error))
                 finally:
                     await client.close()

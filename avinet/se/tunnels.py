@@ -25,6 +25,8 @@ from avinet.wire.trust import Node
 
 HELLO_S = 15.0
 PROBE_S = 5.0
+FAILED_S = 10.0
+"""How long to wait when the greeting failed."""
 REFUSED_S = 60.0
 """How long to wait when a node has refused the hello."""
 
@@ -124,7 +126,11 @@ class Tunnels:
         """Greet the node; a greeting that fails ends the link, so that it is dialled anew."""
         self._up_links.add(link)
         what = f"greeting node {link.node.id}"
-        self._tasks.spawn(self._greet(link), what, lambda _: link.tunnel.close("the greeting failed"))
+        self._tasks.spawn(self._greet(link), what, lambda _: self._not_greeted(link))
+
+    def _not_greeted(self, link: Link) -> None:
+        link.come_back_after(max(FAILED_S, link.slot_s))
+        link.tunnel.close("the greeting failed")
 
     async def _greet(self, link: Link) -> None:
         """The first request, then the services of this end, then reports."""

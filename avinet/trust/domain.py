@@ -27,7 +27,7 @@ from avinet.trust.authority import Credential, IssuingCA, new_issuing, new_node,
 from avinet.trust.path import parse_certificates, signed_by
 
 NONCE_KEY_BYTES = 32
-ISSUING, NODE, ROOT = "issuing.pem", "node.pem", "root.pem"
+ISSUING, NODE, ROOT, ROOT_KEY = "issuing.pem", "node.pem", "root.pem", "root.key"
 SSH_HOST_KEY, AVICTLRUSER_KEY = "ssh_host_ed25519_key", "avictlruser_ed25519_key"
 NEXT = ".next"
 """What the name of a file ends with that is to replace another."""
@@ -105,6 +105,8 @@ class Domain:
         current = signed_by(self.server.certificate, self.issuing.certificate)
         if current and not renewal_due(self.server.certificate, now):
             return self
+        if self.issuing.certificate.not_valid_after_utc <= now:  # nothing can be signed before there is another one
+            return self
         server = new_node(self.issuing, self.node, self.id, now)
         _save(self.folder / NODE, server)
         return replace(self, server=server)
@@ -130,7 +132,7 @@ def found(folder: Path, node: str, now: datetime, random: Callable[[int], bytes]
         private_folder(aside / "images")
         root = new_root(domain, now)
         issuing = new_issuing(root, domain, now)
-        write_atomic(aside / "root.key", root.key_pem)
+        write_atomic(aside / ROOT_KEY, root.key_pem)
         write_atomic(aside / ROOT, root.certificate_pem)
         write_atomic(aside / ISSUING, issuing.pem)
         _save(aside / NODE, new_node(issuing, node, domain, now))

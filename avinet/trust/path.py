@@ -167,14 +167,20 @@ def parse_chain_header(value: str) -> list[x509.Certificate]:
         raise Unauthenticated("the certificates beside the signature are malformed") from error
 
 
+ASLEEP_S = 10 * 365 * 86400.0
+"""How long a machine can have been off, with a clock that is right."""
+
+
 def judged_at(clock: float, built: float, server_time: float, not_after: float) -> datetime:
     """The time at which validity is judged on a machine whose clock may be wrong.
 
-    It is never before the image was built or before the last server time that was verified; a `clock` past the image's
-    `not_after` counts as wrong and is replaced by that floor. All in seconds since 1970.
+    It is never before the image was built or before the last server time that was verified (0 for none); a `clock` past
+    the image's `not_after`, once there is a verified time ten years past that, counts as wrong and is replaced by that
+    floor. All in seconds since 1970.
     """
     floor = max(built, server_time)
-    return datetime.fromtimestamp(floor if clock > not_after else max(clock, floor), UTC)
+    latest = max(not_after, server_time + ASLEEP_S) if server_time else not_after
+    return datetime.fromtimestamp(floor if clock > latest else max(clock, floor), UTC)
 
 
 def signed_by(certificate: x509.Certificate, by: x509.Certificate) -> bool:

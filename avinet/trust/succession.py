@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from avinet.errors import Conflict, Invalid, LocalError, PeerError, Unauthenticated
-from avinet.files import cannot, private_folder, sync_folder, write_atomic
+from avinet.files import cannot, private_folder, read_limited, sync_folder, write_atomic
 from avinet.trust import keys
 from avinet.trust.authority import Credential, IssuingCA, cross, domain_of, new_issuing, new_node, new_root
-from avinet.trust.domain import AVICTLRUSER_KEY, ISSUING, NEXT, ROOT, SSH_HOST_KEY, Domain
+from avinet.trust.domain import AVICTLRUSER_KEY, ISSUING, NEXT, NODE, ROOT, ROOT_KEY, SSH_HOST_KEY, Domain
 from avinet.trust.image import fingerprint
-from avinet.trust.path import in_force, signed_by, verify_node
+from avinet.trust.path import in_force, parse_certificates, signed_by, verify_node
 
+VOUCHED = "vouched.pem"
 CROSSED = 6
 """How many former roots may vouch for later ones: service engines that slept through as many successions come back."""
 
@@ -30,26 +33,34 @@ CROSSED = 6
 def found_root(root: Credential, folder: Path, now: datetime) -> IssuingCA:
     """Make a root CA that follows `root`, and an issuing CA under it, in `folder`; it appears whole, or not at all.
 
-    `root.key` there is to be kept offline, `issuing.pem` is for the node. Raises `Invalid`, `Conflict`, `LocalError`.
+    `root.key` there is to be kept offline, with `vouched.pem`, the certificate in which `root` vouches for it;
+    `issuing.pem` is for the node. Raises `Invalid`, `Conflict`, `LocalError`.
     """
-    domain = _domain_of(root.certificate)
+    domain = _domain_of(root.certificate, now)
     later = new_root(domain, now)
-    issuing = new_issuing(later, domain, now, [cross(later.certificate, root, domain, now)])
-    _write(folder, {ROOT: later.certificate_pem, "root.key": later.key_pem, ISSUING: issuing.pem})
+    vouched = cross(later.certificate, root, domain, now)
+    issuing = new_issuing(later, domain, now, [vouched])
+    pem = vouched.public_bytes(Encoding.PEM)
+    files = {ROOT: later.certificate_pem, ROOT_KEY: later.key_pem, VOUCHED: pem, ISSUING: issuing.pem}
+    _write(folder, files)
     return issuing
 
 
-def found_issuing(root: Credential, folder: Path, now: datetime) -> IssuingCA:
-    """Make another issuing CA under `root`, in `folder`; see `found_root`."""
-    issuing = new_issuing(root, _domain_of(root.certificate), now)
+def found_issuing(root: Credential, vouched: Sequence[x509.Certificate], folder: Path, now: datetime) -> IssuingCA:
+    """Make another issuing CA under `root`, for which former roots vouch in `vouched`; see `found_root`."""
+    issuing = new_issuing(root, _domain_of(root.certificate, now), now, vouched)
     _write(folder, {ISSUING: issuing.pem})
     return issuing
 
 
-def _domain_of(root: x509.Certificate) -> str:
+def _domain_of(root: x509.Certificate, now: datetime) -> str:
     domain = domain_of(root)
     if domain is None:
         raise Invalid("that is no root CA of a domain of trust")
+    try:
+        in_force(root, now, "the root CA")
+    except Unauthenticated as error:
+        raise Invalid(f"{error.what}: it can vouch for nothing", hint="make a domain anew: avictl init") from error
     return domain
 
 
@@ -112,12 +123,43 @@ def drop_successor(domain: Domain) -> Domain:
 
 
 def take_successor(domain: Domain, now: datetime) -> Domain:
-    """Put the issuing CA that was kept in the place of the one in use, with a node certificate by it."""
-    following = domain.next_issuing
-    if following is None:
+    """Put the issuing CA that was kept in the place of the one in use, with a node certificate by it.
+
+    A root CA that is left is kept beside the one in use, by its fingerprint, with its key if that is there still.
+    Raises `Conflict` when none was kept, `Invalid` when it cannot be used any more, `LocalError`.
+    """
+    if domain.next_issuing is None:
         raise Conflict("there is no issuing CA to be taken")
-    _take(domain.folder, ISSUING)
-    return replace(domain, issuing=following, next_issuing=None).renewed(now)
+    following = check_successor(domain, domain.next_issuing, now)
+    server = new_node(following, domain.node, domain.id, now)
+    write_atomic(domain.folder / f"{NODE}{NEXT}", server.certificate_pem + server.key_pem)
+    if following.root != domain.root:
+        _set_aside(domain)
+    _take(domain.folder, ISSUING)  # from here on it is done: a node that ends now makes the certificate when it starts
+    _take(domain.folder, NODE)
+    return replace(domain, issuing=following, server=server, next_issuing=None).renewed(now)
+
+
+def _set_aside(domain: Domain) -> None:
+    key, name = domain.folder / ROOT_KEY, f"root-{fingerprint(domain.root)[:16]}"
+    write_atomic(domain.folder / f"{name}.pem", domain.root_pem.encode("ascii"))
+    if key.exists():
+        try:
+            os.rename(key, domain.folder / f"{name}.key")
+            sync_folder(domain.folder)
+        except OSError as error:
+            raise cannot("rename", key, error) from error
+
+
+def settled(domain: Domain, now: datetime) -> Domain:
+    """`domain` without a step that was cut off: an issuing CA under the root in use waits for nobody."""
+    following = domain.next_issuing
+    if following is None or following.root != domain.root:
+        return domain
+    try:
+        return take_successor(domain, now)
+    except Invalid:  # it has waited for too long
+        return drop_successor(domain)
 
 
 def make_next_keys(domain: Domain) -> Domain:
@@ -130,19 +172,17 @@ def make_next_keys(domain: Domain) -> Domain:
 
 
 def take_next_keys(domain: Domain) -> Domain:
-    """Put the keys that were made in the place of those in use."""
-    host, own = domain.next_ssh_host_key, domain.next_avictlruser_key
-    if host is not None:
+    """Put the keys that were made in the place of those in use. One that could not be replaced waits still."""
+    if domain.next_ssh_host_key is not None:
         _take(domain.folder, SSH_HOST_KEY)
-    if own is not None:
-        _take(domain.folder, AVICTLRUSER_KEY)
-    return replace(
-        domain,
-        ssh_host_key=host or domain.ssh_host_key,
-        avictlruser_key=own or domain.avictlruser_key,
-        next_ssh_host_key=None,
-        next_avictlruser_key=None,
-    )
+        domain = replace(domain, ssh_host_key=domain.next_ssh_host_key, next_ssh_host_key=None)
+    if domain.next_avictlruser_key is not None:
+        try:
+            _take(domain.folder, AVICTLRUSER_KEY)
+        except LocalError:
+            return domain
+        domain = replace(domain, avictlruser_key=domain.next_avictlruser_key, next_avictlruser_key=None)
+    return domain
 
 
 def _take(folder: Path, name: str) -> None:
@@ -151,6 +191,12 @@ def _take(folder: Path, name: str) -> None:
         sync_folder(folder)
     except OSError as error:
         raise cannot("replace", folder / name, error) from error
+
+
+def read_vouched(folder: Path) -> list[x509.Certificate]:
+    """The certificates in which former roots vouch for the one in `folder`, as `found_root` keeps them beside it."""
+    path = folder / VOUCHED
+    return parse_certificates(read_limited(path, 65536), str(path)) if path.exists() else []
 
 
 def read_root(certificate: Path, key: Path) -> Credential:

@@ -37,6 +37,12 @@ class TrustDocument(Message, frozen=True, kw_only=True):
     nodes: Annotated[list[Node], Meta(min_length=1, max_length=16)]
 
 
+class TrustHeld(Message, frozen=True, kw_only=True):
+    """The epoch of the trust document that a service engine holds."""
+
+    epoch: Count
+
+
 class SignedTrust(Message, frozen=True, kw_only=True):
     """A trust document as the exact bytes that were signed (`document`, JSON text), with the issuing CA's signature.
 

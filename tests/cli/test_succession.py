@@ -63,7 +63,8 @@ class RootTests(ScriptedCase):
         self.assertEqual((made.code, made.err), (0, ""))
         self.assertIn("avictl root add", made.out)
         self.assertEqual(
-            sorted(each.name for each in (self.folder / "next").iterdir()), ["issuing.pem", "root.key", "root.pem"]
+            sorted(each.name for each in (self.folder / "next").iterdir()),
+            ["issuing.pem", "root.key", "root.pem", "vouched.pem"],
         )
         again = self.refused(REFUSED, "root", "new", str(self.folder / "next"), *options)
         self.assertIn("it was left as it is", again)

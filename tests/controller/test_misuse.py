@@ -49,11 +49,13 @@ class MisuseCase(SynchronousTestCase):
         self.sessions = Sessions(
             self.clock, self.directory, alarm=lambda *_: None, ready=lambda _: None, gone=lambda _: None
         )
+        self.former = keys.generate()
         self.misuse = Misuse(
             self.directory,
             lambda: frozenset({keys.public_line(domain().first_image.key)}),
             lambda: document().nodes,
             lambda: ("node-1", domain().server.public_line),
+            lambda: [keys.public_line(self.former)],
             Alarms(self.clock.seconds, lambda *alarm: self.alarms.append(alarm)),
         )
 
@@ -100,7 +102,7 @@ class KeyTests(MisuseCase):
             "a service engine": (one.key, ("engine-key-as-login", "se-1")),
             "a service engine's host key": (one.host_key, ("engine-key-as-login", "se-1")),
             "a revoked service engine": (two.key, ("engine-key-as-login", "se-2")),
-            "a node that was removed": (keys.generate(), ("", "")),
+            "a node's former key": (self.former, ("node-key-as-login", "")),
             "a stranger": (keys.generate(), ("", "")),
             "a stranger's certificate": (ec.generate_private_key(ec.SECP256R1()), ("", "")),
         }

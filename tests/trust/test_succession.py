@@ -167,7 +167,7 @@ class FolderTests(SynchronousTestCase):
             self.believed(taken, each)
 
     def test_an_issuing_ca_follows_under_the_same_root(self) -> None:
-        following = check_successor(self.domain, found_issuing(self.root, self.state / "next", NOW), NOW)
+        following = check_successor(self.domain, found_issuing(self.root, (), self.state / "next", NOW), NOW)
         taken = take_successor(keep_successor(self.domain, following), NOW)
         self.believed(taken, self.domain.root)
         self.assertNotEqual(taken.issuing.certificate, self.domain.issuing.certificate)
