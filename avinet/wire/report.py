@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from avinet.wire.certificates import CertificateState
 from avinet.wire.config import ConfigState
 from avinet.wire.message import Count, Id, Line, Message, UnixTime
 
@@ -95,8 +96,9 @@ class ServiceTraffic(Message, frozen=True, kw_only=True):
 
 
 class Report(Message, frozen=True, kw_only=True):
-    """`seq` counts the reports of one boot. Unchanged `health` and `config` are left out (None); `traffic` lists only
-    the virtual services in which something happened. `lost_records` counts log lines that were never counted.
+    """`seq` counts the reports of one boot. What is unchanged of `health`, `config` and `certificates` is left out
+    (None); `traffic` lists only the virtual services in which something happened. `lost_records` counts log lines that
+    were never counted.
     """
 
     seq: Count
@@ -105,5 +107,6 @@ class Report(Message, frozen=True, kw_only=True):
     interval_s: float
     health: Annotated[list[ServerHealth], Meta(max_length=20000)] | None = None
     config: ConfigState | None = None
+    certificates: CertificateState | None = None
     traffic: Annotated[list[ServiceTraffic], Meta(max_length=1000)] = []
     lost_records: Count = 0

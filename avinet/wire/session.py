@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from avinet.wire.audit import LogProof
+from avinet.wire.certificates import CertificateState
 from avinet.wire.config import ConfigState
 from avinet.wire.message import Count, Labels, Line, Message, PublicKey, Revision, Seconds, UnixTime
 
@@ -27,6 +28,7 @@ class Hello(Message, frozen=True, kw_only=True):
     labels: Labels = {}
     addresses: Annotated[list[Line], Meta(max_length=16)] = []
     config: ConfigState = ConfigState()
+    certificates: CertificateState = CertificateState()
     trust_epoch: Count = 0
     ratchet: Line = ""
     log_size: Count = 0
