@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -57,6 +58,39 @@ def pause(clock: IReactorTime, seconds: float) -> Deferred[None]:
     deferred: Deferred[None] = Deferred(lambda _: timer.cancel())
     timer = clock.callLater(seconds, deferred.callback, None)
     return deferred
+
+
+class Slots:
+    """`count` may be in here at once (`async with slots`); the others wait, and come in as they came.
+
+    Who waits is let in by a loop, and not by whoever leaves: `DeferredSemaphore` goes one deeper for each that is
+    done at once, and a few hundred in a row are too many for the stack.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._line: deque[Deferred[None]] = deque()
+        self._calling = False
+
+    async def __aenter__(self) -> None:
+        if self._free and not self._line:
+            self._free -= 1
+            return
+        turn: Deferred[None] = Deferred(self._line.remove)
+        self._line.append(turn)
+        await turn
+
+    async def __aexit__(self, *raised: object) -> None:
+        self._free += 1
+        if self._calling:
+            return
+        self._calling = True
+        try:
+            while self._free and self._line:
+                self._free -= 1
+                self._line.popleft().callback(None)
+        finally:
+            self._calling = False
 
 
 class Tasks:

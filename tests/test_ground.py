@@ -12,14 +12,15 @@ from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
 
-from avinet.aio import Tasks, as_deferred, pause, within
+from avinet.aio import Slots, Tasks, as_deferred, pause, within
 from avinet.backoff import Backoff
 from avinet.errors import Invalid, LocalError, TimedOut
 from avinet.files import FolderLock, cannot, files_missing, private_folder, read_limited, write_atomic
@@ -216,3 +217,60 @@ class AsyncTests(SynchronousTestCase):
         connecting = as_deferred(within(reactor, 5, endpoint.connect(Factory()), "the peer"))
         reactor.advance(5)
         self.failureResultOf(connecting, TimedOut)
+
+
+class SlotsTests(SynchronousTestCase):
+    @override
+    def setUp(self) -> None:
+        self.slots = Slots(2)
+        self.inside: dict[int, Deferred[None]] = {}
+        self.done: list[int] = []
+
+    async def work(self, number: int, *, at_once: bool = False) -> None:
+        async with self.slots:
+            if not at_once:
+                self.inside[number] = Deferred()
+                await self.inside[number]
+            self.done.append(number)
+
+    def come(self, number: int, **how: bool) -> Deferred[None]:
+        return as_deferred(self.work(number, **how))
+
+    def test_so_many_at_once_and_the_others_as_they_came(self) -> None:
+        working = [self.come(number) for number in range(4)]
+        self.assertEqual(list(self.inside), [0, 1])
+        self.inside[1].callback(None)
+        self.assertEqual(list(self.inside), [0, 1, 2])
+        self.inside[0].errback(Invalid("it fails, and its slot is free all the same"))
+        self.failureResultOf(working[0], Invalid)
+        self.assertEqual(list(self.inside), [0, 1, 2, 3])
+
+    def test_who_gives_up_waiting_takes_nobodys_turn(self) -> None:
+        working = [self.come(number) for number in range(4)]
+        working[2].cancel()
+        self.failureResultOf(working[2], CancelledError)
+        working[0].cancel()
+        self.failureResultOf(working[0], CancelledError)
+        self.assertEqual(list(self.inside), [0, 1, 3])
+
+    def test_thousands_that_are_done_at_once_take_no_more_of_the_stack_than_one(self) -> None:
+        for number in range(2):
+            self.come(number)
+        for number in range(2, 5000):
+            self.come(number, at_once=True)
+        self.inside[0].callback(None)
+        self.assertEqual(self.done, [0, *range(2, 5000)])
+
+    def test_nobody_is_passed_by_one_who_comes_while_others_are_called(self) -> None:
+        self.come(0)
+        self.come(1)
+
+        async def brings_another() -> None:
+            async with self.slots:
+                self.come(3, at_once=True)
+            self.done.append(-1)
+
+        as_deferred(brings_another())
+        self.come(2, at_once=True)
+        self.inside[0].callback(None)
+        self.assertEqual(self.done, [0, -1, 2, 3])

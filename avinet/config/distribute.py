@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 from automat import TypeMachineBuilder
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from avinet.aio import Tasks, as_deferred, within
+from avinet.aio import Slots, Tasks, as_deferred, within
 from avinet.backoff import Backoff
 from avinet.config.states import States
 from avinet.errors import Invalid, PeerError, TooLarge, Unavailable
@@ -142,7 +142,7 @@ class Distributor:
         self._random = random
         self._live: dict[str, _Delivery] = {}
         self._problems: dict[str, str] = {}
-        self._slots = DeferredSemaphore(PUSHES)
+        self._slots = Slots(PUSHES)
         self._tasks = Tasks()
 
     def opened(self, id: str) -> None:
@@ -190,13 +190,10 @@ class Distributor:
         return sending
 
     async def _send(self, id: str, delivery: _Delivery) -> None:
-        await self._slots.acquire()
-        try:
+        async with self._slots:
             push = self._wanted.push(id)
             if push is not None and outstanding(push.version, self._states.get(id)):
                 await self._push(id, push)
-        finally:
-            self._slots.release()
         if self._live.get(id) is delivery:
             self._problems.pop(id, None)
         delivery.answered()

@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from avinet.aio import CANCELLED, Tasks, as_deferred, pause, within
+from avinet.aio import CANCELLED, Slots, Tasks, as_deferred, pause, within
 from avinet.controller.reverse import SignatureRefused
 from avinet.errors import AvinetError, Conflict, Forbidden, Invalid, NotFound, TimedOut
 from avinet.ids import random_name
@@ -149,11 +149,11 @@ class Jobs:
 
     async def _run(self, running: _Running, targets: Sequence[str]) -> None:
         order = running.order
-        some = DeferredSemaphore(order.at_once)
+        slots = Slots(order.at_once)
         size = order.batch or max(1, len(targets))
         try:
             for at in range(0, len(targets), size):
-                batch = [some.run(self._deferred, running, id) for id in targets[at : at + size]]
+                batch = [as_deferred(self._in_turn(slots, running, id)) for id in targets[at : at + size]]
                 results: Any = await DeferredList(batch, consumeErrors=True)
                 faults: list[Failure] = [found for good, found in results if not good]
                 for fault in faults:
@@ -181,8 +181,9 @@ class Jobs:
                 self.log.warn("the end of job {job} is not kept yet: {why}", job=running.job.id, why=str(error))
                 await pause(self._clock, RETRY_S)
 
-    def _deferred(self, running: _Running, id: str) -> Deferred[None]:
-        return as_deferred(self._on(running, id))
+    async def _in_turn(self, slots: Slots, running: _Running, id: str) -> None:
+        async with slots:
+            await self._on(running, id)
 
     async def _on(self, running: _Running, id: str) -> None:
         """Run a job on one service engine, and keep what became of it."""

@@ -155,6 +155,19 @@ class DeliveryTests(DistributeCase):
         self.desire(6, "se-2")
         self.assertEqual([id for id, _, _ in self.road.pushed], ["se-1", "se-2"])
 
+    def test_thousands_whose_turn_comes_when_nothing_is_desired_any_more_have_it_one_after_the_other(self) -> None:
+        many = [f"se-{number}" for number in range(5000)]
+        for id in many:
+            self.desire(5, id)
+            self.distributor.opened(id)
+        for id in many[distribute.PUSHES :]:
+            del self.desk.pushes[id]
+        for _, _, answer in list(self.road.pushed):
+            answer.callback(ConfigState(applied=self.desk.pushes["se-0"].version, applied_count=1))
+        self.assertEqual([id for id, _, _ in self.road.pushed], many[: distribute.PUSHES])
+        self.desire(6, many[-1])
+        self.assertEqual(self.revisions[-1], 6)
+
     def test_a_push_that_was_lost_is_tried_again_ever_more_seldom(self) -> None:
         version = self.desire(5)
         self.distributor.opened("se-1")

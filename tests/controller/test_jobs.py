@@ -105,6 +105,14 @@ class JobTests(SynchronousTestCase):
         self.fleet.answer("b")
         self.assertEqual(set(self.fleet.asked), {"c", "d"})
 
+    def test_thousands_that_have_gone_in_the_middle_are_counted_one_after_the_other(self) -> None:
+        targets = [f"se-{number}" for number in range(5000)]
+        job = self.begin(*targets, at_once=2)
+        self.fleet.gone = set(targets)
+        for id in list(self.fleet.asked):
+            self.fleet.fail(id, Unavailable("its tunnel is gone"))
+        self.assertEqual((self.state(job).state, self.state(job).ended, len(self.fleet.requests)), ("done", 5000, 2))
+
     def test_too_many_failures_stop_it(self) -> None:
         job = self.begin("a", "b", "c", "d", at_once=1, failures=1)
         self.fleet.answer("a", status=1)
