@@ -31,7 +31,8 @@ from avinet.aio import Tasks, as_deferred
 from avinet.config.apply import Applier
 from avinet.dataplane.interface import ServerState
 from avinet.errors import AvinetError, Invalid
-from avinet.rest.door import Door, Table
+from avinet.rest.door import Door
+from avinet.rest.table import Table
 from avinet.se.authority import NodeAuthority
 from avinet.se.commands import Outcome
 from avinet.se.control import control_routes

@@ -1,7 +1,6 @@
 """Jobs: commands on many service engines, some at a time; each result is kept as it comes, and shown to who waits.
 
-`job/ID` is a job, `job-result/ID/NUMBER` what became of it on one service engine, in the order in which they ended. A
-job has the same id on each service engine, which makes it durable before it starts: none runs it twice.
+A job has the same id on each service engine, which makes it durable before it starts: none runs it twice.
 """
 
 from __future__ import annotations
@@ -16,22 +15,16 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.aio import CANCELLED, Slots, Tasks, as_deferred, pause, within
+from avinet.controller.job_records import JobRecords
 from avinet.controller.reverse import SignatureRefused
 from avinet.errors import AvinetError, Conflict, Forbidden, Invalid, NotFound, TimedOut
 from avinet.ids import random_name
-from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction
+from avinet.store.interface import Store
 from avinet.wire.command import CommandRequest, CommandResult
 from avinet.wire.jobs import KEPT_OUTPUT_BYTES, Job, JobList, JobOrder, JobOutcome, JobResult, JobResults, JobState
 from avinet.wire.message import encode
 
-JOBS, RESULTS = b"job/", b"job-result/"
-KEPT = 500
-"""How many jobs are kept; some more, between two sweeps."""
-KEPT_RESULTS = 50_000
-"""How many results they may have in all, but for the last job."""
-_SWEEP_EACH = 50
 RETRY_S = 5.0
-_PAGE = 100
 
 
 class Asking(Protocol):
@@ -70,29 +63,27 @@ class Jobs:
         random: Callable[[int], bytes],
     ) -> None:
         self._clock = clock
-        self._store = store
+        self._records = JobRecords(store, lambda id: id in self._running)
         self._tasks = tasks
         self._asking = asking
         self._connected = connected
         self._now = now
         self._random = random
         self._running: dict[str, _Running] = {}
-        self._made = 0
 
     async def start(self) -> None:
         """What was under way when the node ended has no end of its own; the oldest are forgotten."""
-        await self._sweep()
-        for job in await self._all():
+        await self._records.sweep()
+        for job in await self._records.all():
             if job.state == "running":
-                ended = msgspec.structs.replace(job, state="interrupted", finished=self._now())
-                await self._store.transact(Transaction((), (Put(_job_key(job.id), encode(ended)),)))
+                await self._records.keep(msgspec.structs.replace(job, state="interrupted", finished=self._now()))
 
     # running
 
     async def begin(self, order: JobOrder, targets: Sequence[str], operator: str) -> Job:
         """Begin a job on `targets`; its results come one by one."""
         running = _Running(self._made_job(order, len(targets), operator), order)
-        await self._store.transact(Transaction((), (Put(_job_key(running.job.id), encode(running.job)),)))
+        await self._records.keep(running.job)
         self._running[running.job.id] = running
         self.log.info(
             "job {job}: {command} on {count} service engines, for {operator}",
@@ -124,10 +115,9 @@ class Jobs:
         ended = msgspec.structs.replace(
             job, state="done", finished=self._now(), ended=1, failed=int(result.exit_status != 0)
         )
-        puts = (Put(_job_key(job.id), encode(ended)), Put(_result_key(job.id, 1), encode(result)))
         try:
-            await self._store.transact(Transaction((), puts))
-            await self._sweep_now_and_then()
+            await self._records.keep(ended, result)
+            await self._records.sweep_now_and_then()
         except AvinetError as error:
             self.log.warn(
                 "job {job} of {operator} is not kept: {why}", job=job.id, operator=job.operator, why=str(error)
@@ -169,13 +159,13 @@ class Jobs:
             self._tell(running)
         await self._keep_end(running)
         del self._running[running.job.id]
-        await self._sweep_now_and_then()
+        await self._records.sweep_now_and_then()
 
     async def _keep_end(self, running: _Running) -> None:
         """Write how a job ended, however long the store is away: until then it is known here."""
         while True:
             try:
-                await self._store.transact(Transaction((), (Put(_job_key(running.job.id), encode(running.job)),)))
+                await self._records.keep(running.job)
                 return
             except AvinetError as error:
                 self.log.warn("the end of job {job} is not kept yet: {why}", job=running.job.id, why=str(error))
@@ -208,12 +198,8 @@ class Jobs:
         running.job = msgspec.structs.replace(
             running.job, ended=number, failed=running.job.failed + int(failed and kept.outcome != "skipped")
         )
-        puts = (
-            Put(_job_key(running.job.id), encode(running.job)),
-            Put(_result_key(running.job.id, number), encode(kept)),
-        )
         try:
-            await self._store.transact(Transaction((), puts))
+            await self._records.keep(running.job, kept)
         except AvinetError as error:  # what runs goes on: its end is not worth less for being told nobody
             self.log.warn("a result of job {job} is not kept: {why}", job=running.job.id, why=str(error))
         self._tell(running)
@@ -246,7 +232,7 @@ class Jobs:
 
     async def results(self, id: str, after: int, wait_s: float) -> JobResults:
         """A job, and its results behind number `after`; without any it waits so long for one, while the job runs."""
-        items = await self._results(id, after)
+        items = await self._records.results(id, after)
         running = self._running.get(id)
         if not items and running is not None and running.job.state == "running" and wait_s:
             waiter: Deferred[None] = Deferred(lambda _: None)
@@ -255,62 +241,18 @@ class Jobs:
                 await within(self._clock, wait_s, waiter, "the job")
             except TimedOut:
                 running.waiting.remove(waiter)
-            items = await self._results(id, after)
+            items = await self._records.results(id, after)
         return JobResults(job=await self._job(id), items=items)
-
-    async def _results(self, id: str, after: int) -> list[JobResult]:
-        page = await self._store.range(
-            _result_key(id, None), limit=_PAGE, after=_result_key(id, after) if after else b""
-        )
-        return [msgspec.json.decode(entry.value, type=JobResult) for entry in page.entries]
 
     async def _job(self, id: str) -> Job:
         running = self._running.get(id)
         if running is not None:
             return running.job
-        entry = (await self._store.read([_job_key(id)])).entries.get(_job_key(id))
-        if entry is None:
-            raise NotFound(f"there is no job {id}", hint=f"see avictl jobs; the last {KEPT} are kept")
-        return msgspec.json.decode(entry.value, type=Job)
+        return await self._records.find(id)
 
     async def latest(self, *, limit: int, before: str) -> JobList:
         """Jobs before the one with the id `before`, the latest first."""
-        found = [each for each in await self._all() if not before or each.id < before]
-        items = found[::-1][:limit]
-        return JobList(items=items, next=items[-1].id if len(found) > limit else "")
-
-    async def _all(self) -> list[Job]:
-        """All jobs, the oldest first."""
-        found: list[Job] = []
-        after, more = b"", True
-        while more:
-            page = await self._store.range(JOBS, after=after)
-            for entry in page.entries:
-                try:
-                    found.append(msgspec.json.decode(entry.value, type=Job))
-                except msgspec.ValidationError as error:  # of a newer version: it is nobody's business here
-                    self.log.warn("{key} in the store cannot be read: {why}", key=entry.key.decode(), why=str(error))
-            after, more = page.entries[-1].key if page.entries else b"", page.more
-        return found
-
-    async def _sweep_now_and_then(self) -> None:
-        """Forget the oldest jobs and their results, once in a while."""
-        self._made += 1
-        if not self._made % _SWEEP_EACH:
-            await self._sweep()
-
-    async def _sweep(self) -> None:
-        """Forget the oldest jobs, and more of them while they have too many results in all."""
-        results = 0
-        for number, job in enumerate(reversed(await self._all())):
-            results += job.targets
-            if number and (number >= KEPT or results > KEPT_RESULTS) and job.id not in self._running:
-                await self._forget(job.id)
-
-    async def _forget(self, id: str) -> None:
-        while entries := (await self._store.range(_result_key(id, None), limit=OPERATIONS)).entries:
-            await self._store.transact(Transaction((), tuple(Delete(entry.key) for entry in entries)))
-        await self._store.transact(Transaction((), (Delete(_job_key(id)),)))
+        return await self._records.latest(limit=limit, before=before)
 
 
 def _outcome_of(error: AvinetError) -> JobOutcome:
@@ -323,12 +265,3 @@ def _cut(text: str, limit: int = KEPT_OUTPUT_BYTES) -> str:
     if len(text) * 6 <= limit or len(encode(text)) <= limit:
         return text
     return text[: max(0, limit // 6 - 16)] + "\n... (cut)\n"
-
-
-def _job_key(id: str) -> bytes:
-    return JOBS + id.encode("ascii", "replace")
-
-
-def _result_key(id: str, number: int | None) -> bytes:
-    place = RESULTS + id.encode("ascii", "replace") + b"/"
-    return place if number is None else place + b"%06d" % number

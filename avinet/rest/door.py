@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from typing import Any
-from urllib.parse import parse_qsl
 
-from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -17,198 +14,32 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http
 from typing_extensions import override
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
-from werkzeug.routing import Map, Rule
 from zope.interface import implementer
 
 from avinet.aio import Tasks
-from avinet.errors import AvinetError, PeerError, TooLarge
 from avinet.relay import Relay
-from avinet.rest.problems import problem, problem_of, rendered
-from avinet.rest.route import Pipe, Reply, Request, Route
-from avinet.wire.message import encode
-from avinet.wire.problem import Problem
+from avinet.rest.answering import INERT, SLICE_BYTES, DoorRequest
+from avinet.rest.problems import problem, rendered
+from avinet.rest.route import Pipe
+from avinet.rest.table import Table
 
 HEAD_LIMIT_BYTES = 16 * 1024
-TARGET_LIMIT_BYTES = 2048
-QUERY_FIELDS = 32
-CHUNKS = 256
-"""How many small chunks a body may come in; of 4 KiB and more there may be any number."""
-_SLICE_BYTES = 4096
-"""What twisted.web is given at once: it copies the rest of that for every line."""
 PIPE_PROTOCOL = "avinet-pipe"
-_NOTHING_HERE = problem(404, "there is nothing at this path", "see /v1/openapi.json")
-INERT = {
-    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-}
-"""Headers of every answer: whatever stands in it, a browser runs nothing of it, and shows it in no other page."""
 
 
 @dataclass(frozen=True)
 class DoorLimits:
     """`read_s` bounds the time from a request's first byte to its last; `idle_s` a connection between requests.
 
-    `connections` bounds those that are open at once, `queued` the requests that wait for one answer.
+    `connections` bounds those that are open at once.
     """
 
     read_s: float = 30.0
     idle_s: int = 60
     connections: int = 1000
-
-
-class Table:
-    """The routes of a door, matched by method and path."""
-
-    def __init__(self, routes: Sequence[Route]) -> None:
-        rules = [
-            Rule(route.path, methods=[route.method], endpoint=route, merge_slashes=False, strict_slashes=True)
-            for route in routes
-        ]
-        self._adapter = Map(rules, redirect_defaults=False).bind("door")
-        self.limit_bytes = max((route.limit_bytes for route in routes if route.takes is not None), default=0)
-
-    def match(self, method: str, path: str) -> tuple[Route, Mapping[str, str]] | Problem:
-        """The route and the arguments in its path, or why there is none (404, 405)."""
-        if (
-            path[:1] != "/" or path[1:2] == "/" or not method.isupper()
-        ):  # the adapter takes these for what they are like
-            return _NOTHING_HERE
-        try:
-            route, arguments = self._adapter.match(path, method=method)
-        except MethodNotAllowed as refusal:
-            allowed = ", ".join(sorted(refusal.valid_methods or ()))
-            return problem(405, f"{method} is not possible here", f"use {allowed}" if allowed else "")
-        except HTTPException:
-            return _NOTHING_HERE
-        return route, arguments
-
-
-class DoorRequest(http.Request):
-    """A request that is read within the door's limits and answered by its route."""
-
-    channel: DoorChannel
-    content: BytesIO
-    _received = 0
-    _chunks = 0
-
-    @override
-    def gotLength(self, length: int | None) -> None:
-        self.content = BytesIO()
-        if length is not None and length > self.channel.door.table.limit_bytes:
-            self.channel.refuse(413)
-
-    @override
-    def handleContentChunk(self, data: bytes) -> None:
-        self._received += len(data)
-        self._chunks += 1
-        limit_bytes = self.channel.door.table.limit_bytes
-        if self._received > limit_bytes or self._chunks > CHUNKS + limit_bytes // _SLICE_BYTES:
-            self.channel.refuse(413)
-        else:
-            self.content.write(data)
-
-    @override
-    def parseCookies(self) -> None:
-        """Cookies mean nothing at any door."""
-
-    @override
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        self.method, self.uri, self.clientproto = command, path, version
-        self.path = path.partition(b"?")[0]
-        self.process()
-
-    @override
-    def process(self) -> None:
-        # What was asked for is done even if the peer goes away: cancelling it half-way would help nobody.
-        self.channel.door.tasks.spawn(self._answer(), "answering a request")
-
-    async def _answer(self) -> None:
-        door = self.channel.door
-        try:
-            reply = await self._routed()
-        except AvinetError as error:
-            if isinstance(error, PeerError):
-                door._log.warn("{peer}: {reason}", peer=self.channel.peer, reason=str(error))
-            reply = _said(problem_of(error))
-        except CancelledError:
-            reply = _said(problem(503, "the door is closing"))
-        except Exception:  # the edge: a fault of ours is an answer of 500, and a traceback in our log only
-            door._log.failure("{method} {path} failed", method=self.method, path=self.path)
-            reply = _said(problem(500, "an unexpected fault, which the node has logged"))
-        if self._disconnected or self.finished:
-            return
-        if isinstance(reply, Pipe):
-            self.channel.become_pipe(reply)
-            return
-        self.setResponseCode(reply.status)
-        body, kind = b"" if reply.body is None else reply.body, "application/octet-stream"
-        if not isinstance(body, bytes):
-            body, kind = encode(body), "application/json"
-        headers = INERT | ({"content-type": kind} if body else {}) | dict(reply.headers)
-        for name, value in headers.items():
-            self.setHeader(name, value)
-        self.setHeader("content-length", str(len(body)))
-        if body:
-            self.write(body)
-        self.finish()
-
-    async def _routed(self) -> Reply | Pipe:
-        try:
-            target = self.uri.decode("ascii")
-            headers, repeated = _headers(self.requestHeaders.getAllRawHeaders())
-        except UnicodeDecodeError:
-            return _said(problem(400, "the request's head is not ASCII"))
-        if self.clientproto != b"HTTP/1.1":
-            return _said(problem(505, "this door speaks HTTP/1.1"))
-        if len(target) > TARGET_LIMIT_BYTES:
-            return _said(problem(414))
-        path, _, query = target.partition("?")
-        if query.count("&") >= QUERY_FIELDS:
-            return _said(problem(400, f"the query has more than {QUERY_FIELDS} fields"))
-        found = self.channel.door.table.match(self.method.decode("ascii", "replace"), path)
-        if isinstance(found, Problem):
-            return _said(found)
-        route, arguments = found
-        body = self.content.getvalue()
-        if len(body) > route.limit_bytes:
-            raise TooLarge(f"the request body has more than {route.limit_bytes} bytes")
-        return await route.answer(
-            Request(
-                method=route.method,
-                path=path,
-                target=target,
-                authority=headers.get("host", ""),
-                arguments=arguments,
-                query=dict(parse_qsl(query, keep_blank_values=True)),
-                headers=headers,
-                repeated=repeated,
-                body=body,
-                peer=self.channel.peer,
-                identity=self.channel.identity,
-                limit_bytes=route.limit_bytes,
-            )
-        )
-
-
-def _said(no: Problem) -> Reply:
-    status, headers, body = rendered(no)
-    return Reply(status, body, headers)
-
-
-def _headers(raw: Any) -> tuple[dict[str, str], frozenset[str]]:
-    headers: dict[str, str] = {}
-    repeated = set()
-    for name, values in raw:
-        key = name.decode("ascii").lower()
-        headers[key] = b", ".join(values).decode("latin-1")
-        if len(values) > 1:
-            repeated.add(key)
-    return headers, frozenset(repeated)
 
 
 @implementer(IHalfCloseableProtocol)
@@ -261,11 +92,11 @@ class DoorChannel(http.HTTPChannel):
     @override
     def dataReceived(self, data: bytes) -> None:
         self._waited = True
-        for at in range(0, len(data), _SLICE_BYTES):
+        for at in range(0, len(data), SLICE_BYTES):
             if self._pipe is not None:
                 self._pipe.dataReceived(data[at:])
                 return
-            self._take(data[at : at + _SLICE_BYTES])
+            self._take(data[at : at + SLICE_BYTES])
 
     def _take(self, data: bytes) -> None:
         if self._refused or self._closing:
@@ -395,7 +226,6 @@ class Door(Factory):
     __slots__ = ("clock", "identify", "limits", "open_connections", "table", "tasks")
 
     noisy = False
-    _log = Logger()
 
     def __init__(
         self,

@@ -22,7 +22,8 @@ from avinet.enrolment.client import Enrolment, read_trust, tls_client
 from avinet.enrolment.identity import Identity
 from avinet.errors import AvinetError, Unauthenticated, Unavailable
 from avinet.files import FolderLock, private_folder
-from avinet.rest.door import Door, Table
+from avinet.rest.door import Door
+from avinet.rest.table import Table
 from avinet.se.authority import NodeAuthority
 from avinet.se.clock import EngineClock
 from avinet.se.control import control_routes

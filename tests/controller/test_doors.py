@@ -13,8 +13,8 @@ from typing_extensions import override
 from avinet.controller import engine_door
 from avinet.controller.operators import operator_routes
 from avinet.enrolment.door import enrolment_routes
-from avinet.rest.door import Table
 from avinet.rest.route import Route
+from avinet.rest.table import Table
 from avinet.se.control import control_routes
 from avinet.wire.problem import Problem
 

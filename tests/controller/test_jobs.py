@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.aio import Tasks, as_deferred
-from avinet.controller.jobs import KEPT, RETRY_S, Jobs
+from avinet.controller.job_records import KEPT
+from avinet.controller.jobs import RETRY_S, Jobs
 from avinet.controller.reverse import SignatureRefused
 from avinet.errors import Conflict, Invalid, NotFound, PeerError, TimedOut, Unavailable
 from avinet.wire.command import CommandRequest, CommandResult

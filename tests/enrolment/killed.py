@@ -22,7 +22,8 @@ from avinet.enrolment.door import enrolment_routes
 from avinet.enrolment.pending import PendingRequests
 from avinet.enrolment.registrar import Registrar
 from avinet.flow.allowance import Allowance
-from avinet.rest.door import Door, Table
+from avinet.rest.door import Door
+from avinet.rest.table import Table
 from avinet.store.sqlite import SQLiteStore
 from avinet.trust import keys
 from avinet.trust.document import sign_document

@@ -18,7 +18,8 @@ from avinet.enrolment.door import BURST, PER_S, enrolment_routes
 from avinet.enrolment.pending import PendingRequests
 from avinet.enrolment.registrar import Registrar
 from avinet.flow.allowance import Allowance
-from avinet.rest.door import Door, Table
+from avinet.rest.door import Door
+from avinet.rest.table import Table
 from avinet.trust.tls import ServerTLS
 from avinet.wire.trust import SignedTrust
 from tests.bounds import MIB, BoundCase, pieces

@@ -13,8 +13,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.aio import Tasks, as_deferred
 from avinet.enrolment.door import enrolment_routes
 from avinet.flow.allowance import Allowance
-from avinet.rest.door import Door, Table
+from avinet.rest.door import Door
 from avinet.rest.route import Request
+from avinet.rest.table import Table
 from avinet.trust import signatures
 from avinet.trust.path import parse_chain_header
 from avinet.wire.trust import SignedTrust

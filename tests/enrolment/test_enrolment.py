@@ -19,7 +19,8 @@ from avinet.enrolment.identity import Identity, user_data
 from avinet.errors import Conflict, Forbidden, Gone, LocalError, Unauthenticated
 from avinet.files import private_folder, write_atomic
 from avinet.flow.allowance import Allowance
-from avinet.rest.door import Door, Table
+from avinet.rest.door import Door
+from avinet.rest.table import Table
 from avinet.store.sqlite import SQLiteStore
 from avinet.trust import keys
 from avinet.trust.document import sign_document

@@ -15,8 +15,9 @@ from twisted.python.failure import Failure
 
 from avinet.aio import Tasks
 from avinet.errors import Conflict
-from avinet.rest.door import HEAD_LIMIT_BYTES, Door, Table
+from avinet.rest.door import HEAD_LIMIT_BYTES, Door
 from avinet.rest.route import Reply, Request, Route
+from avinet.rest.table import Table
 from tests.fuzz.watch import check, watched
 
 LIMIT_BYTES = 300

@@ -13,9 +13,11 @@ from twisted.web.server import Site
 
 from avinet.aio import Tasks
 from avinet.errors import NotFound
-from avinet.rest.door import INERT, Door, Table
+from avinet.rest.answering import INERT
+from avinet.rest.door import Door
 from avinet.rest.problems import problem_of
 from avinet.rest.route import Reply, Request, Route
+from avinet.rest.table import Table
 from avinet.wire.fleet import Engine
 from avinet.wire.message import encode
 from tests.peers import require

@@ -20,9 +20,10 @@ from avinet.aio import Tasks, as_deferred
 from avinet.errors import Conflict, NotFound, PeerError, TimedOut, TooLarge, Unavailable
 from avinet.relay import Relay
 from avinet.rest.client import Client
-from avinet.rest.door import Door, DoorLimits, Table
+from avinet.rest.door import Door, DoorLimits
 from avinet.rest.openapi import openapi
 from avinet.rest.route import Pipe, Reply, Request, Route
+from avinet.rest.table import Table
 from avinet.wire.message import Id, Message
 
 

@@ -17,7 +17,8 @@ from avinet.aio import Tasks
 from avinet.enrolment.door import enrolment_routes
 from avinet.errors import TimedOut
 from avinet.flow.allowance import Allowance
-from avinet.rest.door import Door, Table
+from avinet.rest.door import Door
+from avinet.rest.table import Table
 from avinet.se.diagnose import Diagnosis
 from avinet.ssh.binary import VERSION
 from avinet.trust.domain import found
