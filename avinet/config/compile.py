@@ -18,7 +18,7 @@ from avinet.wire.message import encode
 
 CONFIG_LIMIT_BYTES = 4 * 1024 * 1024
 ITEMS = 500
-"""The most virtual services, and the most pools, of one service engine."""
+"""The most virtual services, the most pools, and the most certificates, of one service engine."""
 COMPILED_KEPT = 64
 _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*\Z"
@@ -82,6 +82,8 @@ def merge(documents: Sequence[Document]) -> Config:
         pools=[_checked_pool(each) for _, each in sorted(pools.items())],
     )
     _check_listeners(services.values())
+    if len(merged.certificates) > ITEMS:
+        raise Invalid(f"one service engine would have {len(merged.certificates)} certificates, more than {ITEMS}")
     return merged
 
 
@@ -121,6 +123,10 @@ def _checked_service(each: _From, pools: Mapping[str, _From]) -> VirtualService:
         raise Invalid(f"the {each} has routes, which only HTTP has", hint="set its mode to http")
     if service.mode == "tcp" and service.pool is None:
         raise Invalid(f"the {each} has no pool", hint="name the pool that its connections go to")
+    certificates = service.tls.certificates if service.tls else []
+    for name in certificates:
+        if certificates.count(name) > 1:
+            raise Invalid(f"the {each} names certificate {name} twice", hint="name each certificate once")
     return service
 
 

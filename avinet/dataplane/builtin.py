@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IListeningPort
 
 from avinet.aio import Tasks, pause
 from avinet.dataplane.balance import route
+from avinet.dataplane.certificates import Certificates, require
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.http_proxy import HTTPFront
 from avinet.dataplane.interface import ServerState
@@ -41,13 +42,14 @@ class Listener:
 
 
 class BuiltIn:
-    """See `avinet.dataplane.interface.Dataplane`. It ends with the process."""
+    """See `avinet.dataplane.interface.Dataplane`. It ends with the process, and serves what `certificates` hold."""
 
     name = "built-in"
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, certificates: Certificates) -> None:
         self.changed: Callable[[], None] = lambda: None
         self._reactor = reactor
+        self._certificates = certificates
         self._tasks = Tasks()
         self._config = Config()
         self._listeners: dict[Place, Listener] = {}
@@ -60,10 +62,12 @@ class BuiltIn:
         await self.apply(config)
 
     async def check(self, config: Config) -> None:
-        """Any configuration that was compiled can run, if its ports are free; see `Dataplane`."""
+        """Any can run, if its ports are free and its certificates held; see `Dataplane`."""
+        require(config, self._certificates)
 
     async def apply(self, config: Config) -> None:
         """New ports are opened first: if one is taken, they are closed again and nothing has changed."""
+        require(config, self._certificates)
         wanted = {place_of(service): service for service in config.virtual_services}
         opened: dict[Place, Listener] = {}
         try:

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from avinet.aio import Tasks, pause
+from avinet.dataplane.certificates import Certificates, require
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.intake import Intake, RequestRecord
 from avinet.dataplane.interface import ServerState
@@ -27,14 +28,18 @@ RESTART_CAP_S = 10.0
 
 
 class HAProxy:
-    """See `avinet.dataplane.interface.Dataplane`. All that it keeps is in `folder`; `program` is the binary."""
+    """See `avinet.dataplane.interface.Dataplane`. All that it keeps is in `folder`; `program` is the binary.
+
+    It serves what `certificates` hold.
+    """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, folder: Path, program: str, version: str) -> None:
+    def __init__(self, reactor: Any, folder: Path, certificates: Certificates, program: str, version: str) -> None:
         self.name = f"HAProxy {version}"
         self.changed: Callable[[], None] = lambda: None
         self._reactor = reactor
+        self._certificates = certificates
         self._master = Master(reactor, folder, program)
         self._tasks = Tasks()
         self._config: Config | None = None
@@ -62,10 +67,12 @@ class HAProxy:
 
     async def check(self, config: Config) -> None:
         """`haproxy -c`; see `Dataplane`."""
+        require(config, self._certificates)
         await self._master.check(render(config))
 
     async def apply(self, config: Config) -> None:
         """Reload without losing a connection, or start what does not run; see `Dataplane`."""
+        require(config, self._certificates)
         async with self._change:
             running = await self._master.find()
             if running is None:

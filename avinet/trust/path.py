@@ -187,7 +187,7 @@ def signed_by(certificate: x509.Certificate, by: x509.Certificate) -> bool:
     """Whether the key of `by` has signed `certificate`, and the two name each other."""
     try:
         certificate.verify_directly_issued_by(by)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True
 

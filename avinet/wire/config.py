@@ -88,6 +88,17 @@ class Route(Message, frozen=True, kw_only=True):
     path: RoutePath = ""
 
 
+class Tls(Message, frozen=True, kw_only=True):
+    """TLS that ends at the service engine, with certificates that are kept apart from all documents, by name.
+
+    The certificate is chosen by the name that a client asks for (SNI); the first one is for all that ask for another
+    name, or for none. No version below `minimum` is spoken.
+    """
+
+    certificates: Annotated[list[Id], Meta(min_length=1, max_length=50)]
+    minimum: Literal["1.2", "1.3"] = "1.2"
+
+
 class VirtualService(Message, frozen=True, kw_only=True):
     """A listener of the load balancer. What no route takes goes to `pool`; without it HTTP answers 503."""
 
@@ -97,6 +108,7 @@ class VirtualService(Message, frozen=True, kw_only=True):
     mode: Literal["http", "tcp"] = "http"
     pool: Id | None = None
     routes: Annotated[list[Route], Meta(max_length=500)] = []
+    tls: Tls | None = None
 
 
 class ByLabels(Message, frozen=True, kw_only=True, tag_field="kind", tag="labels"):
@@ -137,6 +149,11 @@ class Config(Message, frozen=True, kw_only=True):
     v: Literal[1] = 1
     virtual_services: Annotated[list[VirtualService], Meta(max_length=500)] = []
     pools: Annotated[list[Pool], Meta(max_length=500)] = []
+
+    @property
+    def certificates(self) -> frozenset[str]:
+        """The names of the certificates that its virtual services serve."""
+        return frozenset(name for each in self.virtual_services if each.tls for name in each.tls.certificates)
 
 
 class ConfigVersion(Message, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.config import compile as compile_module
 from avinet.config.compile import Catalogue, Target, applies, compile_for, compiled, merge
 from avinet.errors import Invalid
-from avinet.wire.config import Config, Document, DocumentVersion, Pool, Route, Server, VirtualService
+from avinet.wire.config import Config, Document, DocumentVersion, Pool, Route, Server, Tls, VirtualService
 from avinet.wire.message import decode, encode
 from tests.config.making import catalogues, document, documents, labels, pool, reading, service, web
 
@@ -117,6 +117,29 @@ class MergeTests(SynchronousTestCase):
         for one, other in (("10.0.0.1", "10.0.0.2"), ("0.0.0.0", "fd00::1"), ("fd00::1", "10.0.0.1")):
             merge([document("one", service("first", 80, address=one), service("second", 80, address=other))])
         merge([document("one", service("first", 80), service("second", 81))])
+
+    def test_a_certificate_that_is_named_twice_is_refused(self) -> None:
+        twice = service("w", 443, tls=Tls(certificates=["shop", "api", "shop"]))
+        self.assertIn("w of document one names certificate shop twice", self.refused(document("one", twice)))
+
+    def test_tls_is_for_both_modes_and_keeps_the_order_of_its_certificates(self) -> None:
+        tls = Tls(certificates=["b", "a"], minimum="1.3")
+        made = [service("w", 443, "p", tls=tls), service("v", 444, "p", mode="tcp", tls=tls)]
+        config = merge([document("one", pool("p", "a"), *made)])
+        self.assertEqual([each.tls for each in config.virtual_services], [tls, tls])
+        self.assertEqual(config.certificates, {"a", "b"})
+
+    def test_more_certificates_than_one_engine_can_have_are_refused(self) -> None:
+        made = [
+            service(f"w{n}", n + 1, tls=Tls(certificates=[f"c{n}-{each}" for each in range(50)])) for n in range(11)
+        ]
+        self.assertIn("550 certificates", self.refused(document("one", *made)))
+
+    def test_without_tls_the_same_documents_make_the_same_bytes_as_before_there_was_any(self) -> None:
+        """An upgrade of a node pushes nothing."""
+        routes = [Route(pool="p", host="*.example.com", path="/v1")]
+        made = document("one", pool("p", "a", "b"), service("w", 80, "p", routes=routes, address="10.0.0.1"))
+        self.assertEqual(compiled([made]).sha256, "f9ae1982cd8fec8605b1677d7e4d6eda60f40af4fbb3057512eccf208dedaa68")
 
     def test_addresses_that_are_none_are_refused(self) -> None:
         for address in ("999.1.1.1", "1.2.3", "abcd", "1:2", "::1::"):

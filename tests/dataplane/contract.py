@@ -11,7 +11,7 @@ from twisted.internet.protocol import Factory
 
 from avinet.dataplane.interface import Dataplane
 from avinet.errors import Invalid, NotFound
-from avinet.wire.config import Config, HealthCheck, Pool, Route, Server, VirtualService
+from avinet.wire.config import Config, HealthCheck, Pool, Route, Server, Tls, VirtualService
 from tests.dataplane.servers import Digest, WebServer, ask, quiet, send_tcp
 from tests.running import asynchronous, eventually, free_port
 
@@ -277,6 +277,17 @@ class DataplaneContract:
         await self.plane.set_server("p", "a", "ready")
         self.assertEqual(set(await self.names(port, 6)), {"a", "b"})
         await self.assertFailure(ensureDeferred(self.plane.set_server("p", "nobody", "drain")), NotFound)
+
+    @asynchronous
+    async def test_a_certificate_that_is_not_held_is_named_and_the_last_good_one_goes_on(self) -> None:
+        a, port, second = self.server("a"), free_port(), free_port()
+        await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
+        tls = Tls(certificates=["shop"])
+        bad = Config(virtual_services=[self.service(port), self.service(second, tls=tls)], pools=[pool("p", a)])
+        for change in (self.plane.check, self.plane.apply):
+            error = await self.assertFailure(ensureDeferred(change(bad)), Invalid)
+            self.assertIn("certificate shop", str(error))
+        self.assertEqual(await self.names(port, 2), ["a", "a"])
 
     @asynchronous
     async def test_an_empty_configuration_is_one(self) -> None:

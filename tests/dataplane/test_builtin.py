@@ -12,4 +12,4 @@ from tests.dataplane.contract import DataplaneContract
 
 class BuiltInTests(DataplaneContract, TestCase):
     def make(self) -> Dataplane:
-        return BuiltIn(reactor)
+        return BuiltIn(reactor, {})

@@ -103,7 +103,7 @@ class HAProxyTests(DataplaneContract, TestCase):
 
     def another(self) -> HAProxy:
         """The driver of a service engine that has just started, on the same folder."""
-        return HAProxy(reactor, self.folder, *(installed() or missing("HAProxy 2.6 or newer is not installed")))
+        return HAProxy(reactor, self.folder, {}, *(installed() or missing("HAProxy 2.6 or newer is not installed")))
 
     async def killed(self, worker: bool) -> None:
         a, port = self.server("a"), free_port()

@@ -1,0 +1,23 @@
+"""The certificates that a data plane serves: held elsewhere, read when a configuration that names them is to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from avinet.errors import Invalid
+from avinet.trust.server_certificate import ServerCertificate
+from avinet.wire.config import Config
+
+Certificates = Mapping[str, ServerCertificate]
+"""What is held now, by name."""
+
+
+def require(config: Config, held: Certificates) -> None:
+    """Raises `Invalid` when `config` names a certificate that is not held."""
+    for service in config.virtual_services:
+        for name in service.tls.certificates if service.tls else ():
+            if name not in held:
+                raise Invalid(
+                    f"virtual service {service.name} names certificate {name}, which this service engine does not hold",
+                    hint="its nodes deliver a certificate before the configuration that names it",
+                )
