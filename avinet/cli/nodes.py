@@ -71,13 +71,13 @@ def _show(context: Context, found: NodeKeys) -> None:
     if context.output != "table":
         emit(found, context.output)
         return
-    known = f", known to {found.acknowledged} of {found.enrolled}"
     fields(
         [
             ("node", found.node),
             ("SSH host key", found.ssh_host_key),
             ("avictlruser key", found.avictlruser_key),
-            ("next SSH host key", found.next_ssh_host_key and found.next_ssh_host_key + known),
-            ("next avictlruser key", found.next_avictlruser_key and found.next_avictlruser_key + known),
+            ("next SSH host key", found.next_ssh_host_key),
+            ("next avictlruser key", found.next_avictlruser_key),
+            ("known to", f"{found.acknowledged} of {found.enrolled}"),
         ]
     )

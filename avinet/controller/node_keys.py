@@ -46,9 +46,10 @@ class KeySuccession:
         )
 
     def _known_since(self, domain: Domain) -> int:
-        """The epoch in which the last of the keys that are to follow came into the trust document."""
-        following = (domain.next_ssh_host_key, domain.next_avictlruser_key)
-        return max((self._standing.since(keys.public_line(each)) for each in following if each), default=0)
+        """The epoch in which the last key to follow, or in use where none follows, came into the trust document."""
+        following = [each for each in (domain.next_ssh_host_key, domain.next_avictlruser_key) if each]
+        since = [self._standing.since(keys.public_line(each)) for each in following]
+        return max(since, default=self._standing.keys_since)
 
     async def rotate(self, actor: str) -> NodeKeys:
         """Make keys that are to follow, and show them to the fleet; they are used once all of it knows them."""

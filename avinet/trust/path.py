@@ -174,9 +174,9 @@ ASLEEP_S = 10 * 365 * 86400.0
 def judged_at(clock: float, built: float, server_time: float, not_after: float) -> datetime:
     """The time at which validity is judged on a machine whose clock may be wrong.
 
-    It is never before the image was built or before the last server time that was verified (0 for none); a `clock` past
-    the image's `not_after`, once there is a verified time ten years past that, counts as wrong and is replaced by that
-    floor. All in seconds since 1970.
+    It is never before the image was built or before the last server time that was verified (0 for none). A `clock` that
+    says what cannot be counts as wrong, and is replaced by that floor: past the image's `not_after` and, where a time
+    was verified, past ten years after that. All in seconds since 1970.
     """
     floor = max(built, server_time)
     latest = max(not_after, server_time + ASLEEP_S) if server_time else not_after

@@ -61,12 +61,15 @@ class Succession(Message, frozen=True, kw_only=True):
 
 
 class NodeKeys(Message, frozen=True, kw_only=True):
-    """The keys of a node, and those that are to follow: `acknowledged` service engines of `enrolled` know these."""
+    """The keys of a node, and those that are to follow.
+
+    `acknowledged` service engines of `enrolled` know the latter, or the former where nothing follows.
+    """
 
     node: Id
     ssh_host_key: Fingerprint
     avictlruser_key: Fingerprint
     next_ssh_host_key: Fingerprint | None = None
     next_avictlruser_key: Fingerprint | None = None
-    acknowledged: Count = 0
-    enrolled: Count = 0
+    acknowledged: Count
+    enrolled: Count

@@ -18,7 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.controller.backup import AHEAD, MANIFEST, Place, back_up, restore
-from avinet.controller.standing import TRUST, sign_trust
+from avinet.controller.epochs import SEEN
+from avinet.controller.standing import SINCE, TRUST, sign_trust
 from avinet.enrolment.records import EngineRecord, engine_key, put_record, ratchet_key
 from avinet.errors import AvinetError, Conflict, Invalid, LocalError
 from avinet.files import private_folder
@@ -27,6 +28,7 @@ from avinet.store.tables import Tables
 from avinet.trust import keys
 from avinet.trust.document import verify_document
 from avinet.trust.domain import found, load
+from avinet.trust.succession import check_successor, found_root, keep_successor, read_root
 from avinet.wire.message import encode
 from avinet.wire.trust import Node, SignedTrust, TrustDocument
 
@@ -180,6 +182,24 @@ class BackupTests(SynchronousTestCase):
         self.assertEqual([key for key in entries if key.startswith((b"ratchet/", b"config/desired/"))], [])
         [audit] = [msgspec.json.decode(value) for key, value in entries.items() if key.startswith(b"audit/")]
         self.assertEqual((audit["kind"], audit["source"], audit["notice"]), ("restore", "ann", True))
+
+    def test_a_root_that_waited_waits_again_and_the_fleet_is_counted_anew(self) -> None:
+        """Before or after the backup they may have heard of more: what they say when they come back is what counts."""
+        trust = self.state / "trust"
+        domain, now = load(trust), datetime.now(UTC)
+        made = found_root(read_root(trust / "root.pem", trust / "root.key"), self.folder / "next", now)
+        keep_successor(domain, check_successor(domain, made, now))
+        tables = Tables(self.state / "store.sqlite")
+        with tables.committed():
+            tables.transact(Transaction((), (Put(SEEN + b"se-1", b"7"), Put(SINCE, b'{"epochs":{}}'))))
+        tables.close()
+        back_up(self.place, self.file, NOW)
+        restore(self.file, self.there, "ann", NOW)
+        again = load(self.there.state / "trust")
+        assert again.next_issuing is not None
+        self.assertEqual(again.next_issuing.root, made.root)
+        entries = self.entries(self.there.state)
+        self.assertEqual([key for key in entries if key.startswith((SEEN, SINCE))], [])
 
     def test_nothing_is_overwritten(self) -> None:
         back_up(self.place, self.file, NOW)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import sys
 import threading
 from typing import Any
@@ -162,6 +164,17 @@ class NodeKeyTests(SuccessionCase):
         self.node.start_engine("se-2")
         machine.until("se-2 is back", lambda: self.node.connected("se-2"))
         self.assertIn("trust document of epoch", machine.log_tail("se-2", 50))
+
+    def test_one_that_is_connected_and_behind_reads_of_them_when_it_dials_anew(self) -> None:
+        machine = self.node.machine
+        os.kill(machine.process("se-2"), signal.SIGSTOP)
+        made = machine.asked("node", "rotate-keys")
+        machine.until("se-1 knows them", lambda: machine.asked("node", "keys")["acknowledged"] == 1)
+        machine.avictl("node", "use-keys", "--force")
+        os.kill(machine.process("se-2"), signal.SIGCONT)
+        machine.until("se-2 knows them", lambda: machine.asked("node", "keys")["acknowledged"] == 2)
+        machine.until("it takes commands", lambda: self.node.avictl("run", "se-2", "ping").returncode == 0)
+        self.assertEqual(machine.asked("node", "keys")["ssh_host_key"], made["next_ssh_host_key"])
 
 
 class Traffic(threading.Thread):

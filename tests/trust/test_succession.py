@@ -20,7 +20,8 @@ from avinet.trust import keys
 from avinet.trust.authority import Credential, IssuingCA, cross, domain_of, new_issuing, new_node, new_root, node_name
 from avinet.trust.document import sign_document, verify_document
 from avinet.trust.domain import Domain, found, load
-from avinet.trust.path import Distrusted, verify_node
+from avinet.trust.image import fingerprint
+from avinet.trust.path import ASLEEP_S, Distrusted, judged_at, verify_node
 from avinet.trust.succession import (
     check_successor,
     found_issuing,
@@ -28,6 +29,7 @@ from avinet.trust.succession import (
     keep_successor,
     make_next_keys,
     read_root,
+    settled,
     take_next_keys,
     take_successor,
 )
@@ -86,6 +88,21 @@ class PathTests(SynchronousTestCase):
         until = root.certificate.not_valid_after_utc
         self.assertEqual(issuing.certificate.not_valid_after_utc, until)
         self.assertEqual(node.certificate.not_valid_after_utc, until)
+
+    def test_the_time_at_which_that_is_judged(self) -> None:
+        """On a machine whose clock may say anything, also where it is in use for longer than its image is good."""
+        built, verified, not_after = 1000.0, 3000.0, 2000.0
+        for clock, server_time, wanted in (
+            (1500.0, 0.0, 1500.0),
+            (0.0, 0.0, built),
+            (2500.0, 0.0, built),
+            (1500.0, verified, verified),
+            (3500.0, verified, 3500.0),
+            (verified + ASLEEP_S, verified, verified + ASLEEP_S),
+            (verified + ASLEEP_S + 1, verified, verified),
+        ):
+            found = judged_at(clock, built, server_time, not_after).timestamp()
+            self.assertEqual(found, wanted, (clock, server_time))
 
     def test_what_a_root_is_constrained_to_says_of_which_domain_it_is(self) -> None:
         roots, issuing = succession(2)
@@ -214,6 +231,41 @@ class FolderTests(SynchronousTestCase):
             if now.next_issuing is None:
                 self.believed(now, kept.next_issuing.root)  # type: ignore[union-attr]
         self.assertGreater(cuts, 1)
+
+    def test_an_issuing_ca_that_was_to_be_used_at_once_is_used_by_the_next_start(self) -> None:
+        following = check_successor(self.domain, found_issuing(self.root, (), self.state / "next", NOW), NOW)
+        keep_successor(self.domain, following)
+        late = NOW + timedelta(days=4000)
+        dropped = settled(load(self.domain.folder), late)
+        self.assertIsNone(dropped.next_issuing, "it has expired meanwhile")
+        self.assertEqual(dropped.issuing.certificate, self.domain.issuing.certificate)
+        keep_successor(self.domain, following)
+        taken = settled(load(self.domain.folder), NOW)
+        self.assertEqual(shown(taken), shown(load(self.domain.folder)))
+        self.assertEqual(taken.issuing.certificate, following.certificate)
+        self.believed(taken, self.domain.root)
+
+    def test_a_root_that_waits_for_the_fleet_waits_on_after_a_start(self) -> None:
+        kept = keep_successor(self.domain, check_successor(self.domain, self.successor(), NOW))
+        self.assertEqual(shown(settled(load(self.domain.folder), NOW)), shown(kept))
+
+    def test_a_node_whose_issuing_ca_is_over_can_be_given_another(self) -> None:
+        after = self.domain.issuing.certificate.not_valid_after_utc + timedelta(days=1)
+        over = load(self.domain.folder).renewed(after)
+        with self.assertRaises(Distrusted):
+            verify_node(over.server_chain, over.name, [over.root], after)
+        made = found_issuing(self.root, (), self.state / "next", after)
+        taken = take_successor(keep_successor(over, check_successor(over, made, after)), after)
+        verify_node(taken.server_chain, taken.name, [self.domain.root], after)
+
+    def test_the_root_that_is_left_stands_beside_the_one_in_use(self) -> None:
+        taken = take_successor(keep_successor(self.domain, check_successor(self.domain, self.successor(), NOW)), NOW)
+        name = f"root-{fingerprint(self.domain.root)[:16]}"
+        self.assertEqual((taken.folder / f"{name}.pem").read_text(), self.domain.root_pem)
+        self.assertEqual((taken.folder / f"{name}.key").stat().st_mode & 0o777, 0o600)
+        self.assertFalse((taken.folder / "root.key").exists())
+        again = read_root(taken.folder / f"{name}.pem", taken.folder / f"{name}.key")
+        self.assertEqual(again.certificate, self.domain.root)
 
     def test_keys_of_a_node_follow(self) -> None:
         made = make_next_keys(self.domain)
