@@ -5,21 +5,19 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 from typing_extensions import override
 
 from avinet.errors import Invalid
-from avinet.wire.config import ByEngine, Config, Document, DocumentVersion, Pool, VirtualService
+from avinet.wire.config import ByEngine, Config, Document, Pool, VirtualService
 from avinet.wire.message import encode
 
 CONFIG_LIMIT_BYTES = 4 * 1024 * 1024
 ITEMS = 500
 """The most virtual services, the most pools, and the most certificates, of one service engine."""
-COMPILED_KEPT = 64
 _HOST = re.compile(
     r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*\Z"
 )
@@ -190,58 +188,3 @@ def _overlap(one: _Address, other: _Address) -> bool:
         if int(wild) == 0 and (wild.version == 6 or exact.version == 4):
             return True
     return False
-
-
-class Catalogue:
-    """All documents as of one revision of the store, and what they make of each service engine.
-
-    `versions` has the documents that were deleted too, so that their version numbers go on.
-    """
-
-    def __init__(self, revision: int, versions: Mapping[str, DocumentVersion]) -> None:
-        self.revision = revision
-        self.versions = versions
-        self.documents = {name: each.document for name, each in versions.items() if each.document is not None}
-        self._for_all: list[str] = []
-        self._for_engine: dict[str, list[str]] = {}
-        self._for_label: dict[tuple[str, str], list[Document]] = {}
-        for document in self.documents.values():
-            if isinstance(document.applies_to, ByEngine):
-                self._for_engine.setdefault(document.applies_to.id, []).append(document.name)
-            elif document.applies_to.labels:
-                self._for_label.setdefault(min(document.applies_to.labels.items()), []).append(document)
-            else:
-                self._for_all.append(document.name)
-        self._compiled: OrderedDict[tuple[str, ...], Compiled] = OrderedDict()
-
-    def with_version(self, version: DocumentVersion) -> Catalogue:
-        """The catalogue after one more change; its revision is known when that is written."""
-        return Catalogue(self.revision, {**self.versions, version.name: version})
-
-    def applying(self, target: Target) -> tuple[str, ...]:
-        """The names of the documents that apply to `target`, sorted: equal names make equal configurations."""
-        names = [*self._for_all, *self._for_engine.get(target.id, ())]
-        for label in target.labels.items():
-            names += [each.name for each in self._for_label.get(label, ()) if applies(each, target)]
-        return tuple(sorted(names))
-
-    def compiled(self, names: tuple[str, ...]) -> Compiled:
-        """What the documents `names` make together. Raises `Invalid`."""
-        found = self._compiled.get(names)
-        if found is None:
-            found = self._compiled[names] = compiled([self.documents[name] for name in names])
-            if len(self._compiled) > COMPILED_KEPT:
-                self._compiled.popitem(last=False)
-        return found
-
-    def smallest_targets(self, labels_of: Mapping[str, Mapping[str, str]]) -> Iterator[Target]:
-        """For each document the service engine with the fewest labels that it applies to, whether it exists or not.
-
-        `labels_of` has the labels of those that are selected by id and exist.
-        """
-        for document in self.documents.values():
-            if isinstance(document.applies_to, ByEngine):
-                id = document.applies_to.id
-                yield Target(id, labels_of.get(id, {}))
-            else:
-                yield Target("", document.applies_to.labels)

@@ -16,7 +16,8 @@ from twisted.python.failure import Failure
 
 from avinet.aio import Tasks, pause
 from avinet.backoff import Backoff
-from avinet.config.compile import Catalogue, Compiled
+from avinet.config.catalogue import Catalogue, Pick
+from avinet.config.compile import Compiled
 from avinet.config.documents import BREATH, CHANGED, Documents, Fleet
 from avinet.errors import AvinetError, Invalid
 from avinet.store.interface import OPERATIONS, Delete, Entry, Event, Put, Store, Transaction, Unchanged, Watch
@@ -207,7 +208,7 @@ class Desired:
             self._stale |= some
             raise
 
-    def _group(self, id: str) -> tuple[tuple[str, ...], str]:
+    def _group(self, id: str) -> tuple[tuple[Pick, ...], str]:
         """Sorts those together that run the same, so that it is compiled once."""
         target = self._fleet.target(id)
         return (self._catalogue.applying(target) if target else (), id)

@@ -14,7 +14,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from avinet.aio import pause
-from avinet.config.compile import Catalogue, Compiled, Target
+from avinet.config.catalogue import Catalogue, Pick
+from avinet.config.compile import Compiled, Target
 from avinet.errors import Invalid, LocalError, NotFound, Precondition, TooLarge, Unavailable
 from avinet.store.interface import VALUE_LIMIT_BYTES, Delete, Entry, Put, Store, Transaction, Unchanged
 from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, DocumentVersion
@@ -133,11 +134,11 @@ class Documents:
         Raises `Invalid` when one of them, or the smallest that a document selects, could run its documents before and
         cannot any more.
         """
-        groups: dict[tuple[tuple[str, ...], tuple[str, ...]], int] = {}
+        groups: dict[tuple[tuple[Pick, ...], tuple[Pick, ...]], int] = {}
 
         def add(target: Target, count: int) -> None:
             key = before.applying(target), after.applying(target)
-            if name in key[0] or name in key[1]:
+            if any(pick[0] == name for pick in (*key[0], *key[1])):
                 groups[key] = groups.get(key, 0) + count
 
         labels = {}
@@ -147,12 +148,12 @@ class Documents:
         for target in after.smallest_targets(labels):
             add(target, 0)
         reached = 0
-        for index, ((old_names, new_names), count) in enumerate(groups.items()):
+        for index, ((old_picks, new_picks), count) in enumerate(groups.items()):
             if index % BREATH == BREATH - 1:
                 await pause(self._clock, 0)
-            old = _compiled(before, old_names)
+            old = _compiled(before, old_picks)
             try:
-                new = after.compiled(new_names)
+                new = after.compiled(new_picks)
             except Invalid:
                 if old is not None:
                     raise
@@ -229,9 +230,9 @@ def _version_key(name: str, version: int) -> bytes:
     return VERSIONS + f"{name}/{version:08d}".encode()
 
 
-def _compiled(catalogue: Catalogue, names: tuple[str, ...]) -> Compiled | None:
+def _compiled(catalogue: Catalogue, picks: tuple[Pick, ...]) -> Compiled | None:
     try:
-        return catalogue.compiled(names)
+        return catalogue.compiled(picks)
     except Invalid:
         return None
 

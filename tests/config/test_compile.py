@@ -11,16 +11,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.config import compile as compile_module
-from avinet.config.compile import Catalogue, Target, applies, compile_for, compiled, merge
+from avinet.config.compile import Target, applies, compile_for, compiled, merge
 from avinet.errors import Invalid
-from avinet.wire.config import Config, Document, DocumentVersion, Pool, Route, Server, Tls, VirtualService
+from avinet.wire.config import Config, Document, Pool, Route, Server, Tls, VirtualService
 from avinet.wire.message import decode, encode
 from tests.config.making import catalogues, document, documents, labels, pool, reading, service, web
-
-
-def catalogue(*made: Document, revision: int = 1) -> Catalogue:
-    versions = [DocumentVersion(name=each.name, version=1, author="ada", time=0.0, document=each) for each in made]
-    return Catalogue(revision, {each.name: each for each in versions})
 
 
 class SelectionTests(SynchronousTestCase):
@@ -36,12 +31,6 @@ class SelectionTests(SynchronousTestCase):
     def test_by_id_it_applies_to_that_service_engine_alone(self) -> None:
         self.assertTrue(applies(document("d", engine="se-1"), Target("se-1", {})))
         self.assertFalse(applies(document("d", engine="se-1"), Target("se-2", {"site": "se-1"})))
-
-    @given(catalogues, labels, st.sampled_from(["a", "b", "z"]))
-    def test_the_catalogue_selects_as_each_document_does(self, made: list[Document], carried: dict, id: str) -> None:
-        target = Target(id, carried)
-        chosen = sorted(each.name for each in made if applies(each, target))
-        self.assertEqual(catalogue(*made).applying(target), tuple(chosen))
 
 
 class MergeTests(SynchronousTestCase):
@@ -227,22 +216,3 @@ class PropertyTests(SynchronousTestCase):
         except Invalid as error:
             if "both listen" in str(error):
                 self.assertNotEqual(listening(everything), [])
-
-
-class CatalogueTests(SynchronousTestCase):
-    def test_equal_selections_are_compiled_once(self) -> None:
-        made = catalogue(web("a", 80), web("b", 81, site="x"))
-        first = made.compiled(made.applying(Target("se-1", {"site": "x"})))
-        self.assertIs(made.compiled(made.applying(Target("se-2", {"site": "x", "more": "1"}))), first)
-
-    def test_what_is_kept_is_bounded(self) -> None:
-        made = catalogue(*(web(f"d{each}", 80, engine=f"se-{each}") for each in range(100)))
-        for each in range(100):
-            made.compiled(made.applying(Target(f"se-{each}", {})))
-        self.assertEqual(len(made._compiled), compile_module.COMPILED_KEPT)
-
-    def test_a_deleted_document_keeps_its_number_and_applies_nowhere(self) -> None:
-        gone = DocumentVersion(name="a", version=2, author="ada", time=0.0, document=None)
-        made = catalogue(web("a", 80)).with_version(gone)
-        self.assertEqual(made.applying(Target("se", {})), ())
-        self.assertEqual(made.versions["a"].version, 2)
