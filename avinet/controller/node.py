@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from avinet import __version__
 from avinet.aio import Tasks
-from avinet.cloud.bundle import LocalBoot, domain_bundle
+from avinet.cloud.bundle import LocalBoot
 from avinet.cloud.local import LocalCloud
 from avinet.config.compile import Target
 from avinet.config.desired import Desired
@@ -23,10 +19,12 @@ from avinet.config.documents import Documents
 from avinet.config.states import States
 from avinet.controller.epochs import Epochs
 from avinet.controller.greetings import Greetings
+from avinet.controller.images import Images
 from avinet.controller.instances import Instances
 from avinet.controller.jobs import Jobs
 from avinet.controller.misuse import Alarms, Misuse
 from avinet.controller.node_keys import KeySuccession
+from avinet.controller.overview import Overview
 from avinet.controller.reverse import Reverse
 from avinet.controller.roots import Roots
 from avinet.controller.sessions import Session, Sessions
@@ -38,19 +36,18 @@ from avinet.enrolment.directory import Directory
 from avinet.enrolment.engines import Engines
 from avinet.enrolment.pending import PendingRequests
 from avinet.enrolment.ratchets import Ratchets
-from avinet.enrolment.records import EngineRecord, ImageRecord
+from avinet.enrolment.records import EngineRecord
 from avinet.enrolment.registrar import Registrar
 from avinet.enrolment.rotation import Rotations
-from avinet.errors import AvinetError, Conflict, Invalid, NotFound
+from avinet.errors import AvinetError, Invalid, NotFound
 from avinet.ids import parse_id
 from avinet.labels import parse_selector
 from avinet.stalls import Stalls
 from avinet.store.interface import Store
 from avinet.telemetry.fleet import Fleet
-from avinet.trust import keys
 from avinet.trust.document import sign_document
-from avinet.trust.domain import IMAGE_LIFE, Domain
-from avinet.wire.fleet import Claimed, Engine, EngineCounts, EngineCreate, Status
+from avinet.trust.domain import Domain
+from avinet.wire.fleet import Claimed, EngineCreate
 from avinet.wire.jobs import JobOrder
 
 TOLD_S = 1.0
@@ -175,22 +172,32 @@ class Node:
             alarm=self._alarm,
             outdated=self._outdated,
         )
+        self.images = Images(reactor, self.engines, self.standing, now)
         boot = LocalBoot(settings.cloud.engine)
         self.instances = Instances(
             reactor,
             {"local": LocalCloud(reactor, folder / settings.cloud.folder, boot)},
             self.directory,
             self.engines,
-            self._bundle,
+            self.images.bundle,
             settings.enrolment.claim_s,
         )
         self.stalls = Stalls(reactor)
-        self._started = now()
-        self._image_keys: frozenset[str] = frozenset()
+        self.overview = Overview(
+            self.standing,
+            self.directory,
+            self.sessions,
+            self.fleet,
+            self.desired,
+            self.states,
+            self.distributor,
+            self.stalls,
+            now,
+        )
         self.alarms = Alarms(now, self._record_alarm)
         self.misuse = Misuse(
             self.directory,
-            lambda: self._image_keys,
+            lambda: self.images.keys,
             lambda: self.standing.document.nodes,
             lambda: (self.standing.node.id, self.standing.domain.server.public_line),
             lambda: self.standing.former_keys,
@@ -205,7 +212,7 @@ class Node:
         await self.directory.start()
         await self.epochs.start()
         await self.desired.start()
-        self._image_keys = frozenset(each.public_key for each in await self.engines.images())
+        await self.images.start()
         await self.jobs.start()
         self.audit.start()
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
@@ -275,7 +282,7 @@ class Node:
         """Whether a public key is that of an image, of a node, or of an SSH service."""
         nodes = self.standing.document.nodes
         return (
-            key in self._image_keys
+            key in self.images.keys
             or any(key in (*node.ssh_host_keys, *node.avictlruser_keys) for node in nodes)
             or key in self.standing.former_keys
             or self.directory.is_host_key(key)
@@ -342,124 +349,3 @@ class Node:
 
         await self.instances.delete(record, actor, drain)
         self.sessions.cut(record.id, "the service engine was deleted")
-
-    async def build_image(self, id: str | None, actor: str, *, days: int | None = None) -> tuple[str, bytes]:
-        """The id and the bundle of an image: the newest that is active, or the one named, made when it is new.
-
-        A new one is good for `days`. Raises `Conflict`.
-        """
-        images = {each.id: each for each in await self.engines.images()}
-        domain = self.standing.domain
-        if id is None:
-            active = [each for each in images.values() if each.state == "active" and each.not_after > self.now()]
-            if not active:
-                raise Conflict("no image is active", hint="name a new one: avictl image build --id NAME")
-            image = max(active, key=lambda each: each.not_after)
-        elif id in images:
-            image = images[id]
-        else:
-            image = await self._new_image(id, actor, IMAGE_LIFE if days is None else timedelta(days=days))
-            days = None
-        if days is not None:
-            raise Conflict(f"the image {image.id} has its end already", hint="name a new one: --id NAME --days DAYS")
-        if image.state != "active" or image.not_after <= self.now():
-            raise Conflict(
-                f"the image {image.id} is retired or has expired", hint="name a new one: avictl image build --id NAME"
-            )
-        key = domain.image_key(image.id)
-        bundle = await deferToThreadPool(
-            self._reactor,
-            self._reactor.getThreadPool(),
-            lambda: domain_bundle(
-                self.standing.document,
-                domain.issuing,
-                image=image.id,
-                image_key=key,
-                not_after=image.not_after,
-                built=self.now(),
-            ),
-        )
-        return image.id, bundle
-
-    async def _bundle(self, id: str | None, actor: str) -> bytes:
-        return (await self.build_image(id, actor))[1]
-
-    async def _new_image(self, id: str, actor: str, life: timedelta) -> ImageRecord:
-        domain = self.standing.domain
-        path = domain.folder / "images" / f"{parse_id(id, 'image id')}.key"
-        key = keys.load_or_make(path)
-        not_after = datetime.fromtimestamp(self.now(), UTC) + life
-        record = ImageRecord(id=id, public_key=keys.public_line(key), not_after=not_after.timestamp())
-        await self.engines.add_image(record, actor)
-        self._image_keys |= {record.public_key}
-        return record
-
-    # What operators see
-
-    def engine(self, record: EngineRecord, *, whole: bool = False) -> Engine:
-        """A service engine as operators see it; `whole` with the health of its servers and its traffic."""
-        session, latest = self.sessions.find(record.id), self.fleet.get(record.id)
-        hello = session.hello if session else None
-        return Engine(
-            id=record.id,
-            state=record.state,
-            generation=record.generation,
-            labels=record.labels,
-            fingerprint=record.fingerprint or None,
-            approved=record.approved or None,
-            host_key=record.host_key,
-            image=record.image,
-            driver=record.driver,
-            created=record.created,
-            enrolled=record.enrolled or None,
-            connected_since=session.since if session else None,
-            address=session.peer if session else "",
-            version=hello.version if hello else "",
-            dataplane=hello.dataplane if hello else "",
-            hostname=hello.hostname if hello else record.hostname,
-            reported=latest.reported or None,
-            desired=self.desired.version(record.id),
-            problem=self.desired.problem(record.id) or self.distributor.problem(record.id),
-            config=self.states.get(record.id),
-            servers_up=latest.up,
-            servers_down=latest.down,
-            health=latest.health if whole else [],
-            traffic=latest.traffic(self.now()) if whole else [],
-            lost_records=latest.lost_records,
-        )
-
-    def status(self) -> Status:
-        """The node and its fleet in one view."""
-        states = Counter(each.state for each in self.directory.records())
-        versions = [(self.desired.version(each.id), self.states.get(each.id)) for each in self.directory.records()]
-        up, down = self.fleet.servers()
-        standing = self.standing
-        return Status(
-            node=standing.node.id,
-            domain=standing.domain.id,
-            version=__version__,
-            started=self._started,
-            ssh=standing.node.ssh,
-            https=standing.node.https,
-            trust_epoch=standing.document.epoch,
-            node_certificate_expires=standing.domain.server.certificate.not_valid_after_utc.timestamp(),
-            issuing_ca_expires=standing.domain.issuing.certificate.not_valid_after_utc.timestamp(),
-            root_ca_expires=standing.domain.root.not_valid_after_utc.timestamp(),
-            revision=self.directory.revision,
-            engines=EngineCounts(
-                expected=states["expected"],
-                enrolled=states["enrolled"],
-                revoked=states["revoked"],
-                connected=len(self.sessions),
-                acknowledged=sum(map(self._acknowledged, self.sessions)),
-                in_sync=sum(desired is not None and state.applied == desired for desired, state in versions),
-                refused=sum(desired is not None and state.refused == desired for desired, state in versions),
-            ),
-            servers_up=up,
-            servers_down=down,
-            longest_stall_s=round(self.stalls.longest_s, 3),
-        )
-
-    def _acknowledged(self, session: Session) -> bool:
-        desired = self.desired.version(session.id)
-        return session.hello is not None and desired is not None and self.states.get(session.id).applied == desired

@@ -42,7 +42,7 @@ class AdmissionApi:
     async def build_image(self, request: Request) -> Reply:
         """A bundle to boot service engines from."""
         wanted = request.decoded(ImageBuild) if request.body else ImageBuild()
-        id, bundle = await self._node.build_image(wanted.id, request.identity, days=wanted.days)
+        id, bundle = await self._node.images.build(wanted.id, request.identity, days=wanted.days)
         name = f"avinet-{self._node.standing.domain.id}-{id}.tar.gz"
         headers = {"content-type": "application/gzip", "content-disposition": f'attachment; filename="{name}"'}
         return Reply(201, bundle, headers)
@@ -71,7 +71,7 @@ class AdmissionApi:
         old = self._node.directory.get(id)
         await self._node.documents.check(Target(id, (old.labels if old else {}) | wanted.labels))
         record = await self._node.pending.approve(id, wanted.fingerprint, request.identity, wanted.labels)
-        return Reply(200, self._node.engine(record))
+        return Reply(200, self._node.overview.engine(record))
 
     async def reject(self, request: Request) -> Reply:
         """Keep one out that waits."""

@@ -44,7 +44,7 @@ class EnginesApi:
         found = [
             each for each in self._node.directory if each.id > after and (not key or each.labels.get(key) == value)
         ]
-        items = [self._node.engine(each) for each in found[:limit]]
+        items = [self._node.overview.engine(each) for each in found[:limit]]
         return Reply(200, EngineList(items=items, next=items[-1].id if len(found) > limit else ""))
 
     async def create(self, request: Request) -> Reply:
@@ -56,7 +56,7 @@ class EnginesApi:
     async def engine(self, request: Request) -> Reply:
         """One service engine, with health and traffic."""
         record = self._node.directory.require(request.arguments["id"])
-        return Reply(200, self._node.engine(record, whole=True))
+        return Reply(200, self._node.overview.engine(record, whole=True))
 
     async def label(self, request: Request) -> Reply:
         """Change labels."""
@@ -66,7 +66,7 @@ class EnginesApi:
         labels = {key: value for key, value in old.labels.items() if key not in change.remove} | change.set
         await self._node.documents.check(Target(id, labels))
         record = await self._node.engines.label(id, request.identity, change.set, change.remove)
-        return Reply(200, self._node.engine(record, whole=True))
+        return Reply(200, self._node.overview.engine(record, whole=True))
 
     async def revoke(self, request: Request) -> Reply:
         """Let its key open nothing any more, and end its session."""
@@ -74,7 +74,7 @@ class EnginesApi:
             self._node.directory.require(request.arguments["id"]).id, request.identity
         )
         self._node.sessions.cut(record.id, "the key was revoked")
-        return Reply(200, self._node.engine(record))
+        return Reply(200, self._node.overview.engine(record))
 
     async def reset(self, request: Request) -> Reply:
         """Expect it anew, in its next generation, and end its session."""
@@ -87,7 +87,7 @@ class EnginesApi:
         """Have it change its key."""
         record = self._node.directory.require(request.arguments["id"])
         await self._node.reverse.rotate(record.id)
-        return Reply(200, self._node.engine(self._node.directory.require(request.arguments["id"])))
+        return Reply(200, self._node.overview.engine(self._node.directory.require(request.arguments["id"])))
 
     async def delete(self, request: Request) -> Reply:
         """Drain it, end it, forget it."""

@@ -25,7 +25,7 @@ class Overview:
 
     async def status(self, request: Request) -> Reply:
         """The node and its fleet in one view."""
-        return Reply(200, self._node.status())
+        return Reply(200, self._node.overview.status())
 
     async def trust(self, request: Request) -> Reply:
         """The trust document."""

@@ -1,0 +1,113 @@
+"""What operators see of a node and its fleet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from avinet import __version__
+from avinet.config.desired import Desired
+from avinet.config.distribute import Distributor
+from avinet.config.states import States
+from avinet.controller.sessions import Session, Sessions
+from avinet.controller.standing import Standing
+from avinet.enrolment.directory import Directory
+from avinet.enrolment.records import EngineRecord
+from avinet.stalls import Stalls
+from avinet.telemetry.fleet import Fleet
+from avinet.wire.fleet import Engine, EngineCounts, Status
+
+
+class Overview:
+    """Views of what a node knows, which starts when this is made. `now` is the time of day in seconds since 1970."""
+
+    def __init__(
+        self,
+        standing: Standing,
+        directory: Directory,
+        sessions: Sessions,
+        fleet: Fleet,
+        desired: Desired,
+        states: States,
+        distributor: Distributor,
+        stalls: Stalls,
+        now: Callable[[], float],
+    ) -> None:
+        self._standing = standing
+        self._directory = directory
+        self._sessions = sessions
+        self._fleet = fleet
+        self._desired = desired
+        self._states = states
+        self._distributor = distributor
+        self._stalls = stalls
+        self._now = now
+        self._started = now()
+
+    def engine(self, record: EngineRecord, *, whole: bool = False) -> Engine:
+        """A service engine as operators see it; `whole` with the health of its servers and its traffic."""
+        session, latest = self._sessions.find(record.id), self._fleet.get(record.id)
+        hello = session.hello if session else None
+        return Engine(
+            id=record.id,
+            state=record.state,
+            generation=record.generation,
+            labels=record.labels,
+            fingerprint=record.fingerprint or None,
+            approved=record.approved or None,
+            host_key=record.host_key,
+            image=record.image,
+            driver=record.driver,
+            created=record.created,
+            enrolled=record.enrolled or None,
+            connected_since=session.since if session else None,
+            address=session.peer if session else "",
+            version=hello.version if hello else "",
+            dataplane=hello.dataplane if hello else "",
+            hostname=hello.hostname if hello else record.hostname,
+            reported=latest.reported or None,
+            desired=self._desired.version(record.id),
+            problem=self._desired.problem(record.id) or self._distributor.problem(record.id),
+            config=self._states.get(record.id),
+            servers_up=latest.up,
+            servers_down=latest.down,
+            health=latest.health if whole else [],
+            traffic=latest.traffic(self._now()) if whole else [],
+            lost_records=latest.lost_records,
+        )
+
+    def status(self) -> Status:
+        """The node and its fleet in one view."""
+        states = Counter(each.state for each in self._directory.records())
+        versions = [(self._desired.version(each.id), self._states.get(each.id)) for each in self._directory.records()]
+        up, down = self._fleet.servers()
+        standing = self._standing
+        return Status(
+            node=standing.node.id,
+            domain=standing.domain.id,
+            version=__version__,
+            started=self._started,
+            ssh=standing.node.ssh,
+            https=standing.node.https,
+            trust_epoch=standing.document.epoch,
+            node_certificate_expires=standing.domain.server.certificate.not_valid_after_utc.timestamp(),
+            issuing_ca_expires=standing.domain.issuing.certificate.not_valid_after_utc.timestamp(),
+            root_ca_expires=standing.domain.root.not_valid_after_utc.timestamp(),
+            revision=self._directory.revision,
+            engines=EngineCounts(
+                expected=states["expected"],
+                enrolled=states["enrolled"],
+                revoked=states["revoked"],
+                connected=len(self._sessions),
+                acknowledged=sum(map(self._acknowledged, self._sessions)),
+                in_sync=sum(desired is not None and state.applied == desired for desired, state in versions),
+                refused=sum(desired is not None and state.refused == desired for desired, state in versions),
+            ),
+            servers_up=up,
+            servers_down=down,
+            longest_stall_s=round(self._stalls.longest_s, 3),
+        )
+
+    def _acknowledged(self, session: Session) -> bool:
+        desired = self._desired.version(session.id)
+        return session.hello is not None and desired is not None and self._states.get(session.id).applied == desired
