@@ -5,36 +5,13 @@ from __future__ import annotations
 import getpass
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
-from avinet.cli.context import SETTINGS, Context, pass_context
+from avinet.cli.context import Context, pass_context
+from avinet.cli.given import config_option, place_of, state_option
 from avinet.cli.shown import emit, escaped, fields, moment
 from avinet.units import format_bytes
-
-config_option = click.option(
-    "--config",
-    "settings",
-    type=click.Path(path_type=Path),
-    help=f"The node's settings, which name its state folder (default {SETTINGS}).",
-)
-state_option = click.option(
-    "--state", type=click.Path(path_type=Path), help="The state folder, in place of the one in the settings."
-)
-
-
-def _place(context: Context, settings: Path | None, state: Path | None) -> Any:
-    """Where the node lives. With --state no settings are read, unless they are named."""
-    from avinet.controller.backup import Place
-    from avinet.controller.settings import ControllerSettings
-    from avinet.settings import load
-
-    named = settings or context.settings
-    path = (named or SETTINGS).absolute()
-    if state is not None:
-        return Place(state.absolute(), path if named else None)
-    return Place(path.parent / load(path, ControllerSettings).state, path)
 
 
 @click.command()
@@ -49,7 +26,7 @@ def backup(context: Context, settings: Path | None, state: Path | None, out: Pat
     """
     from avinet.controller.backup import back_up
 
-    place = _place(context, settings, state)
+    place = place_of(context, settings, state)
     target = out.absolute()
     made = back_up(place, target, time.time())
     if context.output != "table":
@@ -72,7 +49,7 @@ def restore(context: Context, file: Path, settings: Path | None, state: Path | N
     """
     from avinet.controller.backup import restore
 
-    place = _place(context, settings, state)
+    place = place_of(context, settings, state)
     made = restore(file.absolute(), place, getpass.getuser(), time.time())
     if context.output != "table":
         emit(made, context.output)

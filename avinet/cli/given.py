@@ -1,13 +1,42 @@
-"""What is given to several verbs in the same form: labels, and the yes to what cannot be undone."""
+"""What is given to several verbs in the same form: labels, where a node lives, the yes to what cannot be undone."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from avinet.cli.context import SETTINGS, Context
 from avinet.errors import Invalid
+
+if TYPE_CHECKING:
+    from avinet.controller.backup import Place
+
+config_option = click.option(
+    "--config",
+    "settings",
+    type=click.Path(path_type=Path),
+    help=f"The node's settings, which name its state folder (default {SETTINGS}).",
+)
+state_option = click.option(
+    "--state", type=click.Path(path_type=Path), help="The state folder, in place of the one in the settings."
+)
+
+
+def place_of(context: Context, settings: Path | None, state: Path | None) -> Place:
+    """Where the node lives. With --state no settings are read, unless they are named."""
+    from avinet.controller.backup import Place
+    from avinet.controller.settings import ControllerSettings
+    from avinet.settings import load
+
+    named = settings or context.settings
+    path = (named or SETTINGS).absolute()
+    if state is not None:
+        return Place(state.absolute(), path if named else None)
+    return Place(path.parent / load(path, ControllerSettings).state, path)
 
 
 def labels_of(pairs: Sequence[str]) -> dict[str, str]:

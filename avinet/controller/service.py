@@ -26,6 +26,7 @@ from avinet.controller.operators import operator_routes, peer_name
 from avinet.controller.renewal import Renewal
 from avinet.controller.sessions import Session
 from avinet.controller.settings import ControllerSettings
+from avinet.controller.upgrade import upgrade
 from avinet.enrolment.door import enrolment_routes
 from avinet.errors import AvinetError, LocalError
 from avinet.files import FolderLock, files_missing, private_folder
@@ -95,6 +96,10 @@ class ControllerService(Service):
         state = private_folder(folder / settings.state)
         self._lock = FolderLock(state)
         self._lock.acquire()
+        for step in upgrade(state):
+            self.log.info(
+                "the state folder {state} has format {to} now: {what}", state=state, to=step.to, what=step.what
+            )
         domain = load_domain(state / "trust")
         if domain.node != settings.node:
             raise LocalError(

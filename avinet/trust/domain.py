@@ -13,11 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Annotated, TypeVar
 
 import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec import Meta
 
 from avinet.errors import Conflict, LocalError
 from avinet.files import cannot, private_folder, read_limited, sync_folder, write_atomic
@@ -25,15 +27,25 @@ from avinet.ids import parse_id, random_name
 from avinet.trust import keys
 from avinet.trust.authority import Credential, IssuingCA, new_issuing, new_node, new_root, node_name, renewal_due
 from avinet.trust.path import parse_certificates, signed_by
+from avinet.trust.sealing import SECRETS_KEY, make_key
+
+R = TypeVar("R")
 
 NONCE_KEY_BYTES = 32
 ISSUING, NODE, ROOT, ROOT_KEY = "issuing.pem", "node.pem", "root.pem", "root.key"
 SSH_HOST_KEY, AVICTLRUSER_KEY = "ssh_host_ed25519_key", "avictlruser_ed25519_key"
 NEXT = ".next"
 """What the name of a file ends with that is to replace another."""
-FORMAT = 1
+FORMAT = 2
+"""Of the state folder that this domain is in; see `avinet.controller.upgrade`."""
 IMAGE_LIFE = timedelta(days=365)
 _LIMIT_BYTES = 64 * 1024
+
+
+class _Format(msgspec.Struct, frozen=True):
+    """What stands in `domain.json` in every format."""
+
+    format: Annotated[int, Meta(ge=1)]
 
 
 class _Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -139,6 +151,7 @@ def found(folder: Path, node: str, now: datetime, random: Callable[[int], bytes]
         keys.save_private(aside / SSH_HOST_KEY, keys.generate())
         keys.save_private(aside / AVICTLRUSER_KEY, keys.generate())
         write_atomic(aside / "nonce.key", random(NONCE_KEY_BYTES))
+        make_key(aside / SECRETS_KEY, random)
         image = "image-" + now.strftime("%Y%m%d")
         keys.save_private(aside / "images" / f"{image}.key", keys.generate())
         record = _Record(
@@ -161,17 +174,12 @@ def found(folder: Path, node: str, now: datetime, random: Callable[[int], bytes]
 
 def load(folder: Path) -> Domain:
     """The domain of trust in `folder`. Raises `LocalError`, for a newer format among others."""
-    if not folder.is_dir():
-        raise LocalError(f"there is no domain of trust in {folder}", hint="make one with avictl init")
-    try:
-        record = msgspec.json.decode(read_limited(folder / "domain.json", _LIMIT_BYTES), type=_Record)
-    except msgspec.DecodeError as error:
-        raise LocalError(f"{folder / 'domain.json'} cannot be read: {error}") from error
-    if record.format > FORMAT:
+    if (newer := format_of(folder)) > FORMAT:
         raise LocalError(
-            f"the domain of trust in {folder} has format {record.format}, and this version of avinet knows {FORMAT}",
+            f"the domain of trust in {folder} has format {newer}, and this version of avinet knows {FORMAT}",
             hint="use the newer version that wrote it",
         )
+    record = _decoded(folder, _Record)
     return Domain(
         folder=folder,
         id=record.domain,
@@ -191,6 +199,26 @@ def load(folder: Path) -> Domain:
         next_ssh_host_key=_load_next_key(folder / SSH_HOST_KEY),
         next_avictlruser_key=_load_next_key(folder / AVICTLRUSER_KEY),
     )
+
+
+def _decoded(folder: Path, kind: type[R]) -> R:
+    if not folder.is_dir():
+        raise LocalError(f"there is no domain of trust in {folder}", hint="make one with avictl init")
+    try:
+        return msgspec.json.decode(read_limited(folder / "domain.json", _LIMIT_BYTES), type=kind)
+    except msgspec.DecodeError as error:
+        raise LocalError(f"{folder / 'domain.json'} cannot be read: {error}") from error
+
+
+def format_of(folder: Path) -> int:
+    """The format of the state folder that the domain in `folder` is in; it may be a newer one. Raises `LocalError`."""
+    return _decoded(folder, _Format).format
+
+
+def with_format(folder: Path, format: int) -> None:
+    """Write durably that the state folder has another format. Raises `LocalError`."""
+    record = msgspec.structs.replace(_decoded(folder, _Record), format=format)
+    write_atomic(folder / "domain.json", msgspec.json.encode(record))
 
 
 def _save(path: Path, credential: Credential) -> None:

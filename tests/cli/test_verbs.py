@@ -93,6 +93,7 @@ ELSEWHERE = {
     "node keys",
     "node rotate-keys",
     "node use-keys",
+    "node upgrade",
     "root new",
     "root issue",
     "config rollback",
