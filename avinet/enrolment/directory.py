@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import msgspec
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
-from avinet.aio import Tasks, pause
+from avinet.aio import Tasks
 from avinet.enrolment.records import ENGINES, EngineRecord
-from avinet.errors import AvinetError, Invalid, NotFound
+from avinet.errors import Invalid, NotFound
 from avinet.ids import parse_id
-from avinet.store.interface import Entry, Event, Store, Watch
+from avinet.store.interface import Entry, Store
+from avinet.store.mirror import Mirror
 from avinet.trust import keys
 
 Changed = Callable[[str, EngineRecord | None], None]
-RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -32,56 +31,25 @@ class Login:
 class Directory:
     """A view of the records below `engine/`; `changed` is called for each that changes, with None when it goes."""
 
-    log = Logger()
-
     def __init__(self, store: Store, clock: IReactorTime, tasks: Tasks, changed: Changed) -> None:
-        self._store = store
-        self._clock = clock
-        self._tasks = tasks
         self._changed = changed
         self._engines: dict[str, EngineRecord] = {}
         self._ids: dict[str, str] = {}
         self._owners: dict[str, str] = {}
-        self._watch: Watch | None = None
-        self.revision = 0
+        self._mirror = Mirror(store, clock, tasks, ENGINES, self._take, "the directory of service engines")
+
+    @property
+    def revision(self) -> int:
+        """The revision of the store that is known of."""
+        return self._mirror.revision
 
     async def start(self) -> None:
         """Read all records, and follow their changes from there."""
-        gone = set(self._engines)
-        revision, after, more = 0, b"", True
-        while more:
-            page = await self._store.range(ENGINES, after=after)
-            revision, more = revision or page.revision, page.more
-            for entry in page.entries:
-                after = entry.key
-                id = after[len(ENGINES) :].decode("ascii")
-                gone.discard(id)
-                self._take(id, entry)
-        for id in gone:
-            self._take(id, None)
-        self.revision = revision
-        self._watch = self._store.watch(ENGINES, revision, self._seen)
-        self._watch.failed.addErrback(lambda failure: self._tasks.spawn(self._again(), "reading the directory again"))
-
-    async def _again(self) -> None:
-        """The watch has ended (compacted, or the store was away): list, and watch from there."""
-        while True:
-            try:
-                await self.start()
-                return
-            except AvinetError as error:
-                self.log.warn("the directory of service engines may be stale: {why}", why=str(error))
-                await pause(self._clock, RETRY_S)
+        await self._mirror.start()
 
     def stop(self) -> None:
         """Follow no more changes."""
-        if self._watch is not None:
-            self._watch.stop()
-
-    def _seen(self, events: Sequence[Event]) -> None:
-        for event in events:
-            self._take(event.key[len(ENGINES) :].decode("ascii"), event.entry)
-            self.revision = max(self.revision, event.revision)
+        self._mirror.stop()
 
     def _take(self, id: str, entry: Entry | None) -> None:
         old = self._engines.pop(id, None)
