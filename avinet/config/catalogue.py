@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from avinet.config.compile import Compiled, Target, applies, compiled
-from avinet.wire.config import ByEngine, Document, DocumentVersion
+from avinet.wire.config import ByEngine, Document, DocumentVersion, certificates_of
 
 COMPILED_KEPT = 64
 Pick = tuple[str, int]
@@ -73,6 +73,10 @@ class Catalogue:
     def _rolling(self, name: str, rolling: Rolling | None) -> dict[str, Rolling]:
         others = {each: found for each, found in self.rolling.items() if each != name}
         return others if rolling is None else {**others, name: rolling}
+
+    def naming(self, certificate: str) -> list[str]:
+        """The documents that name a certificate, in a version that is in use, sorted."""
+        return sorted({name for (name, _), each in self._in_use.items() if certificate in certificates_of(each)})
 
     def selecting(self, target: Target) -> tuple[Pick, ...]:
         """The documents that select `target`, sorted, in each version that is in use."""

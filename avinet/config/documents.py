@@ -18,7 +18,7 @@ from avinet.config.catalogue import Catalogue, Pick
 from avinet.config.compile import Compiled, Target
 from avinet.errors import Invalid, LocalError, NotFound, Precondition, TooLarge, Unavailable
 from avinet.store.interface import VALUE_LIMIT_BYTES, Delete, Entry, Put, Store, Transaction, Unchanged
-from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, DocumentVersion
+from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, DocumentVersion, certificates_of
 from avinet.wire.fleet import DocumentApplied, DocumentList
 from avinet.wire.message import decode, encode
 
@@ -42,15 +42,30 @@ class Fleet(Protocol):
         """One of them."""
 
 
+class Certificates(Protocol):
+    """The certificates that documents may name; see `avinet.controller.certificates.vault.Vault`."""
+
+    async def names(self) -> tuple[frozenset[str], Unchanged]:
+        """All of their names, and the condition that these are still all."""
+
+
 class Documents:
     """The documents of the domain. `now` is the time of day in seconds since 1970."""
 
     log = Logger()
 
-    def __init__(self, clock: IReactorTime, store: Store, fleet: Fleet, now: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        clock: IReactorTime,
+        store: Store,
+        fleet: Fleet,
+        certificates: Certificates,
+        now: Callable[[], float],
+    ) -> None:
         self._clock = clock
         self._store = store
         self._fleet = fleet
+        self._certificates = certificates
         self._now = now
         self._catalogue = Catalogue(0, {})
 
@@ -99,8 +114,9 @@ class Documents:
             encoded = encode(version)
             decode(encoded, DocumentVersion, limit_bytes=VALUE_LIMIT_BYTES, what=f"document {name}")
             after = before.with_version(version)
+            named = await self._named(document)
             reached = await self._reached(before, after, name)
-            if (revision := await self._write(before.revision, version, encoded)) is not None:
+            if (revision := await self._write(before.revision, version, encoded, named)) is not None:
                 after.revision = revision
                 self._catalogue = after
                 self.log.info(
@@ -113,11 +129,31 @@ class Documents:
                 return DocumentApplied(name=name, version=version.version, changed=True, service_engines=reached)
         raise Unavailable("the configuration is being changed by others all the time", hint="try again")
 
-    async def _write(self, seen: int, version: DocumentVersion, encoded: bytes) -> int | None:
+    async def _named(self, document: Document | None) -> tuple[Unchanged, ...]:
+        """The condition that the certificates that a document names are there. Raises `Invalid` when one is not."""
+        wanted = certificates_of(document) if document else frozenset()
+        if not wanted:
+            return ()
+        names, unchanged = await self._certificates.names()
+        if missing := sorted(wanted - names):
+            raise Invalid(
+                f"there is no certificate {missing[0]}, which document {document.name if document else ''} names",
+                hint=f"put it first: avictl certificate put {missing[0]} --chain FILE --key FILE",
+            )
+        return (unchanged,)
+
+    async def naming(self, certificate: str) -> tuple[list[str], Unchanged]:
+        """The documents that name a certificate, in a version that is in use; and the condition that this is so."""
+        catalogue = await self.catalogue()
+        return catalogue.naming(certificate), Unchanged(CHANGED, catalogue.revision)
+
+    async def _write(
+        self, seen: int, version: DocumentVersion, encoded: bytes, named: tuple[Unchanged, ...]
+    ) -> int | None:
         """Write `version` unless any document has changed since revision `seen`; the new revision, or None."""
         outcome = await self._store.transact(
             Transaction(
-                (Unchanged(CHANGED, seen),),
+                (Unchanged(CHANGED, seen), *named),
                 (
                     Put(CHANGED, version.name.encode()),
                     Put(CURRENT + version.name.encode(), encoded),

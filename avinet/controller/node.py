@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from avinet.aio import Tasks
@@ -17,6 +18,7 @@ from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
 from avinet.config.documents import Documents
 from avinet.config.states import States
+from avinet.controller.certificates.vault import Vault
 from avinet.controller.epochs import Epochs
 from avinet.controller.greetings import Greetings
 from avinet.controller.images import Images
@@ -47,6 +49,7 @@ from avinet.store.interface import Store
 from avinet.telemetry.fleet import Fleet
 from avinet.trust.document import sign_document
 from avinet.trust.domain import Domain
+from avinet.trust.sealing import Seal
 from avinet.wire.fleet import Claimed, EngineCreate
 from avinet.wire.jobs import JobOrder
 
@@ -88,6 +91,7 @@ class Node:
         folder: Path,
         store: Store,
         domain: Domain,
+        seal: Seal,
         *,
         addresses: tuple[list[str], list[str]],
         now: Callable[[], float],
@@ -122,7 +126,18 @@ class Node:
             self._reserved,
         )
         known = Known(lambda: self.directory)
-        self.documents = Documents(reactor, store, known, now)
+        self.certificates = Vault(
+            reactor,
+            store,
+            self.tasks,
+            seal,
+            domain.node,
+            lambda: self.documents,
+            self._certificate_changed,
+            lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
+            now,
+        )
+        self.documents = Documents(reactor, store, known, self.certificates, now)
         self.states = States(reactor, store)
         self.desired = Desired(reactor, store, self.documents, known, self._desired_changed, random)
         self.sessions = Sessions(
@@ -211,6 +226,7 @@ class Node:
         await self.states.start()
         await self.directory.start()
         await self.epochs.start()
+        await self.certificates.start()
         await self.desired.start()
         await self.images.start()
         await self.jobs.start()
@@ -223,6 +239,7 @@ class Node:
         self.stalls.stop()
         self.distributor.stop()
         self.desired.stop()
+        self.certificates.stop()
         self.directory.stop()
         self.audit.stop()
         for session in self.sessions:
@@ -252,6 +269,9 @@ class Node:
 
     def _desired_changed(self, id: str) -> None:
         self.distributor.reconsider(id)
+
+    def _certificate_changed(self, name: str) -> None:
+        pass
 
     def _published(self) -> None:
         self.epochs.wake()

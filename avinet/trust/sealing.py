@@ -58,3 +58,10 @@ def load_seal(path: Path) -> Seal:
             hint="restore it from a backup; without one move it away: all certificates are to be put again then",
         )
     return Seal(key)
+
+
+def load_or_make_seal(path: Path) -> Seal:
+    """The seal whose key is in the file at `path`; a new one where it was lost, which opens nothing that was sealed."""
+    if not path.exists():
+        make_key(path)
+    return load_seal(path)

@@ -1,4 +1,4 @@
-"""Certificates of virtual services with their keys, on the way from a node to the service engines that need them.
+"""Certificates of virtual services with their keys: as operators put them, and on the way to those who serve them.
 
 A private key stands in no representation of a message: what is logged or raised by mistake does not show it.
 """
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 from typing_extensions import override
 
-from avinet.wire.message import Id, Line, Message, Revision, Sha256, spelled
+from avinet.wire.message import Count, Id, Line, Message, Revision, Sha256, UnixTime, spelled
 
 CHAIN_CERTIFICATES = 10
 CHAIN_CHARS = 32 * 1024
@@ -22,6 +22,9 @@ PUSHED = 64
 HELD = 1000
 """The most certificates of one service engine."""
 PUSH_LIMIT_BYTES = 4 * 1024 * 1024
+PUT_LIMIT_BYTES = 256 * 1024
+HOLDERS = 100
+"""How many service engines are named that hold a certificate."""
 REDACTED = "..."
 _BASE64 = r"(?:[A-Za-z0-9+/=]{1,64}\n)+"
 
@@ -98,3 +101,75 @@ class CertificateState(Message, frozen=True, kw_only=True):
 def material_sha256(chain: str, key: str) -> str:
     """The SHA-256 of a certificate as it is delivered: of its chain and behind that its key, both in PEM."""
     return hashlib.sha256((chain + key).encode()).hexdigest()
+
+
+class CertificatePut(Redacted, Message, frozen=True, kw_only=True):
+    """A certificate as an operator puts it: the server's and those that lead to its root, and the server's private key.
+
+    `force` takes one that is not valid now.
+    """
+
+    chain: Annotated[str, Meta(max_length=2 * CHAIN_CHARS)]
+    key: Annotated[str, Meta(max_length=2 * KEY_CHARS)]
+    force: bool = False
+
+
+class CertificateStored(Message, frozen=True, kw_only=True):
+    """A certificate was stored as `version`; `service_engines` that are to serve it are sent it."""
+
+    name: Id
+    version: Count
+    changed: bool
+    service_engines: Count = 0
+
+
+class CertificateEarlier(Message, frozen=True, kw_only=True):
+    """A version of a certificate that was replaced: `fingerprint` is the SHA-256 of its DER."""
+
+    version: Count
+    fingerprint: Sha256
+    not_after: UnixTime
+    author: Line
+    time: UnixTime
+
+
+class CertificateUse(Message, frozen=True, kw_only=True):
+    """The virtual services of a document that serve a certificate."""
+
+    document: Id
+    virtual_services: list[Id]
+
+
+class Certificate(Message, frozen=True, kw_only=True):
+    """A certificate as operators see it; its private key is never seen again.
+
+    `names` are the host names and addresses that it is for, `fingerprint` is the SHA-256 of its DER, `certificates` how
+    many its chain has. `needed` service engines are to serve it, `held` of them hold this version, `holders` are the
+    first of all that do. `problem` says why it cannot be delivered.
+    """
+
+    name: Id
+    version: Count
+    names: list[str]
+    subject: str
+    issuer: str
+    not_before: UnixTime
+    not_after: UnixTime
+    fingerprint: Sha256
+    kind: str
+    certificates: Count
+    author: Line
+    time: UnixTime
+    earlier: list[CertificateEarlier] = []
+    used_by: list[CertificateUse] = []
+    needed: Count = 0
+    held: Count = 0
+    holders: Annotated[list[Id], Meta(max_length=HOLDERS)] = []
+    problem: str = ""
+
+
+class CertificateList(Message, frozen=True, kw_only=True):
+    """A page of the certificates, by name; `next` asks for the page after it."""
+
+    items: list[Certificate]
+    next: Line = ""

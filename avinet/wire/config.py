@@ -153,7 +153,12 @@ class Config(Message, frozen=True, kw_only=True):
     @property
     def certificates(self) -> frozenset[str]:
         """The names of the certificates that its virtual services serve."""
-        return frozenset(name for each in self.virtual_services if each.tls for name in each.tls.certificates)
+        return certificates_of(self)
+
+
+def certificates_of(what: Document | Config) -> frozenset[str]:
+    """The names of the certificates that the virtual services of a document, or of a configuration, serve."""
+    return frozenset(name for each in what.virtual_services if each.tls for name in each.tls.certificates)
 
 
 class ConfigVersion(Message, frozen=True, kw_only=True):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from avinet.config.compile import Target, compiled
+from avinet.store.interface import Unchanged
 from avinet.wire.config import (
     ByEngine,
     ByLabels,
@@ -66,6 +67,17 @@ class Fleet:
 
     def target(self, id: str) -> Target | None:
         return Target(id, self.engines[id]) if id in self.engines else None
+
+
+class Certificates:
+    """The certificates that there are; see `avinet.config.documents.Certificates`."""
+
+    def __init__(self, *names: str) -> None:
+        self.there = frozenset(names)
+        self.revision = 0
+
+    async def names(self) -> tuple[frozenset[str], Unchanged]:
+        return self.there, Unchanged(b"certificates", self.revision)
 
 
 def fired(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:

@@ -14,10 +14,10 @@ from avinet.config import documents as documents_module
 from avinet.config.compile import Target
 from avinet.config.documents import CHANGED, Documents
 from avinet.errors import AvinetError, Invalid, LocalError, NotFound, Precondition, TooLarge, Unavailable
-from avinet.store.interface import Outcome, Page, Put, Transaction
-from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, Pool, Server
+from avinet.store.interface import Outcome, Page, Put, Transaction, Unchanged
+from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, Pool, Server, Tls
 from avinet.wire.fleet import DocumentApplied
-from tests.config.making import Fleet, document, fired, pool, service, web
+from tests.config.making import Certificates, Fleet, document, fired, pool, service, web
 from tests.store.memory import MemoryStore
 
 
@@ -28,10 +28,11 @@ class DocumentCase(SynchronousTestCase):
         self.clock.advance(1000)
         self.store = MemoryStore(self.clock)
         self.fleet = Fleet(se_1={"site": "x"}, se_2={"site": "y"})
+        self.certificates = Certificates("shop", "blog")
         self.documents = self.another_node()
 
     def another_node(self) -> Documents:
-        return Documents(self.clock, self.store, self.fleet, self.clock.seconds)
+        return Documents(self.clock, self.store, self.fleet, self.certificates, self.clock.seconds)
 
     def done(self, coroutine: Any) -> Any:
         return self.successResultOf(fired(coroutine))
@@ -285,6 +286,48 @@ class PageTests(DocumentCase):
         mine, theirs = self.done(self.documents.list(limit=500)), self.done(self.another_node().list(limit=500))
         self.assertEqual(len(mine.items), 120)
         self.assertEqual(msgspec.json.encode(mine), msgspec.json.encode(theirs))
+
+
+class CertificateTests(DocumentCase):
+    def with_tls(self, name: str, port: int, *certificates: str) -> Document:
+        secure = service(f"{name}-web", port, f"{name}-pool", tls=Tls(certificates=list(certificates)))
+        return document(name, pool(f"{name}-pool", "a"), secure)
+
+    def test_a_certificate_that_does_not_exist_is_refused_in_a_line(self) -> None:
+        said = self.refused(self.documents.apply(self.with_tls("a", 443, "shop", "unheard"), "ada"))
+        self.assertIn("there is no certificate unheard, which document a names", said)
+        self.assertIn("avictl certificate put unheard", said)
+
+    def test_those_that_exist_may_be_named(self) -> None:
+        self.assertTrue(self.apply(self.with_tls("a", 443, "shop", "blog")).changed)
+
+    def test_one_that_goes_meanwhile_is_not_overlooked(self) -> None:
+        certificates, store = self.certificates, self.store
+
+        class Going(Certificates):
+            """One is deleted between the look at it and the change of the document."""
+
+            async def names(self) -> Any:
+                found = await certificates.names()
+                certificates.there = frozenset({"blog"})
+                certificates.revision = (await store.transact(Transaction((), (Put(b"certificates", b"{}"),)))).revision
+                return found
+
+        documents = Documents(self.clock, store, self.fleet, Going(), self.clock.seconds)
+        certificates.revision = 0
+        failure = self.failureResultOf(fired(documents.apply(self.with_tls("a", 443, "shop"), "ada")), Invalid)
+        self.assertIn("no certificate shop", str(failure.value))
+        self.assertEqual(self.done(self.documents.list()).items, [])
+
+    def test_who_names_one_is_known_and_by_which_state_of_the_documents(self) -> None:
+        self.apply(self.with_tls("b", 443, "shop"))
+        self.apply(self.with_tls("a", 444, "shop", "blog"))
+        self.apply(web("c", 80))
+        names, unchanged = self.done(self.documents.naming("shop"))
+        self.assertEqual((names, unchanged), (["a", "b"], Unchanged(CHANGED, self.store.revision)))
+        self.assertEqual(self.done(self.documents.naming("blog"))[0], ["a"])
+        self.done(self.documents.delete("a", "ada"))
+        self.assertEqual(self.done(self.documents.naming("blog"))[0], [])
 
 
 class TurnCountingClock(Clock):
