@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from avinet.config.compile import Compiled, Target, applies, compiled
+from avinet.config.rollout import RolloutRecord
 from avinet.wire.config import ByEngine, Document, DocumentVersion, certificates_of
 
 COMPILED_KEPT = 64
@@ -16,13 +17,10 @@ Pick = tuple[str, int]
 
 @dataclass(frozen=True)
 class Rolling:
-    """A document whose last version has not reached all yet: who has not its turn runs `former`, None for nothing.
+    """A document whose last version has not come everywhere; who has not its turn runs `former`, None for nothing."""
 
-    `turn` tells of the id of a service engine whether it is its turn.
-    """
-
+    record: RolloutRecord
     former: DocumentVersion | None
-    turn: Callable[[str], bool]
 
 
 class Catalogue:
@@ -99,7 +97,7 @@ class Catalogue:
         """Of the documents that roll and select a service engine, those of which it has the last version."""
         if not self.rolling:
             return frozenset()
-        return frozenset(name for name, _ in selecting if name in self.rolling and self.rolling[name].turn(id))
+        return frozenset(name for name, _ in selecting if name in self.rolling and self.rolling[name].record.turn(id))
 
     def applying(self, target: Target) -> tuple[Pick, ...]:
         """The documents that apply to `target`, sorted: equal ones make equal configurations."""

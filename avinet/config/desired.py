@@ -18,7 +18,9 @@ from avinet.aio import Tasks, pause
 from avinet.backoff import Backoff
 from avinet.config.catalogue import Catalogue, Pick
 from avinet.config.compile import Compiled
-from avinet.config.documents import BREATH, CHANGED, Documents, Fleet
+from avinet.config.documents import Documents, Fleet
+from avinet.config.reach import BREATH
+from avinet.config.versions import CHANGED
 from avinet.errors import AvinetError, Invalid
 from avinet.store.interface import OPERATIONS, Delete, Entry, Event, Put, Store, Transaction, Unchanged, Watch
 from avinet.wire.config import ConfigPush, ConfigVersion

@@ -1,35 +1,28 @@
-"""The configuration documents in the store: each change a version with author and time, refused before it does harm.
-
-`config/doc/NAME` is the current version, `config/version/NAME/NUMBER` each of the last ones. `config/changed` is
-written by every change: its revision names the state of all documents, and no change can overlook another.
-"""
+"""The configuration documents: each change a version with author and time, refused before it does harm."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.aio import pause
-from avinet.config.catalogue import Catalogue, Pick
-from avinet.config.compile import Compiled, Target
-from avinet.errors import Invalid, LocalError, NotFound, Precondition, TooLarge, Unavailable
-from avinet.store.interface import VALUE_LIMIT_BYTES, Delete, Entry, Put, Store, Transaction, Unchanged
+from avinet.config.catalogue import Catalogue
+from avinet.config.compile import Target
+from avinet.config.reach import Reach, overlaps
+from avinet.config.rollout import RolloutRecord
+from avinet.config.rollouts import Audit, begun, former_of, superseded
+from avinet.config.versions import CHANGED, TRIES, Versions, put_version
+from avinet.errors import Conflict, Invalid, NotFound, Precondition, TooLarge, Unavailable
+from avinet.store.interface import Delete, Put, Store, Unchanged
 from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, DocumentVersion, certificates_of
 from avinet.wire.fleet import DocumentApplied, DocumentList
-from avinet.wire.message import decode, encode
+from avinet.wire.message import encode
+from avinet.wire.rollout import RolloutPlan
 
-CHANGED = b"config/changed"
-CURRENT, VERSIONS = b"config/doc/", b"config/version/"
 DOCUMENTS = 1000
-KEPT_VERSIONS = 100
 PAGE_LIMIT_BYTES = 768 * 1024
-TRIES = 10
-BREATH = 20
-"""How many configurations are compiled before the reactor gets its turn."""
 
 
 class Fleet(Protocol):
@@ -61,31 +54,51 @@ class Documents:
         fleet: Fleet,
         certificates: Certificates,
         now: Callable[[], float],
+        audit: Audit,
     ) -> None:
         self._clock = clock
-        self._store = store
         self._fleet = fleet
         self._certificates = certificates
         self._now = now
-        self._catalogue = Catalogue(0, {})
+        self._audit = audit
+        self.versions = Versions(store)
 
-    async def apply(self, document: Document, author: str, *, expected: int | None = None) -> DocumentApplied:
-        """Create or replace a document.
+    async def apply(
+        self,
+        document: Document,
+        author: str,
+        *,
+        expected: int | None = None,
+        plan: RolloutPlan | None = None,
+        force: bool = False,
+    ) -> DocumentApplied:
+        """Create or replace a document, everywhere at once or in the batches of a `plan`.
 
-        `expected` is the version that the author has seen, 0 for none. Raises `Invalid` in a line for what contradicts
-        itself or another document on any service engine, `Precondition` when another version is current, `TooLarge`;
-        nothing is changed then.
+        `expected` is the version that the author has seen, 0 for none. With `force` it may take the place of one that
+        is being rolled out: that one is taken back. Raises `Invalid` in a line for what contradicts itself or another
+        document on any service engine, `Precondition` when another version is current, `Conflict` where one is being
+        rolled out, `TooLarge`; nothing is changed then.
         """
         size = len(encode(document))
         if size > DOCUMENT_LIMIT_BYTES:
             raise TooLarge(f"document {document.name} has {size} bytes, more than {DOCUMENT_LIMIT_BYTES}")
-        return await self._change(document.name, document, author, expected)
+        return await self._change(document.name, document, author, expected, plan, force)
 
-    async def delete(self, name: str, author: str, *, expected: int | None = None) -> DocumentApplied:
+    async def delete(
+        self, name: str, author: str, *, expected: int | None = None, force: bool = False
+    ) -> DocumentApplied:
         """Delete a document; its versions stay. Raises `NotFound`, and as `apply`: others may refer to its pools."""
-        return await self._change(name, None, author, expected)
+        return await self._change(name, None, author, expected, None, force)
 
-    async def _change(self, name: str, document: Document | None, author: str, expected: int | None) -> DocumentApplied:
+    async def _change(
+        self,
+        name: str,
+        document: Document | None,
+        author: str,
+        expected: int | None,
+        plan: RolloutPlan | None,
+        force: bool,
+    ) -> DocumentApplied:
         for _ in range(TRIES):
             before = await self.catalogue()
             last, old = before.versions.get(name), before.documents.get(name)
@@ -103,6 +116,8 @@ class Documents:
                 return DocumentApplied(name=name, version=current, changed=False, service_engines=0)
             if old is None and len(before.documents) >= DOCUMENTS:
                 raise TooLarge(f"there are {DOCUMENTS} documents already")
+            if not force:
+                _refuse_while_rolling(before, name)
             version = DocumentVersion(
                 name=name,
                 version=(last.version if last else 0) + 1,
@@ -110,21 +125,17 @@ class Documents:
                 time=self._now(),
                 document=document,
             )
-            # What was built here, and not read, was never validated; and what is written must be readable.
-            encoded = encode(version)
-            decode(encoded, DocumentVersion, limit_bytes=VALUE_LIMIT_BYTES, what=f"document {name}")
-            after = before.with_version(version)
+            after, then = self._made(before, version, plan)
             named = await self._named(document)
             reached = await self._reached(before, after, name)
-            if (revision := await self._write(before.revision, version, encoded, named)) is not None:
-                after.revision = revision
-                self._catalogue = after
+            if await self.versions.change(before, after, name, then, named):
                 self.log.info(
-                    "document {name} is at version {version} by {author}, for {count} service engines",
+                    "document {name} is at version {version} by {author}, for {count} service engines{how}",
                     name=name,
                     version=version.version,
                     author=author,
                     count=reached,
+                    how=", in batches" if plan else "",
                 )
                 return DocumentApplied(name=name, version=version.version, changed=True, service_engines=reached)
         raise Unavailable("the configuration is being changed by others all the time", hint="try again")
@@ -147,71 +158,50 @@ class Documents:
         catalogue = await self.catalogue()
         return catalogue.naming(certificate), Unchanged(CHANGED, catalogue.revision)
 
-    async def _write(
-        self, seen: int, version: DocumentVersion, encoded: bytes, named: tuple[Unchanged, ...]
-    ) -> int | None:
-        """Write `version` unless any document has changed since revision `seen`; the new revision, or None."""
-        outcome = await self._store.transact(
-            Transaction(
-                (Unchanged(CHANGED, seen), *named),
-                (
-                    Put(CHANGED, version.name.encode()),
-                    Put(CURRENT + version.name.encode(), encoded),
-                    Put(_version_key(version.name, version.version), encoded),
-                    Delete(_version_key(version.name, max(0, version.version - KEPT_VERSIONS))),
-                ),
-            )
+    def _made(
+        self, before: Catalogue, version: DocumentVersion, plan: RolloutPlan | None
+    ) -> tuple[Catalogue, list[Put | Delete]]:
+        """What the catalogue is after `version`, and what is written for that."""
+        rolling = before.rolling.get(version.name)
+        over = superseded(rolling, version, self._audit, kept=plan is None) if rolling is not None else []
+        if plan is None:
+            return before.with_version(version), [*put_version(version), *over]
+        former = former_of(before, version.name)
+        record = RolloutRecord(
+            name=version.name,
+            version=version.version,
+            former=former.version if former else 0,
+            plan=plan,
+            author=version.author,
+            started=version.time,
+            changed=version.time,
+            by=version.author,
         )
-        return outcome.revision if outcome.succeeded else None
+        after, then = begun(before, version, record, self._audit)
+        return after, [*then, *over]
 
     async def _reached(self, before: Catalogue, after: Catalogue, name: str) -> int:
-        """How many service engines run something else by the change of document `name`.
-
-        Raises `Invalid` when one of them, or the smallest that a document selects, could run its documents before and
-        cannot any more.
-        """
-        groups: dict[tuple[tuple[Pick, ...], tuple[Pick, ...]], int] = {}
-
-        def add(target: Target, count: int) -> None:
-            key = before.applying(target), after.applying(target)
-            if any(pick[0] == name for pick in (*key[0], *key[1])):
-                groups[key] = groups.get(key, 0) + count
-
-        labels = {}
+        reach = Reach(before, after, name)
         for target in self._fleet.targets():
-            labels[target.id] = target.labels
-            add(target, 1)
-        for target in after.smallest_targets(labels):
-            add(target, 0)
-        reached = 0
-        for index, ((old_picks, new_picks), count) in enumerate(groups.items()):
-            if index % BREATH == BREATH - 1:
-                await pause(self._clock, 0)
-            old = _compiled(before, old_picks)
-            try:
-                new = after.compiled(new_picks)
-            except Invalid:
-                if old is not None:
-                    raise
-            else:
-                if old is None or old.sha256 != new.sha256:
-                    reached += count
-        return reached
+            reach.add(target)
+        return await reach.reached(self._clock)
 
     async def check(self, target: Target) -> None:
         """Raises `Invalid` when the documents for `target` contradict one another: ask before it gets its labels."""
         catalogue = await self.catalogue()
-        catalogue.compiled(catalogue.applying(target))
+        selecting = catalogue.selecting(target)
+        for turns in overlaps(catalogue, selecting):
+            catalogue.compiled(catalogue.chosen(selecting, turns))
+
+    async def catalogue(self) -> Catalogue:
+        """All documents as they are now."""
+        return await self.versions.catalogue()
 
     async def get(self, name: str, version: int | None = None) -> DocumentVersion:
         """The current version of a document, or an earlier one. Raises `NotFound`."""
-        found = (await self.catalogue()).versions.get(name)
         if version is not None:
-            key = _version_key(name, version)
-            entry = (await self._store.read([key])).entries.get(key)
-            if entry is None:
-                raise NotFound(f"there is no version {version} of document {name}", hint="see its history")
-            return _decoded(entry)
+            return await self.versions.version(name, version)
+        found = (await self.catalogue()).versions.get(name)
         if found is None or found.document is None:
             raise NotFound(f"there is no document {name}")
         return found
@@ -226,60 +216,22 @@ class Documents:
     async def history(self, name: str, *, limit: int = 100, after: str = "") -> DocumentList:
         """A page of the versions of a document, the newest first, also of one that was deleted. Raises `NotFound`."""
         before = int(after) if after.isdecimal() else None
-        entries = (await self._store.range(VERSIONS + name.encode() + b"/", limit=KEPT_VERSIONS + 1)).entries
-        if not entries:
+        versions = await self.versions.history(name)
+        if not versions:
             raise NotFound(f"there is no document {name}")
-        versions = [_decoded(entry) for entry in reversed(entries)]
         items, more = _page([each for each in versions if before is None or each.version < before], limit)
         return DocumentList(items=items, next=str(items[-1].version) if more else "")
 
-    async def catalogue(self) -> Catalogue:
-        """All documents as they are now."""
-        revision = await self._revision()
-        for _ in range(TRIES):
-            if self._catalogue.revision == revision:
-                return self._catalogue
-            versions = await self._read_all()
-            read, revision = revision, await self._revision()
-            if read == revision:
-                self._catalogue = Catalogue(revision, versions)
-        raise Unavailable("the configuration is being changed by others all the time", hint="try again")
 
-    async def _revision(self) -> int:
-        entry = (await self._store.read([CHANGED])).entries.get(CHANGED)
-        return entry.revision if entry else 0
-
-    async def _read_all(self) -> dict[str, DocumentVersion]:
-        versions: dict[str, DocumentVersion] = {}
-        after, more = b"", True
-        while more:
-            page = await self._store.range(CURRENT, limit=50, after=after)
-            for entry in page.entries:
-                version = _decoded(entry)
-                versions[version.name] = version
-                after = entry.key
-            more = page.more
-        return versions
-
-
-def _version_key(name: str, version: int) -> bytes:
-    return VERSIONS + f"{name}/{version:08d}".encode()
-
-
-def _compiled(catalogue: Catalogue, picks: tuple[Pick, ...]) -> Compiled | None:
-    try:
-        return catalogue.compiled(picks)
-    except Invalid:
-        return None
-
-
-def _decoded(entry: Entry) -> DocumentVersion:
-    try:
-        return msgspec.json.decode(entry.value, type=DocumentVersion)
-    except msgspec.ValidationError as error:
-        raise LocalError(
-            f"{entry.key.decode()} in the store cannot be read: {error}", hint="was it written by a newer version?"
-        ) from error
+def _refuse_while_rolling(catalogue: Catalogue, name: str) -> None:
+    """Raises `Conflict` while a version of document `name` is being rolled out."""
+    rolling = catalogue.rolling.get(name)
+    if rolling is not None:
+        record = rolling.record
+        raise Conflict(
+            f"version {record.version} of document {name} is being rolled out ({record.state}, batch {record.batch})",
+            hint=f"wait, or take it back: avictl config rollout abort {name}; or say --force to replace it",
+        )
 
 
 def _page(items: Sequence[DocumentVersion], limit: int) -> tuple[list[DocumentVersion], bool]:

@@ -1,4 +1,4 @@
-"""The rules of a roll-out, without clock and store: who is next, who is well, what is to be done now.
+"""The rules of a roll-out, without clock and store: who is next, and what is to be done now.
 
 Each service engine has a place in the order of a roll-out, by a hash of its id and of the version: a fleet is gone
 through in an order that is the same on every node and after every restart, and another one each time. A batch is
@@ -8,21 +8,19 @@ opened up to a place, so that also who comes later belongs to a batch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
 
+from avinet.config.health import Tally
 from avinet.errors import Conflict
-from avinet.wire.rollout import FAILURES_SHOWN, RolloutFailure, RolloutPlan, RolloutState
+from avinet.wire.rollout import RolloutFailure, RolloutPlan, RolloutState
 
 NOBODY, EVERYBODY = "", "~"
 """The place before the first, and the one behind the last."""
-BEFORE_DOWN = 100
-"""So many servers that were down before are known by name; of more it is known how many."""
 UNDER_WAY: tuple[RolloutState, ...] = ("running", "paused", "stopped")
-_WHY_CHARS = 300
 
 
 class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -123,110 +121,6 @@ def _aim(plan: RolloutPlan, step: int, opened: int, total: int) -> tuple[int, in
         if aim > opened:
             return min(aim, total), step
     return total, step
-
-
-# Health
-
-
-class Before(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How a service engine was before its batch was opened: what was so then is not the new version's fault.
-
-    `down` names servers as POOL/SERVER, and `more` counts those that were down too; `errors` is the percentage of
-    5xx by virtual service.
-    """
-
-    connected: bool = False
-    problem: bool = False
-    down: list[str] = []
-    more: int = 0
-    errors: dict[str, float] = {}
-
-
-_UNKNOWN = Before()
-
-
-@dataclass(frozen=True)
-class Now:
-    """How a service engine is that has its turn.
-
-    `away_s` is how long it has had no tunnel, as far as is known; `asked_s` how long it has been connected and could
-    have acknowledged. `reported` tells whether it has said anything since it acknowledged. `traffic` are requests and
-    5xx by virtual service since then.
-    """
-
-    connected: bool
-    away_s: float = 0.0
-    asked_s: float = 0.0
-    refused: str | None = None
-    problem: str = ""
-    acknowledged: bool = False
-    reported: bool = False
-    down: Sequence[str] = ()
-    traffic: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-
-
-Kind = Literal["well", "pending", "waiting", "failed"]
-
-
-def judge(plan: RolloutPlan, before: Before | None, now: Now) -> tuple[Kind, str]:
-    """How a service engine does with the new version, and why it is not well."""
-    before = before or _UNKNOWN
-    if now.refused is not None:
-        return "failed", f"it refused the configuration: {now.refused}"
-    if not now.connected:
-        if now.away_s < plan.lost_s:
-            return "pending", ""
-        if now.acknowledged or before.connected:
-            return "failed", f"its tunnel has been gone for {plan.lost_s:g} s"
-        return "waiting", ""
-    if now.problem:
-        return ("waiting", "") if before.problem else ("failed", f"it cannot have it: {now.problem}")
-    if not (now.acknowledged and now.reported):
-        if now.asked_s < plan.deadline_s:
-            return "pending", ""
-        what = "reported since it acknowledged" if now.acknowledged else "acknowledged"
-        return "failed", f"it has not {what}, for {plan.deadline_s:g} s"
-    why = _servers_down(before, now) or _errors(plan, before, now)
-    return ("failed", why) if why else ("well", "")
-
-
-def _servers_down(before: Before, now: Now) -> str:
-    down = [each for each in now.down if each not in before.down]
-    if len(down) <= before.more:
-        return ""
-    return f"server {down[0]} is down" + (f", and {len(down) - 1} more" if len(down) > 1 else "")
-
-
-def _errors(plan: RolloutPlan, before: Before, now: Now) -> str:
-    for name, (requests, errors) in sorted(now.traffic.items()):
-        most = before.errors.get(name, 0.0) + plan.errors_percent
-        if requests >= plan.least_requests and errors * 100 > most * requests:
-            return f"{errors} of {requests} requests to {name} were answered with 5xx"
-    return ""
-
-
-class Tally:
-    """How all do that have their turn."""
-
-    def __init__(self) -> None:
-        self.counts: dict[Kind, int] = {"well": 0, "pending": 0, "waiting": 0, "failed": 0}
-        self.failures: list[RolloutFailure] = []
-
-    def add(self, id: str, kind: Kind, why: str) -> None:
-        """One more."""
-        self.counts[kind] += 1
-        if kind == "failed" and len(self.failures) < FAILURES_SHOWN:
-            self.failures.append(RolloutFailure(id=id, why=_line(why)))
-
-    @property
-    def total(self) -> int:
-        """How many they are."""
-        return sum(self.counts.values())
-
-
-def _line(text: str) -> str:
-    text = " ".join("".join(each if each.isprintable() else " " for each in text).split())
-    return text if len(text) <= _WHY_CHARS else text[: _WHY_CHARS - 3] + "..."
 
 
 # Steps

@@ -38,14 +38,14 @@ from avinet.enrolment.directory import Directory
 from avinet.enrolment.engines import Engines
 from avinet.enrolment.pending import PendingRequests
 from avinet.enrolment.ratchets import Ratchets
-from avinet.enrolment.records import EngineRecord
+from avinet.enrolment.records import AuditRecord, EngineRecord, put_audit
 from avinet.enrolment.registrar import Registrar
 from avinet.enrolment.rotation import Rotations
 from avinet.errors import AvinetError, Invalid, NotFound
 from avinet.ids import parse_id
 from avinet.labels import parse_selector
 from avinet.stalls import Stalls
-from avinet.store.interface import Store
+from avinet.store.interface import Put, Store
 from avinet.telemetry.fleet import Fleet
 from avinet.trust.document import sign_document
 from avinet.trust.domain import Domain
@@ -137,7 +137,7 @@ class Node:
             lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
             now,
         )
-        self.documents = Documents(reactor, store, known, self.certificates, now)
+        self.documents = Documents(reactor, store, known, self.certificates, now, self._recorded)
         self.states = States(reactor, store)
         self.desired = Desired(reactor, store, self.documents, known, self._desired_changed, random)
         self.sessions = Sessions(
@@ -321,6 +321,21 @@ class Node:
 
     def _record_alarm(self, kind: str, id: str, source: str) -> None:
         self.tasks.spawn(self.engines.alarm(kind, id, source), "recording an alarm")
+
+    def _recorded(self, kind: str, actor: str, name: str, outcome: str) -> Put:
+        """The record of a change of the document `name`."""
+        notice = kind in ("rollout-stopped", "rollout-rolled-back")
+        return put_audit(
+            AuditRecord(
+                time=self.now(),
+                node=self.standing.node.id,
+                kind=kind,
+                source=actor,
+                id=name,
+                outcome=outcome,
+                notice=notice,
+            )
+        )
 
     # What operators ask for
 

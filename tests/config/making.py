@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
+from itertools import count
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, ensureDeferred
 
 from avinet.config.compile import Target, compiled
-from avinet.store.interface import Unchanged
+from avinet.store.interface import Put, Unchanged
 from avinet.wire.config import (
     ByEngine,
     ByLabels,
@@ -25,6 +26,7 @@ from avinet.wire.config import (
 )
 
 T = TypeVar("T")
+_audited = count()
 
 
 def pool(name: str, *servers: str) -> Pool:
@@ -78,6 +80,12 @@ class Certificates:
 
     async def names(self) -> tuple[frozenset[str], Unchanged]:
         return self.there, Unchanged(b"certificates", self.revision)
+
+
+def audited(kind: str, actor: str, name: str, outcome: str) -> Put:
+    """The record of a change in the store; see `avinet.config.rollouts.Audit`."""
+    place = f"audit/{next(_audited):06d}"
+    return Put(place.encode(), f"{kind} {name} by {actor}: {outcome}".encode())
 
 
 def fired(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:

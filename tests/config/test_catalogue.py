@@ -5,16 +5,35 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
+from typing_extensions import override
 
 from avinet.config import catalogue as catalogue_module
 from avinet.config.catalogue import Catalogue, Rolling
 from avinet.config.compile import Target, applies
+from avinet.config.rollout import RolloutRecord
 from avinet.wire.config import Document, DocumentVersion
+from avinet.wire.rollout import RolloutPlan
 from tests.config.making import catalogues, labels, web
 
 
 def version(number: int, made: Document) -> DocumentVersion:
     return DocumentVersion(name=made.name, version=number, author="ada", time=0.0, document=made)
+
+
+class Turns(RolloutRecord, frozen=True, kw_only=True):
+    """It is the turn of those in `ids`."""
+
+    ids: set[str]
+
+    @override
+    def turn(self, id: str) -> bool:
+        return id in self.ids
+
+
+def rolling(former: DocumentVersion | None, *ids: str) -> Rolling:
+    return Rolling(
+        Turns(name="-", version=2, former=1, plan=RolloutPlan(), author="ada", started=0.0, ids=set(ids)), former
+    )
 
 
 def catalogue(*made: Document, revision: int = 1) -> Catalogue:
@@ -50,10 +69,9 @@ class RollingTests(SynchronousTestCase):
     """Two documents roll at once; `a` from site x to all and port 81, `b` is new."""
 
     def setUp(self) -> None:
-        turns = {"a": {"se-1", "se-2"}, "b": {"se-2"}}
         before = catalogue(web("a", 80, site="x"), web("c", 90))
-        before = before.with_version(version(2, web("a", 81)), Rolling(before.versions["a"], turns["a"].__contains__))
-        self.made = before.with_version(version(1, web("b", 82)), Rolling(None, turns["b"].__contains__))
+        before = before.with_version(version(2, web("a", 81)), rolling(before.versions["a"], "se-1", "se-2"))
+        self.made = before.with_version(version(1, web("b", 82)), rolling(None, "se-2"))
 
     def applying(self, id: str, site: str = "x") -> tuple:
         return self.made.applying(Target(id, {"site": site}))

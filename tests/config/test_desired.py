@@ -16,7 +16,7 @@ from avinet.config.documents import Documents
 from avinet.errors import Unavailable
 from avinet.store.interface import Compacted, Delete, Event, Outcome, Put, Seen, Transaction
 from avinet.wire.config import Config, Document, Pool
-from tests.config.making import Certificates, Fleet, document, fired, pool, web
+from tests.config.making import Certificates, Fleet, audited, document, fired, pool, web
 from tests.store.memory import MemoryStore, MemoryWatch
 
 
@@ -26,13 +26,13 @@ class DesiredCase(SynchronousTestCase):
         self.clock = Clock()
         self.store = MemoryStore(self.clock)
         self.fleet = Fleet(se_1={"site": "x"}, se_2={"site": "y"})
-        self.documents = Documents(self.clock, self.store, self.fleet, Certificates(), self.clock.seconds)
+        self.documents = Documents(self.clock, self.store, self.fleet, Certificates(), self.clock.seconds, audited)
         self.changed: list[str] = []
         self.desired = self.started()
 
     def started(self) -> Desired:
         """A node's view, as its start makes it."""
-        documents = Documents(self.clock, self.store, self.fleet, Certificates(), self.clock.seconds)
+        documents = Documents(self.clock, self.store, self.fleet, Certificates(), self.clock.seconds, audited)
         desired = Desired(self.clock, self.store, documents, self.fleet, self.changed.append, lambda: 0.5)
         self.successResultOf(fired(desired.start()))
         self.addCleanup(desired.stop)
@@ -201,7 +201,7 @@ class TroubleTests(DesiredCase):
     def test_a_write_that_another_node_overtook_is_judged_anew(self) -> None:
         store = Overtaken(self.clock)
         self.store = store
-        self.documents = Documents(self.clock, store, self.fleet, Certificates(), self.clock.seconds)
+        self.documents = Documents(self.clock, store, self.fleet, Certificates(), self.clock.seconds, audited)
         self.desired = self.started()
         store.overtaking = b"config/desired/se-1"
         self.apply(web("a", 80))
@@ -233,7 +233,7 @@ class TroubleTests(DesiredCase):
     def lagging(self) -> Overtaken:
         """A node with the document `a`, that hears no more news."""
         self.store = store = Overtaken(self.clock)
-        self.documents = Documents(self.clock, store, self.fleet, Certificates(), self.clock.seconds)
+        self.documents = Documents(self.clock, store, self.fleet, Certificates(), self.clock.seconds, audited)
         self.desired = self.started()
         self.apply(web("a", 80))
         self.clock.advance(0)

@@ -11,13 +11,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.config import documents as documents_module
+from avinet.config import versions as versions_module
 from avinet.config.compile import Target
-from avinet.config.documents import CHANGED, Documents
+from avinet.config.documents import Documents
+from avinet.config.versions import CHANGED
 from avinet.errors import AvinetError, Invalid, LocalError, NotFound, Precondition, TooLarge, Unavailable
 from avinet.store.interface import Outcome, Page, Put, Transaction, Unchanged
 from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, Pool, Server, Tls
 from avinet.wire.fleet import DocumentApplied
-from tests.config.making import Certificates, Fleet, document, fired, pool, service, web
+from tests.config.making import Certificates, Fleet, audited, document, fired, pool, service, web
 from tests.store.memory import MemoryStore
 
 
@@ -32,7 +34,7 @@ class DocumentCase(SynchronousTestCase):
         self.documents = self.another_node()
 
     def another_node(self) -> Documents:
-        return Documents(self.clock, self.store, self.fleet, self.certificates, self.clock.seconds)
+        return Documents(self.clock, self.store, self.fleet, self.certificates, self.clock.seconds, audited)
 
     def done(self, coroutine: Any) -> Any:
         return self.successResultOf(fired(coroutine))
@@ -106,7 +108,7 @@ class ChangeTests(DocumentCase):
         self.assertEqual(self.apply(web("a", 80), expected=0).version, 3)
 
     def test_old_versions_are_dropped_one_for_one(self) -> None:
-        self.patch(documents_module, "KEPT_VERSIONS", 3)
+        self.patch(versions_module, "KEPT_VERSIONS", 3)
         for port in range(80, 90):
             self.apply(web("a", port))
         kept = [each.version for each in self.done(self.documents.history("a")).items]
@@ -313,7 +315,7 @@ class CertificateTests(DocumentCase):
                 certificates.revision = (await store.transact(Transaction((), (Put(b"certificates", b"{}"),)))).revision
                 return found
 
-        documents = Documents(self.clock, store, self.fleet, Going(), self.clock.seconds)
+        documents = Documents(self.clock, store, self.fleet, Going(), self.clock.seconds, audited)
         certificates.revision = 0
         failure = self.failureResultOf(fired(documents.apply(self.with_tls("a", 443, "shop"), "ada")), Invalid)
         self.assertIn("no certificate shop", str(failure.value))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.config import rollout as rules
-from avinet.config.rollout import EVERYBODY, Before, Kind, Now, RolloutRecord, Tally, batches_left, decide, judge
+from avinet.config.health import Before, Kind, Now, Tally, judge
+from avinet.config.rollout import EVERYBODY, RolloutRecord, batches_left, decide
 from avinet.errors import Conflict
 from avinet.wire.message import encode
 from avinet.wire.rollout import FAILURES_SHOWN, RolloutPlan

@@ -18,7 +18,7 @@ from avinet.config.states import States
 from avinet.errors import Unavailable
 from avinet.wire.config import ConfigPush, ConfigState, Document
 from tests.config.balancer import TAKEN_PORT, Balancer
-from tests.config.making import Certificates, Fleet, fired, web
+from tests.config.making import Certificates, Fleet, audited, fired, web
 from tests.store.memory import MemoryStore
 
 
@@ -66,7 +66,7 @@ class StoryTests(SynchronousTestCase):
         self.start_node()
 
     def start_node(self) -> None:
-        self.documents = Documents(self.clock, self.store, self.fleet, Certificates(), self.clock.seconds)
+        self.documents = Documents(self.clock, self.store, self.fleet, Certificates(), self.clock.seconds, audited)
         self.states = States(self.clock, self.store)
         self.desired = Desired(
             self.clock, self.store, self.documents, self.fleet, lambda id: self.distributor.reconsider(id), lambda: 0.5
