@@ -34,7 +34,7 @@ from avinet.errors import AvinetError, Invalid
 from avinet.rest.door import Door
 from avinet.rest.table import Table
 from avinet.se.authority import NodeAuthority
-from avinet.se.commands import Outcome
+from avinet.se.commands import Console
 from avinet.se.control import control_routes
 from avinet.se.link import CONTROL, SSH, Link
 from avinet.se.operators import OperatorKeys
@@ -45,7 +45,7 @@ from avinet.sockets import direct
 from avinet.ssh.server import Server
 from avinet.taps.process import fewer_collections, keep_memory, more_files
 from avinet.telemetry.reports import Reporter
-from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
+from avinet.wire.command import CommandRequest, CommandResult, Ended, OperatorKey
 from avinet.wire.config import Config, ConfigPush, ConfigState
 from avinet.wire.message import decode
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
@@ -238,8 +238,9 @@ def _in_memory(call: Callable[[], None]) -> Deferred[None]:
     return succeed(None)
 
 
-async def _no_shell(line: str) -> Outcome:
-    return Outcome(1, "", "there is no shell here")
+async def _no_shell(line: str, console: Console) -> Ended:
+    console.write_error(b"there is no shell here")
+    return Ended(exit_status=1)
 
 
 def _refused(error: AvinetError) -> None:

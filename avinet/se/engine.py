@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import platform
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
 
 import msgspec
-from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from avinet import __version__
+from avinet.aio import Tasks
 from avinet.config.apply import Applier
 from avinet.dataplane.interface import Dataplane, ServerState
 from avinet.enrolment.identity import Identity
-from avinet.errors import Invalid, Unauthenticated, Unavailable
+from avinet.errors import Invalid, Unauthenticated
 from avinet.se.clock import EngineClock
-from avinet.se.commands import Command, CommandTable, Outcome, as_json, no_arguments
+from avinet.se.commands import Command, CommandTable, Console, Outcome, as_json, no_arguments
 from avinet.se.diagnose import Diagnosis, Probe
 from avinet.se.jobs import Journal
 from avinet.se.operators import OperatorKeys
-from avinet.se.programs import AT_ONCE, Program, program_commands
+from avinet.se.programs import Program, Programs
+from avinet.se.runs import Runs
 from avinet.se.witness import Witness
 from avinet.trust import keys
 from avinet.trust.document import verify_document
-from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
+from avinet.wire.command import CommandRequest, CommandResult, Ended, OperatorKey
 from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.message import decode
 from avinet.wire.session import Hello
@@ -57,6 +56,7 @@ class ServiceEngine:
         clock: EngineClock,
         witness: Witness,
         programs: Sequence[Program],
+        tasks: Tasks,
         links: Callable[[], Mapping[str, Probe]],
         rotate: Callable[[], Awaitable[None]],
         trust_changed: Callable[[], None],
@@ -73,9 +73,8 @@ class ServiceEngine:
         self._links = links
         self._rotate = rotate
         self._trust_changed = trust_changed
-        self._programs_running = 0
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
-        self._journal = Journal(state / "jobs", in_thread)
+        self._runs = Runs(reactor, Journal(state / "jobs", in_thread), state / "job-output", in_thread, tasks)
         own = [
             Command("ping", "answer at once", no_arguments(self._ping)),
             Command("status", "who this is, its tunnels, its configuration", no_arguments(self._status)),
@@ -94,31 +93,8 @@ class ServiceEngine:
                 "POOL SERVER " + "|".join(get_args(ServerState)),
             ),
         ]
-        self.commands = CommandTable(
-            [*own, *program_commands(programs, [each.name for each in own], self._in_own_thread)]
-        )
-
-    async def _in_own_thread(self, call: Callable[[], Outcome]) -> Outcome:
-        """Run a program in a thread that nothing else waits for. Raises `Unavailable` when too many run already."""
-        if self._programs_running >= AT_ONCE:
-            raise Unavailable(f"{AT_ONCE} programs run already", retry_after_s=5)
-        self._programs_running += 1
-        done: Deferred[Outcome] = Deferred(lambda _: None)
-
-        def work() -> None:
-            try:
-                found: Outcome | Failure = call()
-            except BaseException:
-                found = Failure()
-            self._reactor.callFromThread(end, found)
-
-        def end(found: Outcome | Failure) -> None:
-            self._programs_running -= 1
-            if not done.called:
-                done.callback(found)
-
-        threading.Thread(target=work, name="program", daemon=True).start()  # at the end of the process it is let go
-        return await done
+        added = Programs(reactor, programs, [each.name for each in own])
+        self.commands = CommandTable(reactor, [*own, *added.commands])
 
     # What nodes ask for
 
@@ -129,24 +105,24 @@ class ServiceEngine:
     async def command(self, request: CommandRequest) -> CommandResult:
         """See `Engine`."""
 
-        async def run() -> CommandResult:
+        async def execute(console: Console) -> Ended:
             self.log.info(
                 "job {job}: {command} for {operator}",
                 job=request.job,
                 command=request.command,
                 operator=request.operator or "an operator",
             )
-            outcome = await self.commands.run(request.command, request.arguments)
-            return CommandResult(
-                job=request.job, exit_status=outcome.exit_status, output=outcome.output, error=outcome.error
-            )
+            return await self.commands.run(request.command, request.arguments, console)
 
-        return await self._journal.once(request.job, run)
+        run = await self._runs.start(request.job, execute)
+        ended = await run.over()
+        output, error = run.feed.transcript.texts()
+        return CommandResult(job=request.job, exit_status=ended.exit_status, output=output, error=error)
 
-    async def run_line(self, line: str) -> Outcome:
+    async def run_line(self, line: str, console: Console) -> Ended:
         """A command line as SSH's `exec` carries it."""
         self.log.info("over SSH: {line}", line=line[:200])
-        return await self.commands.run_line(line)
+        return await self.commands.run_line(line, console)
 
     async def trust(self, signed: SignedTrust) -> int:
         """See `Engine`."""

@@ -1,36 +1,41 @@
-"""Commands that an operator of a service engine adds by its settings: programs with fixed arguments, never a shell."""
+"""Commands that an operator of a service engine adds by its settings: programs with fixed arguments, never a shell.
+
+Each has a guard (`avinet.se.guard`) as its parent, and ends with it: when it is cancelled, when its time is up, and
+when the service engine dies. What it prints is passed on as it comes; when nobody takes it the program's pipes fill up.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import selectors
 import signal
-import subprocess
-import time
+import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 from msgspec import Meta
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+from typing_extensions import override
+from zope.interface import implementer
 
-from avinet.errors import Invalid
-from avinet.se.commands import Command, Outcome
+from avinet.errors import Invalid, Unavailable
+from avinet.se.commands import Command, Console
 from avinet.settings import Settings
-from avinet.wire.command import OUTPUT_LIMIT_BYTES
+from avinet.wire.command import LONGEST_S, Ended
 from avinet.wire.message import Id, Line
 
-ERROR_LIMIT_BYTES = 60 * 1024
-"""What is kept of the standard error; of the output it is what a result may have."""
+GRACE_S = 5.0
+"""How long a program that is to end has for that after SIGTERM; then it is SIGKILL."""
+AT_ONCE = 16
+"""How many may run at a time."""
+NO_PROGRAM, NOT_RUN = 127, 126
+_GUARD = Path(__file__).with_name("guard.py")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_CUT = "\n... (cut)\n"
-_PIECE_BYTES = 64 * 1024
-_NO_PROGRAM, _NOT_ENDED = 127, 125
-END_S = 5.0
-"""How long a program that was killed is waited for."""
-AT_ONCE = 4
-"""How many may run at a time; they have threads of their own, as each holds one until it ends."""
-
-InThread = Callable[[Callable[[], Outcome]], Awaitable[Outcome]]
+_ORDERS, _OUT, _ERRORS, _STATUS = range(4)
+_STATUS_BYTES = 64
 
 
 class Program(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -39,109 +44,174 @@ class Program(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: Id
     argv: Annotated[tuple[Line, ...], Meta(min_length=1, max_length=64)]
     summary: Line = "a program of this machine"
-    timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    timeout_s: Annotated[float, Meta(gt=0, le=LONGEST_S)] = 10.0
 
 
-def program_commands(programs: Sequence[Program], known: Sequence[str], in_thread: InThread) -> list[Command]:
-    """The commands for `programs`. Raises `Invalid` for a name that is `known` or stands twice, or a relative path."""
-    taken = {*known, "help"}
-    commands = []
-    for program in programs:
-        if program.name in taken:
-            raise Invalid(f"there are two commands {program.name}", hint="give the one in the settings another name")
-        if not program.argv[0].startswith("/"):
-            raise Invalid(f"the command {program.name} needs the whole path of its program, not {program.argv[0]!r}")
-        taken.add(program.name)
-        commands.append(Command(program.name, program.summary, _runner(program, in_thread)))
-    return commands
+class Programs:
+    """The commands for `programs`, `AT_ONCE` of which run at a time.
 
-
-def _runner(program: Program, in_thread: InThread) -> Callable[[Sequence[str]], Awaitable[Outcome]]:
-    async def run(arguments: Sequence[str]) -> Outcome:
-        if arguments:
-            raise Invalid(f"{program.name} takes no arguments: they are in the settings of the service engine")
-        return await in_thread(lambda: run_program(program))
-
-    return run
-
-
-def run_program(program: Program) -> Outcome:
-    """Run a program to its end, and end what is left of its process group.
-
-    The exit status is 127 when there is no such program, 128 and more when it was killed, 125 when it could not be.
+    Raises `Invalid` for a name that is among the `known` ones or stands twice, and for a relative path.
     """
-    try:
-        process = subprocess.Popen(
-            program.argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd="/",
+
+    def __init__(
+        self, reactor: Any, programs: Sequence[Program], known: Sequence[str], grace_s: float = GRACE_S
+    ) -> None:
+        self._reactor = reactor
+        self._grace_s = grace_s
+        self._running = 0
+        taken = {*known, "help"}
+        self.commands: list[Command] = []
+        for program in programs:
+            if program.name in taken:
+                raise Invalid(
+                    f"there are two commands {program.name}", hint="give the one in the settings another name"
+                )
+            if not program.argv[0].startswith("/"):
+                raise Invalid(
+                    f"the command {program.name} needs the whole path of its program, not {program.argv[0]!r}"
+                )
+            taken.add(program.name)
+            self.commands.append(Command(program.name, program.summary, stream=self._runner(program)))
+
+    def _runner(self, program: Program) -> Callable[[Sequence[str], Console, float | None], Awaitable[Ended]]:
+        async def run(arguments: Sequence[str], console: Console, timeout_s: float | None) -> Ended:
+            if arguments:
+                raise Invalid(f"{program.name} takes no arguments: they are in the settings of the service engine")
+            if self._running >= AT_ONCE:
+                raise Unavailable(f"{AT_ONCE} programs run already", retry_after_s=5)
+            self._running += 1
+            try:
+                return await self.run(program, console, min(program.timeout_s, timeout_s or program.timeout_s))
+            finally:
+                self._running -= 1
+
+        return run
+
+    async def run(self, program: Program, console: Console, timeout_s: float) -> Ended:
+        """Run a program to its end, and end all that it has started. Cancelled, it ends the program first.
+
+        The exit status is 127 when there is no such program, 126 when it could not be run, 128 and more when it was
+        killed.
+        """
+        running = _Running(console)
+        self._reactor.spawnProcess(
+            running,
+            sys.executable,
+            [sys.executable, "-I", "-S", "-B", str(_GUARD), f"{self._grace_s:g}", *program.argv],
             env={"PATH": _PATH, "LANG": "C.UTF-8"},
-            start_new_session=True,
+            path="/",
+            childFDs={_ORDERS: "w", _OUT: "r", _ERRORS: "r", _STATUS: "r"},
         )
-    except OSError as error:
-        return Outcome(_NO_PROGRAM, error=f"{program.argv[0]}: {error.strerror}\n")
+        late = False
+
+        def expire() -> None:
+            nonlocal late
+            late = True
+            running.end()
+
+        timer = self._reactor.callLater(timeout_s, expire)
+        try:
+            said = await running.wait()
+        except CancelledError:
+            running.end()
+            said = await running.wait()
+        finally:
+            if timer.active():
+                timer.cancel()
+        if late:
+            console.write_error(f"{program.name} did not end within {timeout_s:g} s, and was ended\n".encode())
+        return _ended(said, program, console)
+
+
+def _ended(said: bytes, program: Program, console: Console) -> Ended:
+    """What the guard's line means."""
+    match said.decode("ascii", "replace").split():
+        case ["exited", status]:
+            return Ended(exit_status=int(status) & 0xFF)
+        case ["killed", number]:
+            return _killed(int(number))
+        case ["failed", number]:
+            console.write_error(f"{program.argv[0]}: {os.strerror(int(number))}\n".encode())
+            return Ended(exit_status=NO_PROGRAM)
+        case _:  # the program was killed with its guard
+            console.write_error(f"{program.name}: what watches it was killed\n".encode())
+            return _killed(signal.SIGKILL)
+
+
+def _killed(number: int) -> Ended:
     try:
-        output, errors, ended = _read(process, time.monotonic() + program.timeout_s)
-    finally:
-        _end(process)
-    late = "" if ended else f"{program.name} did not end within {program.timeout_s:g} s, and was killed\n"
-    try:
-        status = process.wait(END_S)
-    except subprocess.TimeoutExpired:  # it hangs in the kernel, or has become another user's
-        return Outcome(_NOT_ENDED, output, f"{errors}{program.name} could not be ended: process {process.pid}\n")
-    return Outcome(128 - status if status < 0 else status, output, errors + late)
+        name = signal.Signals(number).name.removeprefix("SIG")
+    except ValueError:
+        name = str(number)
+    return Ended(exit_status=(128 + number) & 0xFF, signal=name)
 
 
-def _read(process: subprocess.Popen[bytes], until: float) -> tuple[str, str, bool]:
-    """What a process writes until it ends, as much as is kept; and whether it ended by the time `until` (monotonic).
+@implementer(IPushProducer)
+class _Running(ProcessProtocol):
+    """A program under its guard, whose output goes to `console`."""
 
-    What it started may go on, and hold its output open: that is not waited for.
-    """
-    assert process.stdout is not None
-    assert process.stderr is not None
-    kept = [
-        (process.stdout.fileno(), bytearray(), OUTPUT_LIMIT_BYTES),
-        (process.stderr.fileno(), bytearray(), ERROR_LIMIT_BYTES),
-    ]
-    ended = False
-    watched = os.pidfd_open(process.pid)
-    try:
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(watched, selectors.EVENT_READ)
-            for descriptor, data, limit in kept:
-                waiting.register(descriptor, selectors.EVENT_READ, (data, limit))
-            while (left_s := until - time.monotonic()) > 0:
-                found = waiting.select(0 if ended else left_s)
-                if ended and not found:
-                    break
-                for key, _ in found:
-                    if key.fd == watched:
-                        ended = True
-                        waiting.unregister(watched)
-                        continue
-                    data, limit = key.data
-                    piece = os.read(key.fd, _PIECE_BYTES)
-                    data += piece[: max(0, limit + 1 - len(data))]
-                    if not piece:
-                        waiting.unregister(key.fd)
-    finally:
-        os.close(watched)
-    output, errors = (_text(bytes(data), limit) for _, data, limit in kept)
-    return output, errors, ended
+    transport: Any
 
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._said = bytearray()
+        self._over = False
+        self._paused = False
+        self._waiting: list[Deferred[bytes]] = []
 
-def _text(data: bytes, limit: int) -> str:
-    """Bytes of a program as text of at most `limit` characters, which is what messages have limits for."""
-    text = data.decode("utf-8", "replace").replace("\0", "\N{REPLACEMENT CHARACTER}")
-    return text if len(data) <= limit else text[: limit - len(_CUT)] + _CUT
+    @override
+    def connectionMade(self) -> None:
+        self._console.registerProducer(self, True)
 
+    @override
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        if childFD == _OUT:
+            self._console.write(data)
+        elif childFD == _ERRORS:
+            self._console.write_error(data)
+        elif len(self._said) < _STATUS_BYTES:
+            self._said += data
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process and its process group, and let go of its output: what it left behind would run for ever."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for stream in (process.stdout, process.stderr):
-        if stream is not None:
-            stream.close()
+    @override
+    def processEnded(self, reason: Failure) -> None:
+        self._over = True
+        self._console.unregisterProducer()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(self._line)
+
+    @property
+    def _line(self) -> bytes:
+        return bytes(self._said).partition(b"\n")[0]
+
+    def wait(self) -> Deferred[bytes]:
+        """What the guard has said in the end."""
+        waiting: Deferred[bytes] = Deferred(lambda gone: self._waiting.remove(gone))
+        if self._over:
+            waiting.callback(self._line)
+        else:
+            self._waiting.append(waiting)
+        return waiting
+
+    def end(self) -> None:
+        """Have the program ended; what it still prints is read, as `wait` fires after that."""
+        if not self._over:
+            self.transport.writeToChild(_ORDERS, b"T")
+
+    def _pipes(self) -> list[Any]:
+        return [self.transport.pipes[each] for each in (_OUT, _ERRORS) if each in self.transport.pipes]
+
+    def pauseProducing(self) -> None:
+        """Read no more: the program waits when its pipe is full."""
+        for pipe in self._pipes():
+            pipe.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read on."""
+        for pipe in self._pipes():
+            pipe.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Nobody wants its output any more."""
+        self.resumeProducing()
+        self.end()

@@ -111,6 +111,7 @@ class EngineService(Service):
             clock=self._clock,
             witness=self._witness,
             programs=settings.commands,
+            tasks=self._tasks,
             links=self._connected,
             rotate=self._rotate,
             trust_changed=self._dial,

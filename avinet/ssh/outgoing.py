@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -88,11 +89,13 @@ class Outgoing:
         "_carrier",
         "_emptied",
         "_errors",
+        "_errors_bytes",
         "_guard",
         "_lender",
         "_outbox",
         "_paused",
         "_streaming",
+        "_taken",
         "far_id",
         "priority",
         "producer",
@@ -118,7 +121,9 @@ class Outgoing:
         self._guard = guard
         self._emptied = emptied
         self._outbox = Chunks()
-        self._errors: Chunks | None = None
+        self._errors: deque[tuple[int, bytes]] | None = None
+        self._errors_bytes = 0
+        self._taken = 0
         self._streaming = False
         self._paused = False
         self._lender = False
@@ -127,6 +132,10 @@ class Outgoing:
     def waiting(self) -> bool:
         """Whether anything waits to be sent."""
         return self._outbox.size > 0 or self._errors is not None
+
+    @property
+    def _waiting_bytes(self) -> int:
+        return self._outbox.size + self._errors_bytes
 
     # what is to be sent
 
@@ -147,11 +156,12 @@ class Outgoing:
             self._offer()
 
     def write_error(self, data: bytes) -> None:
-        """Send `data` as the standard error of a command, after all that was written."""
+        """Send `data` as the standard error of a command, after all that was written before."""
         if data:
             if self._errors is None:
-                self._errors = Chunks()
-            self._errors.append(data)
+                self._errors, self._taken = deque(), 0
+            self._errors.append((self._taken + self._outbox.size, data))
+            self._errors_bytes += len(data)
             self._offer()
 
     def buffer(self) -> memoryview | None:
@@ -182,7 +192,7 @@ class Outgoing:
     def _offer(self) -> None:
         """Something waits to be sent: take a turn, and have the producer wait when it is much."""
         self._take_turn()
-        if self._outbox.size > HIGH_BYTES:
+        if self._waiting_bytes > HIGH_BYTES:
             self._pause()
 
     def _take_turn(self) -> None:
@@ -197,20 +207,29 @@ class Outgoing:
     def send_some(self) -> bool:
         """Send one packet of what waits; whether there is more that the window has room for."""
         size = min(self._outbox.size, self.window.room)
+        if self._errors is not None:
+            size = min(size, self._errors[0][0] - self._taken)
         if size:
             self.window.sent(size)
+            self._taken += size
             pieces = self._outbox.take(size)
             self._carrier.send_data(self.far_id, pieces[0] if len(pieces) == 1 else b"".join(pieces), size)
-        elif self._errors is not None:
-            size = min(self._errors.size, self.window.room)
-            self.window.sent(size)
-            self._carrier.send(
-                CHANNEL_EXTENDED_DATA, self.far_id, uint32(STDERR), uint32(size), *self._errors.take(size)
-            )
-            if not self._errors.size:
-                self._errors = None
+        elif self._errors is not None and self.window.room:
+            self._send_error(self._errors)
         self.drained()
         return bool(self.window.left and self.waiting)
+
+    def _send_error(self, errors: deque[tuple[int, bytes]]) -> None:
+        """Send one packet of the standard error, whose turn it is."""
+        at, data = errors.popleft()
+        size = min(len(data), self.window.room)
+        if size < len(data):
+            errors.appendleft((at, data[size:]))
+        self.window.sent(size)
+        self._errors_bytes -= size
+        self._carrier.send(CHANNEL_EXTENDED_DATA, self.far_id, uint32(STDERR), uint32(size), data[:size])
+        if not errors:
+            self._errors = None
 
     def adjusted(self, count: int) -> None:
         """The peer has opened its window by `count` bytes. Raises `PeerError`."""
@@ -220,7 +239,7 @@ class Outgoing:
 
     def drained(self) -> None:
         """Less waits than before: let the producer go on, or tell that nothing waits any more."""
-        if self._paused and self._outbox.size <= LOW_BYTES and self.window.left:
+        if self._paused and self._waiting_bytes <= LOW_BYTES and self.window.left:
             if self._lender:  # it only begins to read, and lends nothing before the reactor's next turn
                 self._resume()
             else:
@@ -233,7 +252,7 @@ class Outgoing:
             self._emptied()
 
     def _resume(self) -> None:
-        if self._paused and self._outbox.size <= LOW_BYTES:
+        if self._paused and self._waiting_bytes <= LOW_BYTES:
             self._paused = False
             self._guard(self.producer.resumeProducing)
             if not self.waiting and not self._paused:
@@ -253,7 +272,7 @@ class Outgoing:
         self._lender = isinstance(producer, Reading) and producer.lends
         if not streaming:
             producer.resumeProducing()
-        elif self._outbox.size > HIGH_BYTES:
+        elif self._waiting_bytes > HIGH_BYTES:
             self._offer()
 
     def unregister(self) -> Any:
@@ -270,4 +289,4 @@ class Outgoing:
     def clear(self) -> None:
         """What waits will not be sent."""
         self._outbox.clear()
-        self._errors = None
+        self._errors, self._errors_bytes = None, 0

@@ -21,15 +21,16 @@ from avinet.ssh.connection import Connection
 from avinet.ssh.identity import Identity
 from avinet.ssh.messages import UNKNOWN_KIND
 from avinet.ssh.opening import Accepted, ChannelLimits, OpenRefused
-from avinet.ssh.strings import Reader, uint32
+from avinet.ssh.strings import Reader, string, uint32
+from avinet.wire.command import Ended
 
 SESSION = b"session"
 _LINE_BYTES = 4096
 _NAME_BYTES = 64
 _FAILED = 255
 
-Run = Callable[[str], Awaitable[tuple[int, bytes, bytes]]]
-"""Runs a command line: its exit status, what it says, and what it says of its errors."""
+Run = Callable[[str, Channel], Awaitable[Ended]]
+"""Runs a command line, which writes to the channel while it runs, as fast as the peer takes it: how it ended."""
 
 
 @implementer(IHalfCloseableProtocol)
@@ -87,16 +88,18 @@ class Session(Protocol):
         # The peer is told that its request was taken before it hears of the outcome.
         await pause(self._clock, 0)
         try:
-            status, out, errors = await within(self._clock, self._command_s, self._run(line), "the command")
+            ended = await within(self._clock, self._command_s, self._run(line, self.transport), "the command")
         except AvinetError as error:
-            status, out, errors = _FAILED, b"", f"{error}\n".encode()
-        self.transport.write(out)
-        self.transport.write_error(errors)
-        self._end(status)
+            self.transport.write_error(f"{error}\n".encode())
+            ended = Ended(exit_status=_FAILED)
+        self._end(ended.exit_status, ended.signal)
 
-    def _end(self, status: int) -> None:
-        """Say how it ended, as a program would, and close once all it said is on its way."""
-        self.transport.request(b"exit-status", uint32(status))
+    def _end(self, status: int, signal: str = "") -> None:
+        """Say how it ended, as a program would (RFC 4254, section 6.10), and close once all it said is on its way."""
+        if signal:
+            self.transport.request(b"exit-signal", string(signal.encode("ascii")) + b"\0" + string(b"") + string(b""))
+        else:
+            self.transport.request(b"exit-status", uint32(status))
         self.transport.loseConnection()
 
     @override

@@ -6,10 +6,12 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from avinet.wire.message import Id, Line, Message, PublicKey, UnixTime
+from avinet.wire.message import Id, Line, Message, PublicKey, UnixTime, spelled
 
 COMMAND_LIMIT_BYTES = 64 * 1024
 OUTPUT_LIMIT_BYTES = 1024 * 1024
+LONGEST_S = 86_400
+"""How long a command may take at most."""
 
 
 class CommandRequest(Message, frozen=True, kw_only=True):
@@ -27,7 +29,14 @@ class CommandResult(Message, frozen=True, kw_only=True):
     job: str
     exit_status: Annotated[int, Meta(ge=0, le=255)]
     output: Annotated[str, Meta(max_length=OUTPUT_LIMIT_BYTES)] = ""
-    error: Annotated[str, Meta(max_length=64 * 1024)] = ""
+    error: Annotated[str, Meta(max_length=OUTPUT_LIMIT_BYTES)] = ""
+
+
+class Ended(Message, frozen=True, kw_only=True, tag_field="event", tag="ended"):
+    """How a command ended: its exit status (0 is success; 128 and more for a signal), and the signal, as `TERM`."""
+
+    exit_status: Annotated[int, Meta(ge=0, le=255)]
+    signal: Annotated[str, spelled(r"^[A-Z0-9+-]{0,16}$(?!\n)", "the name of a signal, without SIG")] = ""
 
 
 class OperatorKey(Message, frozen=True, kw_only=True):

@@ -13,13 +13,14 @@ from avinet.aio import pause
 from avinet.errors import Unavailable
 from avinet.ssh import messages as m
 from avinet.ssh import phases
-from avinet.ssh.channel import ChannelAddress
+from avinet.ssh.channel import Channel, ChannelAddress
 from avinet.ssh.connection import Connection
 from avinet.ssh.identity import Identity
 from avinet.ssh.server import Server
 from avinet.ssh.session import SessionConnection
 from avinet.ssh.sftp import FileServer, Folder
 from avinet.ssh.tunnel import ServerTunnel
+from avinet.wire.command import Ended
 from tests.fuzz.applications import House
 from tests.fuzz.assault import LIMITS, Assault
 from tests.fuzz.folder import folder
@@ -97,10 +98,13 @@ class ServerAssault(Assault):
             on_up=lambda tunnel: self.offers.append("up"),
         )
 
-    async def command(self, line: str) -> tuple[int, bytes, bytes]:
-        """A command that takes a while."""
+    async def command(self, line: str, console: Channel) -> Ended:
+        """A command that takes a while, and prints meanwhile."""
+        console.write(b"out" * len(line))
+        console.write_error(b"errors")
         await pause(self.clock, len(line) % 4)
-        return 0, b"out" * len(line), b"errors"
+        console.write(b"more")
+        return Ended(exit_status=len(line) % 3, signal="TERM" if len(line) % 2 else "")
 
     def files(self) -> FileServer:
         """The SFTP subsystem."""

@@ -1,115 +1,238 @@
-"""Commands by the settings of a service engine: real programs, their output and their end."""
+"""Commands by the settings of a service engine: real programs, their output while they run, and their end."""
 
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import succeed
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+from typing_extensions import override
 
-from avinet.aio import as_deferred
+from avinet.aio import as_deferred, pause
 from avinet.errors import Invalid, LocalError
-from avinet.se.commands import CommandTable, Outcome
-from avinet.se.programs import ERROR_LIMIT_BYTES, Program, program_commands, run_program
+from avinet.se.commands import CommandTable
+from avinet.se.programs import AT_ONCE, Program, Programs
 from avinet.se.settings import EngineSettings
 from avinet.settings import parse
-from avinet.wire.command import OUTPUT_LIMIT_BYTES
+from avinet.wire.command import Ended
+from tests.se.consoles import Console
+
+PATIENCE_S = 30.0
 
 
 def python(code: str, **changes: Any) -> Program:
     return Program(name="test", argv=(sys.executable, "-c", code), **changes)
 
 
-class ProgramTests(SynchronousTestCase):
-    def test_what_it_prints_and_how_it_ends(self) -> None:
-        found = run_program(python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"))
-        self.assertEqual(found, Outcome(3, "out\n", "err\n"))
+SLEEPER = "[sys.executable, '-c', 'import time; time.sleep(600)']"
 
-    def test_its_arguments_reach_no_shell(self) -> None:
-        found = run_program(Program(name="echo", argv=("/bin/echo", "$HOME", "`id`", "a;b", "*")))
-        self.assertEqual(found.output, "$HOME `id` a;b *\n")
 
-    def test_it_knows_nothing_of_ours(self) -> None:
-        os.environ["AVINET_SECRET"] = "s"
-        self.addCleanup(os.environ.pop, "AVINET_SECRET")
-        code = "import os, sys; print(os.getcwd(), sorted(os.environ), sys.stdin.read() == '')"
-        self.assertEqual(run_program(python(code)).output.split(" ", 1)[0], "/")
-        self.assertNotIn("AVINET", run_program(python(code)).output)
-        self.assertTrue(run_program(python(code)).output.endswith("True\n"))
+class ProgramCase(TestCase):
+    timeout = 120
 
-    def test_a_program_that_is_not_there(self) -> None:
-        found = run_program(Program(name="x", argv=("/no/such/program",)))
-        self.assertEqual(found, Outcome(127, error="/no/such/program: No such file or directory\n"))
+    @override
+    def setUp(self) -> None:
+        self.console = Console()
+        self.programs = Programs(reactor, (), (), grace_s=0.5)
 
-    def test_a_program_that_does_not_end_is_ended_with_all_that_it_started(self) -> None:
-        place = Path(self.mktemp()).absolute()
-        code = (
-            "import os, subprocess, sys, time\n"
-            f"child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-            f"open({str(place)!r}, 'w').write(str(child.pid))\n"
-            "print('begun', flush=True)\n"
-            "time.sleep(600)\n"
-        )
-        found = run_program(python(code, timeout_s=1.5))
-        self.assertEqual((found.exit_status, found.output), (137, "begun\n"))
-        self.assertIn("did not end within 1.5 s", found.error)
-        self.gone(int(place.read_text()))
+    async def run_program(self, program: Program) -> Ended:
+        return await self.programs.run(program, self.console, program.timeout_s)
 
-    def gone(self, process: int) -> None:
+    async def gone(self, process: int) -> None:
         """The process ends, or is a zombie that nobody waits for."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             try:
                 if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX":
                     return
             except FileNotFoundError:
                 return
+            await pause(reactor, 0.01)
         self.fail("it runs on")
 
-    def test_what_a_program_leaves_behind_is_not_waited_for_and_ended(self) -> None:
+
+class ProgramTests(ProgramCase):
+    async def test_what_it_prints_and_how_it_ends(self) -> None:
+        found = await self.run_program(python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"))
+        self.assertEqual((found, self.console.output, self.console.error), (Ended(exit_status=3), b"out\n", b"err\n"))
+
+    async def test_what_it_prints_is_there_before_its_end(self) -> None:
+        go = Path(self.mktemp()).absolute()
+        code = f"import os, time\nprint('begun', flush=True)\nwhile not os.path.exists({str(go)!r}): time.sleep(0.01)\nprint('ended')"
+        seen = self.console.printed(b"begun\n")
+        running = as_deferred(self.run_program(python(code, timeout_s=60)))
+        await seen
+        self.assertFalse(running.called)
+        go.touch()
+        self.assertEqual((await running).exit_status, 0)
+        self.assertEqual(self.console.output, b"begun\nended\n")
+
+    async def test_its_arguments_reach_no_shell(self) -> None:
+        await self.run_program(Program(name="echo", argv=("/bin/echo", "$HOME", "`id`", "a;b", "*")))
+        self.assertEqual(self.console.output, b"$HOME `id` a;b *\n")
+
+    async def test_it_knows_nothing_of_ours(self) -> None:
+        os.environ["AVINET_SECRET"] = "s"
+        self.addCleanup(os.environ.pop, "AVINET_SECRET")
+        code = "import os, sys; print(os.getcwd(), sorted(os.environ), sys.stdin.read() == '', sorted(os.listdir('/proc/self/fd')))"
+        await self.run_program(python(code))
+        said = self.console.output.decode()
+        self.assertTrue(said.startswith("/ "), said)
+        self.assertNotIn("AVINET", said)
+        self.assertTrue(said.endswith("True ['0', '1', '2', '3']\n"), f"3 is the folder that is listed: {said}")
+
+    async def test_signals_mean_to_it_what_they_mean_elsewhere(self) -> None:
+        code = "import signal, os; print(signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGHUP)); os.kill(os.getpid(), 10)"
+        found = await self.run_program(python(code))
+        self.assertEqual(found, Ended(exit_status=138, signal="USR1"))
+
+    async def test_a_program_that_is_not_there(self) -> None:
+        found = await self.run_program(Program(name="x", argv=("/no/such/program",)))
+        self.assertEqual(found.exit_status, 127)
+        self.assertEqual(self.console.error, b"/no/such/program: No such file or directory\n")
+
+    async def test_a_program_that_does_not_end_is_ended_with_all_that_it_started(self) -> None:
+        place = Path(self.mktemp()).absolute()
+        code = (
+            "import subprocess, sys, time\n"
+            f"near = subprocess.Popen({SLEEPER})\n"
+            f"far = subprocess.Popen({SLEEPER}, start_new_session=True)\n"
+            f"open({str(place)!r}, 'w').write(f'{{near.pid}} {{far.pid}}')\n"
+            "print('begun', flush=True)\n"
+            "time.sleep(600)\n"
+        )
+        found = await self.run_program(python(code, timeout_s=2.5))
+        self.assertEqual((found, self.console.output), (Ended(exit_status=143, signal="TERM"), b"begun\n"))
+        self.assertIn(b"did not end within 2.5 s", self.console.error)
+        for process in place.read_text().split():
+            await self.gone(int(process))
+
+    async def test_one_that_is_deaf_is_killed_after_a_while(self) -> None:
+        code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('begun', flush=True); time.sleep(600)"
+        seen = self.console.printed(b"begun\n")
+        running = as_deferred(self.run_program(python(code, timeout_s=60)))
+        await seen
+        running.cancel()
+        self.assertEqual(await running, Ended(exit_status=137, signal="KILL"))
+
+    async def test_cancelled_it_may_say_goodbye(self) -> None:
+        code = (
+            "import signal, sys, time\n"
+            "signal.signal(15, lambda *_: (print('bye', flush=True), sys.exit(4)))\n"
+            "print('begun', flush=True)\n"
+            "time.sleep(600)\n"
+        )
+        seen = self.console.printed(b"begun\n")
+        running = as_deferred(self.run_program(python(code, timeout_s=60)))
+        await seen
+        running.cancel()
+        self.assertEqual(await running, Ended(exit_status=4))
+        self.assertEqual(self.console.output, b"begun\nbye\n")
+
+    async def test_what_a_program_leaves_behind_is_not_waited_for_and_ended(self) -> None:
         code = (
             "import subprocess, sys\n"
-            "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-            "print(child.pid)\n"
+            f"near = subprocess.Popen({SLEEPER})\n"
+            f"far = subprocess.Popen({SLEEPER}, start_new_session=True)\n"
+            "print(near.pid, far.pid)\n"
         )
-        found = run_program(python(code, timeout_s=60))
-        self.assertEqual((found.exit_status, found.error), (0, ""))
-        self.gone(int(found.output))
+        found = await self.run_program(python(code, timeout_s=60))
+        self.assertEqual((found.exit_status, self.console.error), (0, b""))
+        for process in self.console.output.split():
+            await self.gone(int(process))
 
-    def test_a_flood_is_cut(self) -> None:
-        code = "import sys; sys.stdout.write('x' * 3_000_000); sys.stderr.write('y' * 300_000)"
-        found = run_program(python(code, timeout_s=60))
-        self.assertEqual(found.exit_status, 0)
-        self.assertEqual((len(found.output), len(found.error)), (OUTPUT_LIMIT_BYTES, ERROR_LIMIT_BYTES))
-        self.assertTrue(found.output.endswith("(cut)\n"))
+    async def test_a_program_whose_guard_is_killed_dies_with_it(self) -> None:
+        code = "import os, time; print(os.getppid(), os.getpid(), flush=True); time.sleep(600)"
+        seen = self.console.printed(b"\n")
+        running = as_deferred(self.run_program(python(code, timeout_s=60)))
+        await seen
+        guard, program = map(int, self.console.output.split())
+        os.kill(guard, signal.SIGKILL)
+        self.assertEqual((await running).signal, "KILL")
+        await self.gone(program)
 
-    def test_bytes_that_are_no_text_are_shown_as_such(self) -> None:
-        found = run_program(python("import sys; sys.stdout.buffer.write(b'a\\xff\\0b')"))
-        self.assertEqual(found.output, "a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}b")
+    async def test_nobody_takes_its_output_so_it_waits(self) -> None:
+        """A program that would print for ever is stopped by its pipe, and goes on when somebody reads."""
+        code = "import os, sys\nfor number in range(3000): sys.stdout.write('x' * 1000)\nsys.stdout.flush()\n"
+        seen = self.console.printed(b"x")
+        running = as_deferred(self.run_program(python(code, timeout_s=60)))
+        await seen
+        self.console.producer.pauseProducing()
+        held = len(self.console.output)
+        for _ in range(20):
+            await pause(reactor, 0.01)
+        self.assertEqual(len(self.console.output), held)
+        self.assertFalse(running.called)
+        self.console.producer.resumeProducing()
+        self.assertEqual((await running).exit_status, 0)
+        self.assertEqual(len(self.console.output), 3_000_000)
+
+    async def test_only_so_many_run_at_once(self) -> None:
+        programs = Programs(reactor, [Program(name="wait", argv=("/bin/sleep", "600"), timeout_s=60)], (), grace_s=0.5)
+        table = CommandTable(reactor, programs.commands)
+        running = [as_deferred(table.run("wait", [], Console())) for _ in range(AT_ONCE)]
+        found = await table.run("wait", [], self.console)
+        self.assertEqual(found.exit_status, 1)
+        self.assertIn(b"programs run already", self.console.error)
+        for each in running:
+            each.cancel()
+        self.assertEqual({(await each).signal for each in running}, {"TERM"})
+        self.assertEqual((await table.run("wait", [], Console(), 0.1)).signal, "TERM")
 
 
-class TableTests(SynchronousTestCase):
+class DeadEngineTests(ProgramCase):
+    async def test_with_the_process_that_runs_it_it_ends_too(self) -> None:
+        """The service engine is killed in the middle: its programs end, and what they have started."""
+        place = Path(self.mktemp()).absolute()
+        program = (
+            "import os, subprocess, sys, time\n"
+            f"far = subprocess.Popen({SLEEPER}, start_new_session=True)\n"
+            f"open({str(place)!r} + '.new', 'w').write(f'{{os.getpid()}} {{far.pid}}')\n"
+            f"os.rename({str(place)!r} + '.new', {str(place)!r})\n"
+            "time.sleep(600)\n"
+        )
+        code = (
+            "from twisted.internet import reactor\n"
+            "from avinet.aio import as_deferred\n"
+            "from avinet.se.programs import Program, Programs\n"
+            "from tests.se.consoles import Console\n"
+            "from tests.se.test_programs import python\n"
+            f"running = as_deferred(Programs(reactor, (), (), grace_s=0.5).run(python({program!r}), Console(), 600))\n"
+            "reactor.run()\n"
+        )
+        engine = subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+        self.addCleanup(engine.wait)
+        self.addCleanup(engine.kill)
+        until = time.monotonic() + PATIENCE_S
+        while not place.exists():
+            self.assertLess(time.monotonic(), until)
+            await pause(reactor, 0.01)
+        engine.kill()
+        for process in place.read_text().split():
+            await self.gone(int(process))
+
+
+class TableTests(ProgramCase):
     def table(self, *programs: Program, known: tuple[str, ...] = ("ping",)) -> CommandTable:
-        return CommandTable(program_commands(programs, known, lambda call: succeed(call())))
+        return CommandTable(reactor, Programs(reactor, programs, known).commands)
 
-    def run_line(self, table: CommandTable, line: str) -> Outcome:
-        found: Outcome = self.successResultOf(as_deferred(table.run_line(line)))
-        return found
-
-    def test_it_is_a_command_like_the_others(self) -> None:
+    async def test_it_is_a_command_like_the_others(self) -> None:
         table = self.table(Program(name="hello", argv=("/bin/echo", "hello"), summary="says it"))
-        self.assertEqual(self.run_line(table, "hello"), Outcome(0, "hello\n"))
-        self.assertIn("says it", self.run_line(table, "help").output)
+        self.assertEqual(await table.run_line("hello", self.console), Ended(exit_status=0))
+        self.assertEqual(self.console.output, b"hello\n")
+        await table.run_line("help", self.console)
+        self.assertIn(b"says it", self.console.output)
 
-    def test_nobody_adds_arguments(self) -> None:
+    async def test_nobody_adds_arguments(self) -> None:
         table = self.table(Program(name="hello", argv=("/bin/echo", "hello")))
-        found = self.run_line(table, "hello world")
-        self.assertEqual((found.exit_status, found.output), (1, ""))
-        self.assertIn("takes no arguments", found.error)
+        self.assertEqual(await table.run_line("hello world", self.console), Ended(exit_status=1))
+        self.assertIn(b"takes no arguments", self.console.error)
 
     def test_names_are_taken_once_and_paths_are_whole(self) -> None:
         for programs in (
@@ -128,5 +251,6 @@ class TableTests(SynchronousTestCase):
             'name = "a"\nargv = []',
             'name = "a"',
             'name = "a"\nargv = ["/x"]\nshell = true',
+            'name = "a"\nargv = ["/x"]\ntimeout_s = 100000',
         ):
             self.assertRaises(LocalError, parse, f"[[commands]]\n{bad}\n", EngineSettings, "se.toml")

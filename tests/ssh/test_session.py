@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Protocol
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import Invalid, LocalError, PeerError
+from avinet.ssh.channel import Channel
 from avinet.ssh.identity import Identity
 from avinet.ssh.messages import (
     CHANNEL_CLOSE,
@@ -30,6 +30,7 @@ from avinet.ssh.messages import (
 )
 from avinet.ssh.session import SessionConnection
 from avinet.ssh.strings import string, uint32
+from avinet.wire.command import Ended
 from tests.ssh.joined import Below, Talker, deliver
 
 IDENTITY = Identity("avictlruser", "ssh-ed25519 AAAA", "a test")
@@ -42,7 +43,8 @@ class Engine:
     def __init__(self, *, window: int = 100_000, files: Any = None, command_s: float = 120.0) -> None:
         self.clock = Clock()
         self.lines: list[str] = []
-        self.running: Deferred[tuple[int, bytes, bytes]] | None = None
+        self.running: Deferred[Ended] | None = None
+        self.console: Any = None
         self.answer: Any = (0, b"out", b"")
         self.connection = SessionConnection(self.clock, IDENTITY, self._run, files, command_s=command_s)
         self.below: Any = Below()
@@ -51,14 +53,18 @@ class Engine:
         self.window = window
         self.cancelled: list[object] = []
 
-    def _run(self, line: str) -> Awaitable[tuple[int, bytes, bytes]]:
+    async def _run(self, line: str, console: Channel) -> Ended:
         self.lines.append(line)
+        self.console = console
         if self.answer is None:
             self.running = Deferred(self.cancelled.append)
-            return self.running
+            return await self.running
         if isinstance(self.answer, Exception):
             raise self.answer
-        return succeed(self.answer)
+        status, out, errors = self.answer
+        console.write(out)
+        console.write_error(errors)
+        return Ended(exit_status=status)
 
     def say(self, number: int, payload: bytes) -> list[tuple[int, bytes]]:
         """What it answers to a message."""
@@ -99,6 +105,23 @@ def ended(status: int) -> list[tuple[int, bytes]]:
     ]
 
 
+class Producer:
+    """What prints, and is paused."""
+
+    def __init__(self) -> None:
+        self.paused = False
+        self.calls: list[str] = []
+
+    def pauseProducing(self) -> None:
+        self.paused = True
+
+    def resumeProducing(self) -> None:
+        self.paused = False
+
+    def stopProducing(self) -> None:
+        self.paused = True
+
+
 class ExecTests(SynchronousTestCase):
     def test_a_command_is_taken_then_answered_then_over(self) -> None:
         engine = Engine()
@@ -133,6 +156,50 @@ class ExecTests(SynchronousTestCase):
         said = engine.say(CHANNEL_WINDOW_ADJUST, uint32(0) + uint32(1000))
         self.assertEqual(said[0], (CHANNEL_EXTENDED_DATA, uint32(7) + uint32(1) + string(b"e" * 1000)))
         self.assertEqual(said[1:], ended(0)[1:])
+
+    def test_what_it_prints_is_there_while_it_runs(self) -> None:
+        engine = Engine()
+        engine.answer = None
+        self.assertEqual(engine.exec(b"follow"), [(CHANNEL_SUCCESS, uint32(7))])
+        engine.console.write(b"one")
+        self.assertEqual(engine.hear(), [(CHANNEL_DATA, uint32(7) + string(b"one"))])
+        engine.console.write_error(b"two")
+        self.assertEqual(engine.hear(), [(CHANNEL_EXTENDED_DATA, uint32(7) + uint32(1) + string(b"two"))])
+
+    def test_both_streams_keep_their_order_while_they_wait_for_window(self) -> None:
+        engine = Engine(window=2)
+        engine.answer = None
+        engine.exec(b"follow")
+        for write, data in [("write", b"abc"), ("write_error", b"DE"), ("write", b"fg"), ("write_error", b"H")]:
+            getattr(engine.console, write)(data)
+        said = engine.hear() + engine.say(CHANNEL_WINDOW_ADJUST, uint32(0) + uint32(100))
+        parts = [payload[12 if number == CHANNEL_EXTENDED_DATA else 8 :] for number, payload in said]
+        self.assertEqual(parts, [b"ab", b"c", b"DE", b"fg", b"H"])
+
+    def test_what_prints_waits_while_the_peer_takes_neither_stream(self) -> None:
+        for stream in ("write", "write_error"):
+            engine = Engine(window=1000)
+            engine.answer = None
+            engine.exec(b"follow")
+            producer = Producer()
+            engine.console.registerProducer(producer, True)
+            while not producer.paused and len(producer.calls) < 100:
+                producer.calls.append("write")
+                getattr(engine.console, stream)(bytes(8192))
+            self.assertLess(len(producer.calls), 12)
+            for _ in range(len(producer.calls) * 9):
+                engine.say(CHANNEL_WINDOW_ADJUST, uint32(0) + uint32(1000))
+            self.assertFalse(producer.paused, stream)
+
+    def test_a_signal_that_has_ended_it_is_told(self) -> None:
+        """RFC 4254, section 6.10."""
+        engine = Engine()
+        engine.answer = None
+        engine.exec(b"follow")
+        assert engine.running is not None
+        engine.running.callback(Ended(exit_status=143, signal="TERM"))
+        body = string(b"exit-signal") + b"\0" + string(b"TERM") + b"\0" + string(b"") + string(b"")
+        self.assertEqual(engine.hear(), [(CHANNEL_REQUEST, uint32(7) + body), *ended(143)[1:]])
 
     def test_a_failed_command_says_why(self) -> None:
         engine = Engine()
@@ -172,7 +239,7 @@ class ExecTests(SynchronousTestCase):
             engine.say(CHANNEL_DATA, uint32(0) + string(bytes(32768)))
         engine.say(CHANNEL_EOF, uint32(0))
         assert engine.running is not None
-        engine.running.callback((0, b"", b""))
+        engine.running.callback(Ended(exit_status=0))
         self.assertEqual(engine.hear(), ended(0))
 
     def test_a_session_does_one_thing(self) -> None:

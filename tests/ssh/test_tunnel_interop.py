@@ -20,12 +20,14 @@ from zope.interface import implementer
 from avinet.aio import as_deferred
 from avinet.errors import Invalid, NotFound
 from avinet.relay import Relay
+from avinet.ssh.channel import Channel
 from avinet.ssh.identity import Identity
 from avinet.ssh.login import Credentials, LoginEndpoint
 from avinet.ssh.server import Server
 from avinet.ssh.session import SessionConnection
 from avinet.ssh.sftp import FileServer, Folder
 from avinet.ssh.tunnel import ClientTunnel
+from avinet.wire.command import Ended
 from tests.interop.case import NodeCase, reactor
 from tests.interop.openssh import client_options
 from tests.interop.process import Process
@@ -218,10 +220,12 @@ class StockSessionTests(StockCase):
     async def engine(self) -> int:
         """The port of a node on which the SSH service of an engine is to be had, for as long as the test runs."""
 
-        async def run(line: str) -> tuple[int, bytes, bytes]:
+        async def run(line: str, console: Channel) -> Ended:
             if line == "fail":
                 raise Invalid("there is no such command")
-            return (7 if line == "seven" else 0), line.encode() * 1000, b"said " + line.encode()
+            console.write(line.encode() * 1000)
+            console.write_error(b"said " + line.encode())
+            return Ended(exit_status=7 if line == "seven" else 0)
 
         def session(identity: Identity) -> SessionConnection:
             return SessionConnection(reactor, identity, run, lambda: FileServer(Folder(self.logs)))
