@@ -1,230 +1,90 @@
-"""The invariants of an enrolment (ENROLMENT.md, I1-I3 and I6), held through any order of requests and operators' changes."""
+"""The invariants of an enrolment, I1 to I6, held in memory through any order of requests and of operators' changes."""
 
 from __future__ import annotations
 
 from typing import Any, get_args
 
 import msgspec
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from twisted.internet.task import Clock
+from hypothesis import Phase, Verbosity
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.aio import as_deferred
+from avinet.enrolment import decision, engines, registrar
 from avinet.enrolment.decision import claim_digest, decide
-from avinet.enrolment.records import EngineRecord, engine_key
-from avinet.enrolment.registrar import Waits
-from avinet.errors import AvinetError, Conflict, Gone, Unauthenticated
+from avinet.enrolment.directory import Directory
+from avinet.enrolment.records import EngineRecord
+from avinet.enrolment.registrar import Registrar
+from avinet.errors import Conflict, Gone, Unauthenticated
+from avinet.store.interface import Put, Transaction
 from avinet.trust import keys
 from avinet.wire.enrolment import EnrolmentRequest
 from avinet.wire.fleet import EnrolmentPolicy
-from tests.enrolment.making import Newborn, Office, domain
-from tests.store.memory import MemoryStore
+from tests.enrolment.in_memory import MemoryWorld
+from tests.enrolment.machine import drive
 
-IDS = ("se-1", "se-2")
 KEYS = tuple(keys.generate() for _ in range(3))
-LINES = {keys.fingerprint(keys.public_line(key)): key for key in KEYS}
-
-
-class Invariants(RuleBasedStateMachine):
-    """Three keys and two ids, and everything that may happen to them."""
-
-    @initialize()
-    def begin(self) -> None:
-        self.store = MemoryStore(Clock())
-        self.office = Office(self.store)
-        self.done(self.office.admit_image())
-        self.done(self.office.policy("claim", pending_s=3000))
-        self.claims: dict[str, list[str]] = {id: ["w" * 32] for id in IDS}
-        self.enrolled: dict[tuple[str, str], str] = {}
-        """The key of each (id, claim) that was enrolled: a claim is issued once for each life of an id."""
-        self.receipts: dict[tuple[str, str], bytes] = {}
-        self.policy: EnrolmentPolicy = "claim"
-
-    def done(self, awaitable: Any) -> Any:
-        results: list[Any] = []
-        as_deferred(awaitable).addBoth(results.append)
-        [result] = results
-        if hasattr(result, "value"):
-            result.trap(AvinetError)
-            return result.value
-        return result
-
-    def generation(self, id: str) -> int:
-        record = self.record(id)
-        return record.generation if record is not None else 1
-
-    def record(self, id: str) -> EngineRecord | None:
-        entry = self.done(self.store.read([engine_key(id)])).entries.get(engine_key(id))
-        return msgspec.json.decode(entry.value, type=EngineRecord) if entry else None
-
-    @rule(id=st.sampled_from(IDS))
-    def expect(self, id: str) -> None:
-        claim = self.done(self.office.expect(id))
-        if not isinstance(claim, Conflict):
-            self.claims[id].append(claim)
-
-    @rule(id=st.sampled_from(IDS))
-    def claim_anew(self, id: str) -> None:
-        before = self.record(id)
-        claimed = self.done(self.office.engines.claim_anew(id, 3600))
-        if isinstance(claimed, AvinetError):
-            assert before is None or before.state != "expected"
-            assert self.record(id) == before
-        else:
-            self.claims[id].append(claimed.claim)
-
-    @rule(policy=st.sampled_from(get_args(EnrolmentPolicy)))
-    def change_policy(self, policy: EnrolmentPolicy) -> None:
-        self.done(self.office.policy(policy))
-        self.policy = policy
-
-    @rule(id=st.sampled_from(IDS), key=st.sampled_from(KEYS))
-    def approve(self, id: str, key: Any) -> None:
-        fingerprint = keys.fingerprint(keys.public_line(key))
-        before, revision = self.record(id), self.store.revision
-        waiting = {(each.id, each.fingerprint) for each in self.done(self.office.pending.all())}
-        approved = self.done(self.office.pending.approve(id, fingerprint, "operator", {}))
-        if isinstance(approved, AvinetError):
-            assert self.store.revision == revision
-        else:
-            assert (id, fingerprint) in waiting
-            assert before is None or (before.state == "expected" and self.office.time > before.claim_expires)
-            assert approved == self.record(id)
-            assert (approved.state, approved.approved) == ("expected", fingerprint)
-
-    @rule(id=st.sampled_from(IDS), key=st.sampled_from(KEYS))
-    def refuse(self, id: str, key: Any) -> None:
-        before = self.record(id)
-        self.done(self.office.pending.refuse(id, keys.fingerprint(keys.public_line(key)), "operator"))
-        assert self.record(id) == before
-
-    @rule(id=st.sampled_from(IDS), key=st.sampled_from(KEYS))
-    def ask_without_claim(self, id: str, key: Any) -> None:
-        se = Newborn(id, None, generation=self.generation(id))
-        se.key = key
-        before, policy = self.record(id), self.policy
-        result = self.done(self.office.registrar.enrol(se.signed(self.office.time)))
-        after = self.record(id)
-        if isinstance(result, (AvinetError, Waits)):
-            assert after == before
-            if isinstance(result, Waits):
-                assert policy == "approve"
-                assert before is None or (before.state == "expected" and not before.approved)
-        elif result[0]:
-            assert after is not None
-            assert (after.state, after.fingerprint, after.approved) == ("enrolled", se.fingerprint, "")
-            if before is None:
-                assert policy == "image"
-            else:
-                assert before.state == "expected"
-                assert before.approved == se.fingerprint  # H10: what was expected takes a claim, or an operator
-        else:
-            assert before is not None
-            assert before.fingerprint == se.fingerprint
-
-    @rule(id=st.sampled_from(IDS))
-    def reset(self, id: str) -> None:
-        before = self.record(id)
-        claimed = self.done(self.office.engines.reset(id, "operator", 3600))
-        if isinstance(claimed, AvinetError):
-            assert before is None
-            return
-        after = self.record(id)
-        assert before is not None
-        assert after is not None
-        assert (after.state, after.generation, after.fingerprint) == ("expected", before.generation + 1, "")
-        self.claims[id].append(claimed.claim)
-
-    @rule(id=st.sampled_from(IDS))
-    def revoke(self, id: str) -> None:
-        self.done(self.office.engines.revoke(id, "operator"))
-
-    @rule(id=st.sampled_from(IDS))
-    def forget(self, id: str) -> None:
-        self.done(self.office.engines.forget(id, "operator"))
-
-    @rule(seconds=st.sampled_from((1, 1800, 4000, -600)))
-    def pass_time(self, seconds: int) -> None:
-        self.office.time += seconds
-
-    @rule(
-        id=st.sampled_from(IDS),
-        of=st.sampled_from(IDS),
-        key=st.sampled_from(KEYS),
-        newest=st.booleans(),
-        generation=st.sampled_from((0, 0, 0, 1, 2)),
-    )
-    def enrol(self, id: str, of: str, key: Any, newest: bool, generation: int) -> None:
-        claim = self.claims[of][-1 if newest else 0]
-        se = Newborn(id, claim, generation=generation or self.generation(id))
-        se.key = key
-        before, revision = self.record(id), self.store.revision
-        result = self.done(self.office.registrar.enrol(se.signed(self.office.time)))
-        after = self.record(id)
-        if isinstance(result, AvinetError):
-            assert after == before
-            return
-        first, receipt = result
-        assert after is not None
-        assert after.state == "enrolled"
-        assert after.fingerprint == se.fingerprint
-        if first:
-            assert before is not None
-            assert before.state == "expected"  # I3: nothing but an expected one is changed
-            assert claim_digest(claim) == before.claim_sha256
-            assert (id, claim) not in self.enrolled  # I1
-            self.enrolled[id, claim] = se.fingerprint
-        else:
-            assert self.store.revision == revision
-            assert receipt.decode() == after.receipt
-
-    @invariant()
-    def a_key_belongs_to_one(self) -> None:
-        if not hasattr(self, "office"):
-            return
-        records = [record for record in map(self.record, IDS) if record is not None and record.fingerprint]
-        fingerprints = [record.fingerprint for record in records]
-        assert len(set(fingerprints)) == len(fingerprints)  # I2
-        owned = {entry.key[4:].decode(): entry.value.decode() for entry in self.done(self.store.range(b"key/")).entries}
-        former = {
-            keys.fingerprint(key): record.id for record in map(self.record, IDS) if record for key in record.former
-        }
-        assert owned == {record.fingerprint: record.id for record in records} | former
-
-    @invariant()
-    def a_retry_gets_the_same_receipt(self) -> None:
-        if not hasattr(self, "office"):
-            return
-        for id in IDS:
-            record = self.record(id)
-            if record is None or record.state != "enrolled":
-                continue
-            se = Newborn(id, "x" * 32, generation=record.generation)
-            se.key = LINES[record.fingerprint]
-            revision = self.store.revision
-            assert self.done(self.office.registrar.enrol(se.signed(self.office.time))) == (
-                False,
-                record.receipt.encode(),
-            )  # I6
-            assert self.store.revision == revision
-
-    @invariant()
-    def each_change_has_one_record(self) -> None:
-        if not hasattr(self, "office"):
-            return
-        for written in self.store.written:
-            audits = [each.key for each in written.then if each.key.startswith(b"audit/")]
-            assert len(audits) == 1  # I5
 
 
 class InvariantTests(SynchronousTestCase):
     def test_they_hold(self) -> None:
-        domain()
-        case = Invariants.TestCase()
-        case.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
-        case.runTest()
+        acts = drive(MemoryWorld(), 60)
+        for kind in ("enrolments", "retries", "replays", "resets", "clones", "logins"):
+            self.assertGreater(acts[kind], 0, kind)
+
+
+class FaultTests(SynchronousTestCase):
+    """The machine finds what is wrong."""
+
+    def fails(self, what: str) -> None:
+        """It ends with an error that says `what`."""
+        quick = {"phases": (Phase.generate,), "verbosity": Verbosity.quiet, "derandomize": True, "database": None}
+        with self.assertRaisesRegex(AssertionError, what):
+            drive(MemoryWorld(), 100, **quick)
+
+    def test_two_enrolments_between_the_look_and_the_transaction(self) -> None:
+        self.patch(registrar, "Transaction", lambda conditions, then: Transaction((), then))
+        self.fails("no order of these|recorded")
+
+    def test_any_claim(self) -> None:
+        self.patch(decision, "claim_fits", lambda claim, engine: bool(engine.claim_sha256))
+        self.fails("no order of these explains what was answered")
+
+    def test_a_receipt_that_is_made_anew(self) -> None:
+        again = Registrar._attempt
+
+        async def attempt(self: Registrar, *arguments: Any) -> Any:
+            done = await again(self, *arguments)
+            return (False, done[1].replace(b'"epoch":1', b'"epoch":2')) if done and not done[0] else done
+
+        self.patch(Registrar, "_attempt", attempt)
+        self.fails("I6|no order")
+
+    def test_a_change_without_a_record(self) -> None:
+        self.patch(engines, "put_audit", lambda record: Put(b"nowhere", b""))
+        self.fails("recorded")
+
+    def test_a_revoked_key_that_still_opens(self) -> None:
+        taken = Directory._take
+
+        def take(self: Directory, id: str, entry: Any) -> None:
+            if entry is None or b'"revoked"' not in entry.value:
+                taken(self, id, entry)
+
+        self.patch(Directory, "_take", take)
+        self.fails("I4")
+
+    def test_a_key_of_two(self) -> None:
+        self.patch(registrar, "owner_key", lambda fingerprint: b"nobody/" + fingerprint.encode())
+        self.fails("no order of these|the keys are of")
+
+    def test_an_image_key_that_changes_who_is_enrolled(self) -> None:
+        found = registrar.decide
+
+        def decide(request: Any, fingerprint: str, engine: Any, *rest: Any) -> Any:
+            verdict = found(request, fingerprint, engine, *rest)
+            return decision.Verdict("enrol") if verdict.alarm == "enrolled-twice" else verdict
+
+        self.patch(registrar, "decide", decide)
+        self.fails("no order of these")
 
 
 class DecideTests(SynchronousTestCase):

@@ -1,6 +1,6 @@
-"""An independent verifier of RFC 9421 signatures, for the few components that avinet covers: no library but cryptography.
+"""RFC 9421 signatures once more, for the few components that avinet covers: no library but cryptography.
 
-It takes the raw headers and the covered components that it expects, builds the signature base (section 2.5) itself, and
+The verifier takes the raw headers and the covered components that it expects, builds the signature base (section 2.5) itself, and
 shares no code with `avinet.trust.signatures`.
 """
 
@@ -58,3 +58,26 @@ def verified(
         r, s = (int.from_bytes(half, "big") for half in (signature[:32], signature[32:]))
         key.verify(utils.encode_dss_signature(r, s), base, ec.ECDSA(hashes.SHA256()))
     return {name: value.strip('"') for name, value in re.findall(r';([a-z]+)=("[^"]*"|[0-9]+)', parts[2])}
+
+
+def signed(
+    headers: Mapping[str, str],
+    body: bytes,
+    components: Sequence[str],
+    derived: Mapping[str, str],
+    signers: Mapping[str, tuple[ed25519.Ed25519PrivateKey, Mapping[str, str | int]]],
+) -> dict[str, str]:
+    """The headers with the digest of `body` and a signature under each label, by its key and with its parameters."""
+    digest = base64.b64encode(hashlib.sha256(body).digest()).decode("ascii")
+    found = {**headers, "content-digest": f"sha-256=:{digest}:"}
+    inputs, signatures = [], []
+    lines = [f'"{each}": {derived[each] if each.startswith("@") else found[each]}' for each in components]
+    for label, (key, parameters) in signers.items():
+        said = "".join(
+            f";{name}={value}" if isinstance(value, int) else f';{name}="{value}"' for name, value in parameters.items()
+        )
+        given = "(" + " ".join(f'"{each}"' for each in components) + ")" + said
+        signature = key.sign("\n".join([*lines, f'"@signature-params": {given}']).encode("ascii"))
+        inputs.append(f"{label}={given}")
+        signatures.append(f"{label}=:{base64.b64encode(signature).decode('ascii')}:")
+    return {**found, "signature-input": ", ".join(inputs), "signature": ", ".join(signatures)}
