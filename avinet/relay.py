@@ -114,10 +114,10 @@ class Relay(Protocol):
         if self.other is None:
             return
         if self.other._finished:  # TCP does not end by itself when both halves are closed
-            self.transport.loseConnection()
-            self.other.transport.loseConnection()
+            self.end()
+            self.other.end()
         else:
-            self.other.transport.loseWriteConnection()
+            self.other.end_writing()
 
     def writeConnectionLost(self) -> None:
         """Nothing more can be sent to the peer; the transport tells of the loss when that is all."""
@@ -138,6 +138,14 @@ class Relay(Protocol):
             return
         other.transport.unregisterProducer()
         if self._finished:
-            other.transport.loseConnection()
+            other.end()
         else:
             other.transport.abortConnection()
+
+    def end_writing(self) -> None:
+        """Nothing more will be written here: tell the peer so, when all that was has been sent."""
+        self.transport.loseWriteConnection()
+
+    def end(self) -> None:
+        """Close, when all that was written has been sent."""
+        self.transport.loseConnection()

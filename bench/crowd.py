@@ -45,6 +45,7 @@ from avinet.sockets import direct
 from avinet.ssh.server import Server
 from avinet.taps.process import fewer_collections, keep_memory, more_files
 from avinet.telemetry.reports import Reporter
+from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.command import CommandRequest, CommandResult, Ended, OperatorKey
 from avinet.wire.config import Config, ConfigPush, ConfigState
 from avinet.wire.message import decode
@@ -78,6 +79,12 @@ class Memory:
 
     async def apply(self, config: Config) -> None:
         self._config = config
+
+    async def take_certificate(self, name: str, certificate: ServerCertificate) -> None:
+        """It serves none."""
+
+    def drop_certificate(self, name: str) -> None:
+        """It serves none."""
 
     def health(self) -> Sequence[ServerHealth]:
         return [

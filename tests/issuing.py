@@ -41,10 +41,10 @@ def _named(text: str) -> x509.Name:
 class Issuer:
     """A root CA, and an intermediate under it that issues."""
 
-    def __init__(self, name: str = "Test CA") -> None:
+    def __init__(self, name: str = "Test CA", *, key: Key | None = None) -> None:
         now = datetime.now(UTC)
         self._from, self._until = now - timedelta(hours=1), now + LIFE
-        root_key, self._key = ec_key(), ec_key()
+        root_key, self._key = ec_key(), key or ec_key()
         root_name, self._name = _named(f"{name} root"), _named(f"{name} issuing")
         self.root = self._signed(root_name, root_key.public_key(), root_name, root_key, ca=True)
         self.intermediate = self._signed(self._name, self._key.public_key(), root_name, root_key, ca=True)

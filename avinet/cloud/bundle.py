@@ -29,6 +29,9 @@ ExecStart=/opt/avinet/bin/twistd --nodaemon --pidfile= avi-se --config /etc/avin
 AmbientCapabilities=CAP_NET_BIND_SERVICE
 StateDirectory=avinet/se
 StateDirectoryMode=0700
+RuntimeDirectory=avinet-se
+RuntimeDirectoryMode=0700
+RuntimeDirectoryPreserve=yes
 LogsDirectory=avinet
 LimitNOFILE=1048576
 Restart=always
@@ -97,7 +100,7 @@ class LocalBoot:
         write_atomic(folder / "user-data.json", encode(data))
         settings = (
             'state = "state"\nimage = "image"\nuser_data = "user-data.json"\nlogs = "logs"\n\n'
-            f'[dataplane]\nengine = "{self._engine}"\n'
+            f'[dataplane]\nengine = "{self._engine}"\nkeys = "keys"\n'
         )
         write_atomic(folder / "se.toml", settings.encode("ascii"))
         private_folder(folder / "logs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import maybeDeferred
@@ -10,49 +11,40 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
 from avinet.aio import Tasks, pause
-from avinet.dataplane.balance import route
 from avinet.dataplane.certificates import Certificates, require
 from avinet.dataplane.counting import Counter
-from avinet.dataplane.http_proxy import HTTPFront
 from avinet.dataplane.interface import ServerState
+from avinet.dataplane.listener import Listener, Served
 from avinet.dataplane.pools import LivePool
-from avinet.dataplane.tcp_proxy import TCPFront
 from avinet.errors import Invalid, NotFound
+from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config, VirtualService
 from avinet.wire.report import ServerHealth, ServiceTraffic
 
 BACKLOG = 1024
 
 
-Place = tuple[str, int, str]
+Place = tuple[str, int]
 
 
-def place_of(service: VirtualService) -> Place:
-    """What a listener is bound to, and how it speaks: services that only change their names keep it."""
-    return service.address, service.port, service.mode
-
-
-class Listener:
-    """One virtual service that is being served; its configuration may change while it listens."""
-
-    def __init__(self, service: VirtualService, port: IListeningPort, front: Any) -> None:
-        self.service = service
-        self.port = port
-        self.front = front
+@dataclass(frozen=True)
+class _Open:
+    listener: Listener
+    port: IListeningPort
 
 
 class BuiltIn:
-    """See `avinet.dataplane.interface.Dataplane`. It ends with the process, and serves what `certificates` hold."""
+    """See `avinet.dataplane.interface.Dataplane`. It ends with the process; `certificates` are what it has at first."""
 
     name = "built-in"
 
     def __init__(self, reactor: Any, certificates: Certificates) -> None:
         self.changed: Callable[[], None] = lambda: None
         self._reactor = reactor
-        self._certificates = certificates
+        self._certificates = dict(certificates)
         self._tasks = Tasks()
         self._config = Config()
-        self._listeners: dict[Place, Listener] = {}
+        self._open: dict[Place, _Open] = {}
         self._pools: dict[str, LivePool] = {}
         self._counters: dict[str, Counter] = {}
         self._leaving: list[Any] = []
@@ -68,49 +60,62 @@ class BuiltIn:
     async def apply(self, config: Config) -> None:
         """New ports are opened first: if one is taken, they are closed again and nothing has changed."""
         require(config, self._certificates)
-        wanted = {place_of(service): service for service in config.virtual_services}
-        opened: dict[Place, Listener] = {}
+        wanted = {(service.address, service.port): service for service in config.virtual_services}
+        opened: dict[Place, _Open] = {}
         try:
             for place, service in wanted.items():
-                if place not in self._listeners:
+                if place not in self._open:
                     opened[place] = self._listen(service)
         except Invalid:
-            for listener in opened.values():
-                await maybeDeferred(listener.port.stopListening)
+            for each in opened.values():
+                await maybeDeferred(each.port.stopListening)
             raise
-        for place in self._listeners.keys() - wanted.keys():
-            await self._close(self._listeners.pop(place))
-        self._listeners |= opened
+        for place in self._open.keys() - wanted.keys():
+            await self._close(self._open.pop(place))
+        self._open |= opened
         for place, service in wanted.items():
-            listener = self._listeners[place]
-            listener.service = service
-            listener.front.counter = self._counter(service.name)
+            listener = self._open[place].listener
+            if not listener.served.fits(service):
+                self._leave(listener.served)
+                listener.served = self._serve(service)
+            listener.served.change(service, self._counter(service.name), self._certificates)
         self._update_pools(config)
         self._config = config
+
+    async def take_certificate(self, name: str, certificate: ServerCertificate) -> None:
+        """See `Dataplane`."""
+        self._certificates[name] = certificate
+        for each in self._services():
+            if each.service.tls is not None and name in each.service.tls.certificates:
+                each.change(each.service, each.front.counter, self._certificates)
+
+    def drop_certificate(self, name: str) -> None:
+        """See `Dataplane`."""
+        self._certificates.pop(name, None)
+
+    def _services(self) -> list[Served]:
+        return [each.listener.served for each in self._open.values()]
 
     def _counter(self, name: str) -> Counter:
         return self._counters.setdefault(name, Counter(name))
 
-    def _listen(self, service: VirtualService) -> Listener:
-        counter = self._counter(service.name)
-        front: Any
-        if service.mode == "http":
-            front = HTTPFront(
-                self._reactor, counter, lambda host, path: self._pool(route(listener.service, host, path)), self._tasks
-            )
-        else:
-            front = TCPFront(self._reactor, counter, lambda: self._pool(listener.service.pool), self._tasks)
+    def _serve(self, service: VirtualService) -> Served:
+        served = Served(self._reactor, service, self._counter(service.name), self._pool, self._tasks)
+        served.change(service, self._counter(service.name), self._certificates)
+        return served
+
+    def _listen(self, service: VirtualService) -> _Open:
+        listener = Listener(self._serve(service))
         interface = "" if service.address == "*" else service.address
         try:
-            port = self._reactor.listenTCP(service.port, front, backlog=BACKLOG, interface=interface)
+            port = self._reactor.listenTCP(service.port, listener, backlog=BACKLOG, interface=interface)
         except CannotListenError as error:
             reason = getattr(error.socketError, "strerror", None) or str(error.socketError)
             raise Invalid(
                 f"virtual service {service.name} cannot listen on {service.address}:{service.port}: {reason}",
                 hint="free the port, or choose another one",
             ) from error
-        listener = Listener(service, port, front)
-        return listener
+        return _Open(listener, port)
 
     def _pool(self, name: str | None) -> LivePool | None:
         return self._pools.get(name) if name is not None else None
@@ -127,10 +132,13 @@ class BuiltIn:
             elif live.config != pool:
                 live.update(pool)
 
-    async def _close(self, listener: Listener) -> None:
+    async def _close(self, each: _Open) -> None:
         """Accept nothing more; what is open goes on to its end."""
-        await maybeDeferred(listener.port.stopListening)
-        self._leaving = [each for each in [*self._leaving, listener.front] if each.open]
+        await maybeDeferred(each.port.stopListening)
+        self._leave(each.listener.served)
+
+    def _leave(self, served: Served) -> None:
+        self._leaving = [each for each in [*self._leaving, served.front] if each.open]
 
     def health(self) -> Sequence[ServerHealth]:
         """See `Dataplane`."""
@@ -139,7 +147,7 @@ class BuiltIn:
     async def traffic(self) -> Sequence[ServiceTraffic]:
         """See `Dataplane`."""
         taken = [counter.take() for counter in self._counters.values()]
-        served = {listener.service.name for listener in self._listeners.values()}
+        served = {each.service.name for each in self._services()}
         for name in [name for name in self._counters if name not in served]:
             if not self._counters[name].connections:
                 del self._counters[name]
@@ -165,9 +173,10 @@ class BuiltIn:
                     "name": each.service.name,
                     "listens": f"{each.service.address}:{each.service.port}",
                     "mode": each.service.mode,
+                    "tls": bool(each.service.tls),
                     "connections": len(each.front.open),
                 }
-                for each in self._listeners.values()
+                for each in self._services()
             ],
             "pools": {
                 name: {server: member.state for server, member in pool.members.items()}
@@ -181,9 +190,9 @@ class BuiltIn:
 
     async def shut_down(self, drain_s: float) -> None:
         """See `Dataplane`."""
-        for listener in self._listeners.values():
-            await self._close(listener)
-        self._listeners.clear()
+        for each in self._open.values():
+            await self._close(each)
+        self._open.clear()
         deadline = self._reactor.seconds() + drain_s
         while any(front.open for front in self._leaving) and self._reactor.seconds() < deadline:
             await pause(self._reactor, 0.05)

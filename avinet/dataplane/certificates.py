@@ -1,4 +1,4 @@
-"""The certificates that a data plane serves: held elsewhere, read when a configuration that names them is to run."""
+"""The certificates that a data plane is given to serve, by name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config
 
 Certificates = Mapping[str, ServerCertificate]
-"""What is held now, by name."""
 
 
 def require(config: Config, held: Certificates) -> None:

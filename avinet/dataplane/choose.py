@@ -14,15 +14,17 @@ from avinet.errors import LocalError
 
 
 def choose_dataplane(
-    reactor: Any, engine: Literal["auto", "haproxy", "builtin"], folder: Path, certificates: Certificates
+    reactor: Any, engine: Literal["auto", "haproxy", "builtin"], folder: Path, keys: Path, certificates: Certificates
 ) -> Dataplane:
-    """The data plane for the setting `engine`; what it keeps is in `folder`, and it serves what `certificates` hold.
+    """The data plane for the setting `engine`; what it keeps is in `folder`, keys for it to read are in `keys`.
+
+    `certificates` are what it has at first.
 
     Raises `LocalError` when HAProxy is wanted and there is none of 2.6 or newer.
     """
     found = installed() if engine != "builtin" else None
     if found is not None:
-        return HAProxy(reactor, folder, certificates, *found)
+        return HAProxy(reactor, folder, keys, certificates, *found)
     if engine == "haproxy":
         raise LocalError("there is no HAProxy 2.6 or newer on this machine", hint='install it, or set engine = "auto"')
     return BuiltIn(reactor, certificates)

@@ -14,12 +14,15 @@ from twisted.logger import Logger
 from avinet.aio import Tasks, pause
 from avinet.dataplane.certificates import Certificates, require
 from avinet.dataplane.counting import Counter
+from avinet.dataplane.exchange import PAYLOAD_BYTES, exchange
 from avinet.dataplane.intake import Intake, RequestRecord
 from avinet.dataplane.interface import ServerState
+from avinet.dataplane.key_files import KeyFiles, pem
 from avinet.dataplane.master import Master, claim_ports
-from avinet.dataplane.render import RECORDS_SOCKET, render
+from avinet.dataplane.render import KEYS, RECORDS_SOCKET, key_file, list_file, render
 from avinet.dataplane.runtime import stat_lines
 from avinet.errors import AvinetError, Invalid, NotFound, Unavailable
+from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config
 from avinet.wire.report import ServerHealth, ServiceTraffic
 
@@ -30,17 +33,21 @@ RESTART_CAP_S = 10.0
 class HAProxy:
     """See `avinet.dataplane.interface.Dataplane`. All that it keeps is in `folder`; `program` is the binary.
 
-    It serves what `certificates` hold.
+    `certificates` are what it has at first; those that it serves are in `keys` for it to read.
     """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, folder: Path, certificates: Certificates, program: str, version: str) -> None:
+    def __init__(
+        self, reactor: Any, folder: Path, keys: Path, certificates: Certificates, program: str, version: str
+    ) -> None:
         self.name = f"HAProxy {version}"
         self.changed: Callable[[], None] = lambda: None
         self._reactor = reactor
-        self._certificates = certificates
+        self._certificates = dict(certificates)
         self._master = Master(reactor, folder, program)
+        self._keys = KeyFiles(keys, self._master.folder / KEYS)
+        self._unread: set[str] = set()
         self._tasks = Tasks()
         self._config: Config | None = None
         self._intake = Intake(self._record)
@@ -67,13 +74,21 @@ class HAProxy:
 
     async def check(self, config: Config) -> None:
         """`haproxy -c`; see `Dataplane`."""
-        require(config, self._certificates)
+        async with self._change:
+            try:
+                await self._check(config)
+            except Invalid:
+                await self._tidy(self._config)
+                raise
+
+    async def _check(self, config: Config) -> None:
+        await self._write_keys(config)
         await self._master.check(render(config))
 
     async def apply(self, config: Config) -> None:
         """Reload without losing a connection, or start what does not run; see `Dataplane`."""
-        require(config, self._certificates)
         async with self._change:
+            await self._write_keys(config)
             running = await self._master.find()
             if running is None:
                 await self._master.end_leftovers()
@@ -84,7 +99,10 @@ class HAProxy:
                 await self._bring(config, self._master.reload)
             elif self._master.written() != render(config):
                 await self._master.write(render(config))
+            for name in sorted(self._unread & config.certificates):
+                await self._exchange(name)
             self._config = config
+            await self._tidy(config)
             await self._look()
 
     def _claim_new_ports(self, config: Config) -> None:
@@ -95,7 +113,7 @@ class HAProxy:
 
     async def _bring(self, config: Config, change: Callable[[], Awaitable[None]]) -> None:
         """Have HAProxy read `config` by `change`; when it does not take it, it has what it had."""
-        await self._master.check(render(config))
+        await self._check(config)
         before = self._master.written()
         await self._master.write(render(config))
         try:
@@ -105,6 +123,60 @@ class HAProxy:
             with contextlib.suppress(AvinetError):
                 await self._master.reload()
             raise
+        self._unread.clear()
+
+    # Certificates
+
+    async def take_certificate(self, name: str, certificate: ServerCertificate) -> None:
+        """Exchanged where it is served, without a reload while it fits into a command; see `Dataplane`."""
+        async with self._change:
+            before = self._certificates.get(name)
+            self._certificates[name] = certificate
+            if before is None or self._config is None or name not in self._config.certificates:
+                return
+            try:
+                await self._write_keys(self._config)
+                if await self._master.find() is not None:
+                    await self._exchange(name)
+            except AvinetError:
+                self._certificates[name] = before
+                await self._write_keys(self._config)
+                raise
+
+    def drop_certificate(self, name: str) -> None:
+        """See `Dataplane`; its file went when the configuration that named it did."""
+        self._certificates.pop(name, None)
+
+    async def _write_keys(self, config: Config) -> None:
+        """Have all that `config` names as files; those that HAProxy may have read before they changed are `_unread`."""
+        require(config, self._certificates)
+
+        def write() -> set[str]:
+            for service in config.virtual_services:
+                if service.tls is not None:
+                    self._keys.write_list(service.tls)
+            return {name for name in config.certificates if self._keys.write(name, self._certificates[name])}
+
+        self._unread |= await self._master.in_thread(write)
+
+    async def _exchange(self, name: str) -> None:
+        """Have HAProxy serve what is in the file of a certificate that it has read before."""
+        text = pem(self._certificates[name])
+        if len(text) <= PAYLOAD_BYTES:
+            await exchange(self._master.stats, key_file(name), text)
+            self._unread.discard(name)
+        else:
+            await self._master.check(self._master.written())
+            await self._master.reload()
+            self._unread.clear()
+
+    async def _tidy(self, config: Config | None) -> None:
+        """Leave no key in a file that HAProxy does not need."""
+        services = config.virtual_services if config else []
+        lists = [list_file(each.tls) for each in services if each.tls]
+        named = config.certificates if config else ()
+        wanted = [*lists, *map(key_file, named)]
+        await self._master.in_thread(lambda: self._keys.keep_only(wanted))
 
     # What it says
 
@@ -127,7 +199,9 @@ class HAProxy:
         self.log.warn("HAProxy is gone ({why}): starting it again", why=error.what)
         try:
             await self._master.end_leftovers()
+            await self._write_keys(self._config)
             await self._master.launch()
+            self._unread.clear()
             await self._look()
         except AvinetError as failure:
             self.log.warn("HAProxy does not start again: {why}", why=str(failure))
@@ -219,6 +293,7 @@ class HAProxy:
                     "name": each.name,
                     "listens": f"{each.address}:{each.port}",
                     "mode": each.mode,
+                    "tls": bool(each.tls),
                     "connections": self._counter(each.name).connections,
                 }
                 for each in services
@@ -243,6 +318,7 @@ class HAProxy:
         async with self._change:
             await self._master.end(drain_s)
             self._config = None
+            await self._tidy(None)
         await self.detach()
 
 

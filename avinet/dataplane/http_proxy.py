@@ -17,6 +17,7 @@ from typing_extensions import override
 from avinet.aio import Tasks
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.pools import LivePool, Member
+from avinet.dataplane.tls import FORWARDED_PROTO
 from avinet.errors import Unavailable
 from avinet.relay import Reading
 from avinet.wire.config import Server
@@ -38,15 +39,19 @@ Choose = Callable[[str, str], "LivePool | None"]
 
 
 class HTTPFront(Factory):
-    """Accepts connections of one HTTP service; `choose` finds the pool for a host and a path."""
+    """Accepts connections of one HTTP service; `choose` finds the pool for a host and a path.
+
+    Servers are told of `tls` beneath it, whatever the client says.
+    """
 
     noisy = False
 
-    def __init__(self, clock: IReactorTime, counter: Counter, choose: Choose, tasks: Tasks) -> None:
+    def __init__(self, clock: IReactorTime, counter: Counter, choose: Choose, tasks: Tasks, *, tls: bool) -> None:
         self.clock = clock
         self.counter = counter
         self.choose = choose
         self.tasks = tasks
+        self.tls = tls
         self.open: set[Any] = set()
 
     @override
@@ -166,6 +171,9 @@ class Front(Protocol):
             address = f"[{server.address}]" if ":" in server.address else server.address
             headers.insert(0, (b"host", f"{address}:{server.port}".encode("ascii")))
         headers.append((b"x-forwarded-for", self._peer.encode("ascii")))
+        if self.site.tls:
+            headers = [each for each in headers if each[0] != FORWARDED_PROTO]
+            headers.append((FORWARDED_PROTO, b"https"))
         headers.append((b"connection", b"close"))
         return h11.Request(method=request.method, target=request.target, headers=headers)
 

@@ -25,7 +25,15 @@ class RequestRecord(msgspec.Struct, frozen=True):
     c: int | None = None
 
 
+class _Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A connection on which the handshake of TLS failed, with HAProxy's number for why: there was no request."""
+
+    s: str
+    e: int
+
+
 _decode = msgspec.json.Decoder(RequestRecord).decode
+_decode_failed = msgspec.json.Decoder(_Failed).decode
 
 
 class _Lines(LineOnlyReceiver):
@@ -50,7 +58,7 @@ class _Lines(LineOnlyReceiver):
         try:
             record = _decode(line)
         except msgspec.MsgspecError:
-            self._intake.bad += 1
+            self._intake.bad += not _is_failure(line)
             return
         self._intake.take(record)
 
@@ -59,6 +67,14 @@ class _Lines(LineOnlyReceiver):
         self._intake.bad += 1
         assert self.transport is not None
         self.transport.loseConnection()
+
+
+def _is_failure(line: bytes) -> bool:
+    try:
+        _decode_failed(line)
+    except msgspec.MsgspecError:
+        return False
+    return True
 
 
 class Intake(Factory):

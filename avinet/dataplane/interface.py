@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
+from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config
 from avinet.wire.report import ServerHealth, ServiceTraffic
 
@@ -28,6 +29,15 @@ class Dataplane(Protocol):
 
     async def apply(self, config: Config) -> None:
         """Change to `config` without losing a request. Raises `Invalid`, and then the last good one goes on."""
+
+    async def take_certificate(self, name: str, certificate: ServerCertificate) -> None:
+        """Have `certificate` under `name` from now on; services that name it serve it to new connections at once.
+
+        Those that are open stay as they are. Raises `Invalid`, and then the one before goes on.
+        """
+
+    def drop_certificate(self, name: str) -> None:
+        """Have no certificate of that name any more: the configuration that runs names it not."""
 
     def health(self) -> Sequence[ServerHealth]:
         """Every server of every pool."""

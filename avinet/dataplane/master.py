@@ -59,7 +59,7 @@ class Master:
 
     async def write(self, text: str) -> None:
         """Make `text` the configuration that is read at the next start or reload."""
-        await self._in_thread(lambda: write_atomic(self.folder / FILE, text.encode("ascii")))
+        await self.in_thread(lambda: write_atomic(self.folder / FILE, text.encode("ascii")))
 
     def written(self) -> str:
         """The configuration that was read last, or was to be."""
@@ -68,11 +68,12 @@ class Master:
 
     async def check(self, text: str) -> None:
         """`haproxy -c` on `text`. Raises `Invalid` with the first thing that it finds wrong."""
-        code, said = await self._in_thread(lambda: self._checked(text))
+        code, said = await self.in_thread(lambda: self._checked(text))
         if code != 0:
             raise Invalid(f"HAProxy refuses the configuration: {first_alert(said)}")
 
-    async def _in_thread(self, call: Callable[[], T]) -> T:
+    async def in_thread(self, call: Callable[[], T]) -> T:
+        """What `call` returns, which waits for a disk or a process."""
         return await deferToThreadPool(self._reactor, self._reactor.getThreadPool(), call)
 
     def _checked(self, text: str) -> tuple[int, list[str]]:
@@ -152,7 +153,7 @@ class Master:
         go on; `Unavailable` when it gives no sign within 10 s.
         """
         state = await self.stats("show servers state")
-        await self._in_thread(lambda: write_atomic(self.folder / STATE_FILE, state.encode("utf-8")))
+        await self.in_thread(lambda: write_atomic(self.folder / STATE_FILE, state.encode("utf-8")))
         before = await self._show_proc()
         with contextlib.suppress(Unavailable):  # the master closes the connection as it begins anew
             await ask(self._reactor, self.sockets / MASTER_SOCKET, "reload")
@@ -175,7 +176,7 @@ class Master:
         Raises `Unavailable` when that does not end.
         """
         deadline = self._reactor.seconds() + END_S
-        while left := await self._in_thread(self._processes):
+        while left := await self.in_thread(self._processes):
             if self._reactor.seconds() > deadline:
                 raise Unavailable(f"HAProxy's processes {left} do not end")
             for each in left:

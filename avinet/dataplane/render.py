@@ -7,11 +7,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from avinet.wire.config import Config, Pool, Route, Server, VirtualService
+from avinet.dataplane.tls import CIPHERS, SUITES
+from avinet.wire.config import Config, Pool, Route, Server, Tls, VirtualService
 
 STATS_SOCKET, MASTER_SOCKET, RECORDS_SOCKET = "stats.sock", "master.sock", "records.sock"
 STATE_FILE = "server-state"
+KEYS = "keys"
+"""The folder of certificates with their keys, and of lists of them."""
 LINE_BYTES = 65535
+_GROUPS = "X25519:prime256v1:secp384r1"
 _BALANCE = {"round-robin": "roundrobin", "least-connections": "leastconn"}
 _DESCRIPTION = "    description "
 _HEAD = f"""\
@@ -73,11 +77,15 @@ def _pools_of(service: VirtualService) -> Iterator[str]:
 def _frontend(service: VirtualService) -> Iterator[str]:
     yield f"frontend f.{service.name}"
     yield f"    mode {service.mode}"
-    yield f"    bind {bind_address(service)}"
+    yield f"    bind {bind_address(service)}" + (_tls(service, service.tls) if service.tls else "")
     yield "    log global"
+    if service.tls:
+        yield f"""    error-log-format '{{"s":"{service.name}","e":%[fc_err]}}'"""
     if service.mode == "http":
         yield """    log-format '{"s":"%[txn.s]","c":%ST,"t":%Ta,"i":%U,"o":%B}'""".replace("%[txn.s]", service.name)
         yield "    option forwardfor"
+        if service.tls:
+            yield "    http-request set-header x-forwarded-proto https"
         yield "    option http-keep-alive"
         for route in service.routes:
             yield from _use(route)
@@ -92,6 +100,31 @@ def bind_address(service: VirtualService) -> str:
     if ":" in service.address:
         return f"ipv6@[{service.address}]:{service.port}"
     return f"ipv4@{service.address}:{service.port}"
+
+
+def _tls(service: VirtualService, tls: Tls) -> str:
+    """What makes a listener end TLS. HTTP/2 is for HTTP alone."""
+    words = [
+        f"ssl crt-list {list_file(tls)} ssl-min-ver TLSv{tls.minimum}",
+        f"ciphers {CIPHERS} ciphersuites {SUITES} curves {_GROUPS} prefer-client-ciphers no-tls-tickets",
+        *(["alpn h2,http/1.1"] if service.mode == "http" else []),
+    ]
+    return " " + " ".join(words)
+
+
+def key_file(name: str) -> str:
+    """Where HAProxy reads the certificate called `name`; its runtime API calls it the same."""
+    return f"{KEYS}/{name}.pem"
+
+
+def crt_list(tls: Tls) -> str:
+    """The list of certificates of a listener: the first one is for all names that no other one has."""
+    return "".join(f"{key_file(name)}\n" for name in tls.certificates)
+
+
+def list_file(tls: Tls) -> str:
+    """Where HAProxy reads that list; another list has another name."""
+    return f"{KEYS}/{hashlib.sha256(crt_list(tls).encode('ascii')).hexdigest()[:32]}.list"
 
 
 def _use(route: Route) -> Iterator[str]:

@@ -1,33 +1,106 @@
-"""TCP services of the built-in proxy: a connection is spliced to one of a server, with back-pressure and half-close."""
+"""TCP services of the built-in proxy: a connection is spliced to one of a server, with back-pressure and half-close.
+
+Where TLS ends here, a direction that ends takes the other one with it, once all that was sent has arrived.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.interfaces import IAddress, IReactorTime
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHandshakeListener, IReactorTime
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.python.failure import Failure
 from typing_extensions import override
+from zope.interface import implementer
 
 from avinet.aio import Tasks
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.pools import LivePool
+from avinet.dataplane.tls import HANDSHAKE_S, LINGER_S
 from avinet.errors import Unavailable
 from avinet.relay import Relay
 
 
+@implementer(IHandshakeListener)
+class TLSRelay(Relay):
+    """The client's side of a connection under TLS; `ready` is called when the handshake is done, and it may be joined.
+
+    What comes in one read with the end of the handshake waits until then.
+    """
+
+    def __init__(
+        self, clock: IReactorTime, passed: Callable[[int], None], ended: Callable[[], None], ready: Callable[[], None]
+    ) -> None:
+        super().__init__(passed, ended)
+        self._clock = clock
+        self._ready = ready
+        self._early: list[bytes] = []
+        self._timer: IDelayedCall | None = clock.callLater(HANDSHAKE_S, self._late)
+
+    @override
+    def connectionMade(self) -> None:
+        """The handshake is to go on."""
+
+    def _late(self) -> None:
+        self._timer = None
+        self.transport.abortConnection()
+
+    def _in_time(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+
+    def handshakeCompleted(self) -> None:
+        """See `IHandshakeListener`."""
+        self._in_time()
+        self.transport.pauseProducing()
+        self._ready()
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        if self.other is None:
+            self._early.append(data)
+        else:
+            super().dataReceived(data)
+
+    @override
+    def join(self, other: Relay) -> None:
+        super().join(other)
+        early, self._early = self._early, []
+        for each in early:
+            self.dataReceived(each)
+
+    @override
+    def end_writing(self) -> None:
+        self.end()
+
+    @override
+    def end(self) -> None:
+        if self._timer is None:
+            self._timer = self._clock.callLater(LINGER_S, self._late)
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._in_time()
+        super().connectionLost(reason)
+
+
 class TCPFront(Factory):
-    """Accepts connections of one TCP service; `pool` finds the pool that is current."""
+    """Accepts connections of one TCP service; `pool` finds the pool that is current; `tls` says what is beneath."""
 
     noisy = False
 
     def __init__(
-        self, clock: IReactorTime, counter: Counter, pool: Callable[[], LivePool | None], tasks: Tasks
+        self, clock: IReactorTime, counter: Counter, pool: Callable[[], LivePool | None], tasks: Tasks, *, tls: bool
     ) -> None:
         self._clock = clock
         self.counter = counter
         self._pool = pool
         self._tasks = tasks
+        self._tls = tls
         self.open: set[Any] = set()
 
     @override
@@ -36,18 +109,26 @@ class TCPFront(Factory):
         counter = self.counter
         counter.new_connections += 1
         counter.connections += 1
+        is_ready = False
 
         def came(count: int) -> None:
             counter.bytes_in += count
 
+        def ready() -> None:
+            nonlocal is_ready
+            is_ready = True
+            self._tasks.spawn(self._splice(front, counter), "connecting to a server")
+
         def ended() -> None:
             counter.connections -= 1
-            counter.ended(self._clock.seconds() - begun, None)
+            if is_ready:
+                counter.ended(self._clock.seconds() - begun, None)
             self.open.discard(front)
 
-        front = Relay(came, ended)
+        front = TLSRelay(self._clock, came, ended, ready) if self._tls else Relay(came, ended)
         self.open.add(front)
-        self._tasks.spawn(self._splice(front, counter), "connecting to a server")
+        if not self._tls:
+            ready()
         return front
 
     async def _splice(self, front: Relay, counter: Counter) -> None:

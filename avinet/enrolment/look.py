@@ -40,7 +40,7 @@ class _Look(Protocol):
     def __init__(self) -> None:
         self.chain: Deferred[list[x509.Certificate]] = Deferred()
 
-    def handshakeCompleted(self) -> None:  # noqa: N802
+    def handshakeCompleted(self) -> None:
         """See `IHandshakeListener`."""
         chain = self.transport.getHandle().get_peer_cert_chain(as_cryptography=True) or []
         self.transport.abortConnection()

@@ -81,7 +81,9 @@ class EngineService(Service):
         manifest = self._identity.manifest
         self._clock = EngineClock(wall, manifest.built)
         self._boot = os.urandom(8).hex()
-        self._dataplane = choose_dataplane(reactor, settings.dataplane.engine, state / "dataplane", {})
+        self._dataplane = choose_dataplane(
+            reactor, settings.dataplane.engine, state / "dataplane", folder / settings.dataplane.keys, {}
+        )
         self._applier = Applier(
             reactor,
             self._dataplane,

@@ -22,9 +22,13 @@ class Tunnel(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class DataplaneSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`engine` is `auto` (HAProxy where it is installed, else the built-in proxy) or one of the two by name."""
+    """`engine` is `auto` (HAProxy where it is installed, else the built-in proxy) or one of the two by name.
+
+    `keys` is where HAProxy reads certificates with their keys from: a folder in memory.
+    """
 
     engine: Literal["auto", "haproxy", "builtin"] = "auto"
+    keys: str = "/run/avinet-se"
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
 
 

@@ -41,7 +41,7 @@ class Answers(Resource):
         if parts[1] == "status":
             request.setResponseCode(int(parts[2]))
         digest = hashlib.sha256(request.content.read()).hexdigest()
-        return f"{self.name} {digest} {request.getHeader('x-forwarded-for') or ''}".encode()
+        return f"{self.name} {digest} {request.getHeader('x-forwarded-for') or ''} {request.getHeader('x-forwarded-proto') or ''}".encode()
 
 
 class WebServer:

@@ -8,8 +8,9 @@ from twisted.trial.unittest import TestCase
 from avinet.dataplane.builtin import BuiltIn
 from avinet.dataplane.interface import Dataplane
 from tests.dataplane.contract import DataplaneContract
+from tests.dataplane.tls_contract import TLSContract
 
 
-class BuiltInTests(DataplaneContract, TestCase):
+class BuiltInTests(TLSContract, DataplaneContract, TestCase):
     def make(self) -> Dataplane:
-        return BuiltIn(reactor, {})
+        return BuiltIn(reactor, self.certificates)

@@ -32,6 +32,10 @@ class Transport(StringTransport):
     def setTcpNoDelay(self, enabled: bool) -> None:
         pass
 
+    def unregisterProducer(self) -> None:
+        if self.producer is not None:  # real ones do not mind
+            super().unregisterProducer()
+
     @property
     def gone(self) -> bool:
         return self.disconnecting or self.disconnected
@@ -75,7 +79,7 @@ class Case(SynchronousTestCase):
         self.servers = Servers()
         self.counter = Counter("web")
         self.asked: list[tuple[str, str]] = []
-        self.site = HTTPFront(self.clock, self.counter, self.choose, Tasks())
+        self.site = HTTPFront(self.clock, self.counter, self.choose, Tasks(), tls=False)
         self.front: Any = self.site.buildProtocol(IPv4Address("TCP", "192.0.2.7", 4000))
         self.client = Transport()
         self.front.makeConnection(self.client)
