@@ -27,6 +27,7 @@ _VERBS = {
     "node": "avinet.cli.nodes:node",
     "enrolment": "avinet.cli.admission:enrolment",
     "config": "avinet.cli.config:config",
+    "certificate": "avinet.cli.certificate:certificate",
     "run": "avinet.cli.run:run",
     "jobs": "avinet.cli.run:jobs",
     "backup": "avinet.cli.backup:backup",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from avinet.config.compile import Compiled, Target, applies, compiled
 from avinet.config.rollout import RolloutRecord
-from avinet.wire.config import ByEngine, Document, DocumentVersion, certificates_of
+from avinet.wire.config import ByEngine, Document, DocumentVersion
 
 COMPILED_KEPT = 64
 Pick = tuple[str, int]
@@ -74,7 +74,16 @@ class Catalogue:
 
     def naming(self, certificate: str) -> list[str]:
         """The documents that name a certificate, in a version that is in use, sorted."""
-        return sorted({name for (name, _), each in self._in_use.items() if certificate in certificates_of(each)})
+        return [name for name, _ in self.serving(certificate)]
+
+    def serving(self, certificate: str) -> list[tuple[str, list[str]]]:
+        """The same, each with those of its virtual services that serve it."""
+        found: dict[str, set[str]] = {}
+        for (name, _), document in self._in_use.items():
+            for each in document.virtual_services:
+                if each.tls is not None and certificate in each.tls.certificates:
+                    found.setdefault(name, set()).add(each.name)
+        return [(name, sorted(services)) for name, services in sorted(found.items())]
 
     def selecting(self, target: Target) -> tuple[Pick, ...]:
         """The documents that select `target`, sorted, in each version that is in use."""

@@ -1,12 +1,13 @@
 """Node side: bring to each service engine that has a tunnel what it should run, until it says that it does.
 
-One push at a time to a service engine, and the newest version when it is sent. A push that did not get through is tried
+First what its configuration needs, then that. One push at a time to a service engine, and the newest version when it is
+sent. A push that did not get through is tried
 again after a while; one that was refused, when something else is desired or the service engine has booted anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from automat import TypeMachineBuilder
@@ -45,6 +46,22 @@ class Wanted(Protocol):
 
     def push(self, id: str) -> ConfigPush | None:
         """What to send to it now; None while that is about to change."""
+
+
+class Supply(Protocol):
+    """What a service engine must hold before its configuration; see `avinet.controller.certificates.supply.Supply`."""
+
+    def missing(self, id: str) -> Sequence[str]:
+        """What it is to be sent now."""
+
+    async def bring(self, id: str) -> None:
+        """Send what is missing. Raises when it may not have seen it."""
+
+    def waits(self, id: str) -> str:
+        """Why its configuration has to wait, as it can not be sent what it needs; empty when it need not."""
+
+    def problem(self, id: str) -> str:
+        """Why it can not be sent all that it should hold; empty when there is nothing to say."""
 
 
 def outstanding(desired: ConfigVersion | None, state: ConfigState) -> bool:
@@ -133,11 +150,18 @@ class Distributor:
     log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, pusher: Pusher, wanted: Wanted, states: States, random: Callable[[], float]
+        self,
+        clock: IReactorTime,
+        pusher: Pusher,
+        wanted: Wanted,
+        supply: Supply,
+        states: States,
+        random: Callable[[], float],
     ) -> None:
         self._clock = clock
         self._pusher = pusher
         self._wanted = wanted
+        self._supply = supply
         self._states = states
         self._random = random
         self._live: dict[str, _Delivery] = {}
@@ -160,7 +184,7 @@ class Distributor:
 
     def problem(self, id: str) -> str:
         """Why the last push has neither been applied nor refused; empty when there is nothing to say."""
-        return self._problems.get(id, "")
+        return self._problems.get(id) or self._supply.problem(id)
 
     def said(self, id: str, state: ConfigState, boot: str) -> None:
         """The service engine told its state in a hello or a report: an acknowledgement that was lost is made good."""
@@ -170,8 +194,12 @@ class Distributor:
     def reconsider(self, id: str) -> None:
         """Something else is desired of the service engine, or known of it."""
         delivery = self._live.get(id)
-        if delivery is not None and outstanding(self._wanted.version(id), self._states.get(id)):
+        if delivery is not None and (self._supply.missing(id) or self._due(id)):
             delivery.send()
+
+    def _due(self, id: str) -> bool:
+        """Whether a configuration is to be sent, and can be."""
+        return outstanding(self._wanted.version(id), self._states.get(id)) and not self._supply.waits(id)
 
     def stop(self) -> None:
         """Push no more."""
@@ -191,8 +219,10 @@ class Distributor:
 
     async def _send(self, id: str, delivery: _Delivery) -> None:
         async with self._slots:
-            push = self._wanted.push(id)
-            if push is not None and outstanding(push.version, self._states.get(id)):
+            while self._supply.missing(id):  # more may be by the time that it has these
+                await self._supply.bring(id)
+            push, waits = self._wanted.push(id), self._supply.waits(id)
+            if push is not None and not waits and outstanding(push.version, self._states.get(id)):
                 await self._push(id, push)
         if self._live.get(id) is delivery:
             self._problems.pop(id, None)

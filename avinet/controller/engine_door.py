@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
+from avinet.controller.certificates.supply import Supply
 from avinet.controller.greetings import Greetings
 from avinet.controller.sessions import Session
 from avinet.enrolment.rotation import Rotations
@@ -15,7 +16,7 @@ from avinet.rest.route import Reply, Request, Route
 from avinet.telemetry.fleet import Fleet
 from avinet.wire.config import ConfigPush
 from avinet.wire.report import REPORT_LIMIT_BYTES, Report
-from avinet.wire.session import Hello, HelloReply, KeyRotation
+from avinet.wire.session import HELLO_LIMIT_BYTES, Hello, HelloReply, KeyRotation
 from avinet.wire.trust import SignedTrust
 
 HELLOS, NEW_KEYS = 30, 5
@@ -62,13 +63,21 @@ def control_routes(
 
     return [
         Route("POST", "/v1/key", rotate, "Change its key", KeyRotation, status=204),
-        Route("PUT", "/v1/session", hello, "The first request of a service engine", Hello, HelloReply),
+        Route(
+            "PUT",
+            "/v1/session",
+            hello,
+            "The first request of a service engine",
+            Hello,
+            HelloReply,
+            limit_bytes=HELLO_LIMIT_BYTES,
+        ),
         Route("GET", "/v1/trust", show_trust, "The trust document", gives=SignedTrust),
         Route("GET", "/v1/configuration", configuration, "What it should run", gives=ConfigPush),
     ]
 
 
-def report_routes(fleet: Fleet, distributor: Distributor, now: Callable[[], float]) -> Sequence[Route]:
+def report_routes(fleet: Fleet, distributor: Distributor, supply: Supply, now: Callable[[], float]) -> Sequence[Route]:
     """The routes of `reports`."""
     allowance = Allowance(now, burst=BURST, per_s=PER_S)
 
@@ -77,6 +86,9 @@ def report_routes(fleet: Fleet, distributor: Distributor, now: Callable[[], floa
         allowance.take(session.id)
         said = request.decoded(Report)
         fleet.take(session.id, said, now())
+        if said.certificates is not None:
+            supply.said(session.id, said.certificates)
+            distributor.reconsider(session.id)
         if said.config is not None:
             distributor.said(session.id, said.config, said.boot)
         return Reply(204)

@@ -9,12 +9,14 @@ from twisted.logger import Logger
 
 from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
+from avinet.controller.certificates.supply import Supply
 from avinet.controller.epochs import Epochs
 from avinet.controller.sessions import Session, Sessions
 from avinet.enrolment.audit import AuditLog
 from avinet.enrolment.ratchets import Outdated, Ratchets
 from avinet.errors import AvinetError, Unavailable
 from avinet.wire.audit import LogProof
+from avinet.wire.certificates import CertificateState
 from avinet.wire.config import ConfigState
 from avinet.wire.session import Hello, HelloReply
 
@@ -37,6 +39,7 @@ class Greetings:
         audit: AuditLog,
         desired: Desired,
         distributor: Distributor,
+        supply: Supply,
         epochs: Epochs,
         *,
         epoch: Callable[[], int],
@@ -50,6 +53,7 @@ class Greetings:
         self._audit = audit
         self._desired = desired
         self._distributor = distributor
+        self._supply = supply
         self._epochs = epochs
         self._epoch = epoch
         self._now = now
@@ -63,8 +67,9 @@ class Greetings:
         if said.log_problem:
             self.log.error("{id} says of the audit log: {what}", id=session.id, what=said.log_problem)
             self._alarm("log-rewritten", session.id, session.peer)
-        session.hello = msgspec.structs.replace(said, config=ConfigState(), ratchet="")
+        session.hello = msgspec.structs.replace(said, config=ConfigState(), certificates=CertificateState(), ratchet="")
         self._epochs.said(session.id, said.trust_epoch)
+        self._supply.said(session.id, said.certificates)
         self._distributor.said(session.id, said.config, said.boot)
         version = self._desired.version(session.id)
         return HelloReply(

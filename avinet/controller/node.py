@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from avinet.aio import Tasks
+from avinet.aio import Tasks, pause
 from avinet.cloud.bundle import LocalBoot
 from avinet.cloud.local import LocalCloud
 from avinet.config.compile import Target
@@ -18,6 +18,8 @@ from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
 from avinet.config.documents import Documents
 from avinet.config.states import States
+from avinet.controller.certificates.overview import CertificateOverview
+from avinet.controller.certificates.supply import Supply
 from avinet.controller.certificates.vault import Vault
 from avinet.controller.epochs import Epochs
 from avinet.controller.greetings import Greetings
@@ -53,6 +55,8 @@ from avinet.trust.sealing import Seal
 from avinet.wire.fleet import Claimed, EngineCreate
 from avinet.wire.jobs import JobOrder
 
+BREATH = 200
+"""How many service engines are looked through before the reactor gets its turn."""
 TOLD_S = 1.0
 """How long a peer that is cut off has to read why."""
 ROTATED_S = 2.0
@@ -171,7 +175,11 @@ class Node:
             now,
             secrets.token_bytes,
         )
-        self.distributor = Distributor(reactor, self.reverse, self.desired, self.states, random)
+        self.supply = Supply(reactor, self.reverse, self.desired, self.certificates)
+        self.distributor = Distributor(reactor, self.reverse, self.desired, self.supply, self.states, random)
+        self.certificate_overview = CertificateOverview(
+            reactor, self.certificates, self.supply, self.documents, lambda: [each.id for each in known.targets()]
+        )
         self.rotations = Rotations(store, domain.node, now, self._reserved)
         self.ratchets = Ratchets(store, reactor, self.tasks)
         self.greetings = Greetings(
@@ -181,6 +189,7 @@ class Node:
             self.audit,
             self.desired,
             self.distributor,
+            self.supply,
             self.epochs,
             epoch=lambda: self.standing.document.epoch,
             now=now,
@@ -265,13 +274,21 @@ class Node:
             self.fleet.forget(id)
             self.states.forget(id)
             self.epochs.forget(id)
+            self.supply.forget(id)
         self.desired.reconsider(id)
 
     def _desired_changed(self, id: str) -> None:
         self.distributor.reconsider(id)
 
     def _certificate_changed(self, name: str) -> None:
-        pass
+        self.tasks.spawn(self._renew(name), f"looking who is to be sent certificate {name}")
+
+    async def _renew(self, name: str) -> None:
+        for index, session in enumerate(self.sessions):
+            if index % BREATH == BREATH - 1:
+                await pause(self._reactor, 0)
+            if name in self.supply.needed(session.id):
+                self.distributor.reconsider(session.id)
 
     def _published(self) -> None:
         self.epochs.wake()
@@ -286,6 +303,7 @@ class Node:
 
     def _ready(self, session: Session) -> None:
         self.epochs.opened(session.id)
+        self.supply.opened(session.id)
         if session.hello is not None:
             self.distributor.opened(session.id)
         elif not session.outdated:

@@ -10,6 +10,7 @@ from typing import Any
 
 from avinet import __version__
 from avinet.controller.api.admission import admission_routes
+from avinet.controller.api.certificates import certificate_routes
 from avinet.controller.api.configuration import configuration_routes
 from avinet.controller.api.engines import engine_routes
 from avinet.controller.api.jobs import job_routes
@@ -43,6 +44,7 @@ def operator_routes(node: Node) -> Sequence[Route]:
         *engine_routes(node),
         *job_routes(node),
         *configuration_routes(node),
+        *certificate_routes(node),
         *succession_routes(node),
     ]
     return routes

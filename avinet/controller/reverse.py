@@ -12,12 +12,14 @@ from avinet.errors import LocalError, PeerError, Unauthenticated
 from avinet.rest.client import Answer
 from avinet.trust import keys, signatures
 from avinet.trust.signatures import ENGINE_HEADER, FENCE_HEADER, SignedRequest
+from avinet.wire.certificates import CertificatePush, CertificateState
 from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
 from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.fleet import EngineDelete
 from avinet.wire.trust import SignedTrust, TrustHeld
 
 PUSH_S = 60.0
+_STATE_BYTES = 1024 * 1024
 
 
 class SignatureRefused(PeerError):
@@ -50,6 +52,17 @@ class Reverse:
         finally:
             self._sessions.hang_up(session)
         return answer.decoded(ConfigState)
+
+    async def certificates(self, engine_id: str, push: CertificatePush) -> CertificateState:
+        """Send certificates; see `avinet.controller.certificates.supply.Pusher`."""
+        session = self._sessions.get(engine_id)
+        try:
+            answer = await self._ask(
+                engine_id, "PUT", "/v1/certificates", push, timeout_s=PUSH_S, limit_bytes=_STATE_BYTES
+            )
+        finally:
+            self._sessions.hang_up(session)
+        return answer.decoded(CertificateState, _STATE_BYTES)
 
     async def command(self, engine_id: str, request: CommandRequest, timeout_s: float) -> CommandResult:
         """Run a command."""

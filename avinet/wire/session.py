@@ -11,6 +11,8 @@ from avinet.wire.certificates import CertificateState
 from avinet.wire.config import ConfigState
 from avinet.wire.message import Count, Labels, Line, Message, PublicKey, Revision, Seconds, UnixTime
 
+HELLO_LIMIT_BYTES = 1024 * 1024
+
 
 class Hello(Message, frozen=True, kw_only=True):
     """Who has dialled, beyond its key: this boot, its versions, what it runs.

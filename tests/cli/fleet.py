@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from avinet.wire.certificates import (
+    Certificate,
+    CertificateEarlier,
+    CertificateList,
+    CertificateStored,
+    CertificateUse,
+)
 from avinet.wire.command import CommandResult
 from avinet.wire.config import (
     Config,
@@ -35,6 +42,8 @@ from avinet.wire.jobs import Job, JobList
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
 from avinet.wire.succession import NodeKeys, RootCA, RootList, Succession
 
+CHAIN = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+KEY = "-----BEGIN PRIVATE KEY-----\nSECRET\n-----END PRIVATE KEY-----\n"
 TIME = 1_800_000_000.0
 FINGERPRINT = "SHA256:" + "a" * 43
 VERSION = ConfigVersion(revision=7, sha256="0" * 64)
@@ -80,6 +89,27 @@ PENDING = Pending(
     id="edge-1", generation=1, fingerprint=FINGERPRINT, image="image-1", source="10.0.0.9", since=TIME, hostname="edge"
 )
 WAITING = PendingList(items=[PENDING])
+CERTIFICATE = Certificate(
+    name="shop",
+    version=3,
+    names=["shop.example.com"],
+    subject="CN=shop.example.com",
+    issuer="CN=Test CA",
+    not_before=TIME,
+    not_after=TIME + 1e7,
+    fingerprint="ab" * 32,
+    kind="ECDSA secp256r1",
+    certificates=2,
+    author="ann",
+    time=TIME,
+    earlier=[CertificateEarlier(version=2, fingerprint="cd" * 32, not_after=TIME, author="bob", time=TIME)],
+    used_by=[CertificateUse(document="web", virtual_services=["shop-tls"])],
+    needed=2,
+    held=1,
+    holders=["se-1"],
+)
+CERTIFICATES = CertificateList(items=[CERTIFICATE])
+STORED = CertificateStored(name="shop", version=3, changed=True, service_engines=2)
 JOB = Job(
     id="0000000000001-abc",
     command="ping",

@@ -41,6 +41,8 @@ LISTINGS = (
     Verb("config list", "GET /v1/configurations?limit=100", fleet.DOCUMENTS, "web"),
     Verb("config get web", "GET /v1/configurations/web", fleet.DOCUMENT_VERSION, "name: web\n"),
     Verb("config history web", "GET /v1/configurations/web/versions?limit=100", fleet.DOCUMENTS, "ann"),
+    Verb("certificate list", "GET /v1/certificates?limit=100", fleet.CERTIFICATES, "shop.example.com"),
+    Verb("certificate show shop", "GET /v1/certificates/shop", fleet.CERTIFICATE, "web (shop-tls)"),
     Verb("events", "GET /v1/events?limit=50", fleet.EVENTS, "enrolment"),
     Verb("events --limit 7 --after x/y", "GET /v1/events?limit=7&after=x%2Fy", fleet.EVENTS, "10.0.0.9"),
 )
@@ -70,11 +72,18 @@ CHANGES = (
     Verb("root use ab12 --dry-run", "POST /v1/roots/ab12/use", fleet.STEP, "come back until 2027"),
     Verb("root retire ab12 --force", "POST /v1/roots/ab12/retirement", fleet.STEP, "  se-1\n"),
     Verb("config apply -f FILE", "PUT /v1/configurations/web", fleet.APPLIED, "web: version 3; 2 service engines"),
+    Verb(
+        "certificate put shop --chain CHAIN --key KEY --expect 2",
+        "PUT /v1/certificates/shop",
+        fleet.STORED,
+        "shop: version 3; 2 service engines are sent it",
+    ),
     Verb("run se-1 ping", "POST /v1/service-engines/se-1/commands", fleet.RESULT, "pong from se-1\n"),
 )
 PLAIN = (
     Verb("se delete --yes se-1 --drain 3", "DELETE /v1/service-engines/se-1?drain_s=3", b"", "deleted: se-1\n"),
     Verb("config delete web", "DELETE /v1/configurations/web", b"", "deleted: web\n"),
+    Verb("certificate delete shop", "DELETE /v1/certificates/shop", b"", "deleted: shop\n"),
     Verb("jobs cancel 0000000000001-abc", "POST /v1/jobs/0000000000001-abc/cancellation", b"", "cancelled: 0000"),
     Verb("config schema", "GET /v1/schemas/configuration", b'{"type":"object"}', '"type": "object"'),
     Verb("image build --out OUT", "POST /v1/images", b"bundle", "6 B, readable by you alone\n"),
@@ -119,9 +128,17 @@ class VerbTests(ScriptedCase):
         super().setUp()
         self.file = self.folder / "web.json"
         self.file.write_bytes(encode(fleet.DOCUMENT))
+        self.chain, self.key = self.folder / "chain.pem", self.folder / "key.pem"
+        self.chain.write_text(fleet.CHAIN)
+        self.key.write_text(fleet.KEY)
 
     def typed(self, verb: Verb) -> list[str]:
-        places = {"FILE": str(self.file), "OUT": str(self.folder / "out")}
+        places = {
+            "FILE": str(self.file),
+            "OUT": str(self.folder / "out"),
+            "CHAIN": str(self.chain),
+            "KEY": str(self.key),
+        }
         return [places.get(word, word) for word in verb.typed.split()]
 
     def test_every_verb_is_tested(self) -> None:
@@ -171,6 +188,16 @@ class VerbTests(ScriptedCase):
         for typed, body in bodies.items():
             self.avictl(*typed.split())
             self.assertEqual(json.loads(self.asked[-1].body), body)
+
+    def test_a_private_key_goes_to_the_node_and_nowhere_else(self) -> None:
+        self.answers(said(fleet.STORED))
+        ended = self.avictl("certificate", "put", "shop", "--chain", str(self.chain), "--key", str(self.key))
+        self.assertEqual(json.loads(self.asked[-1].body), {"chain": fleet.CHAIN, "key": fleet.KEY})
+        self.assertNotIn("SECRET", ended.out + ended.err)
+        for code, broken in ((4, b"\xff SECRET"), (1, b"SECRET" * 100_000)):
+            self.key.write_bytes(broken)
+            line = self.refused(code, "certificate", "put", "shop", "--chain", str(self.chain), "--key", str(self.key))
+            self.assertNotIn("SECRET", line)
 
     def test_a_command_that_fails_there_ends_with_7(self) -> None:
         self.answers(said(msgspec.structs.replace(fleet.RESULT, exit_status=1, output="", error="no\n")))

@@ -88,6 +88,38 @@ def audited(kind: str, actor: str, name: str, outcome: str) -> Put:
     return Put(place.encode(), f"{kind} {name} by {actor}: {outcome}".encode())
 
 
+class Supply:
+    """What service engines are to hold before their configuration; see `avinet.config.distribute.Supply`.
+
+    `bringing` are those that are under way, for the test to end; `waiting` says why a configuration has to wait.
+    """
+
+    def __init__(self) -> None:
+        self.wanting: dict[str, list[str]] = {}
+        self.bringing: list[tuple[str, Deferred[None]]] = []
+        self.waiting: dict[str, str] = {}
+
+    def missing(self, id: str) -> list[str]:
+        return self.wanting.get(id, [])
+
+    async def bring(self, id: str) -> None:
+        brought: Deferred[None] = Deferred()
+        self.bringing.append((id, brought))
+        await brought
+
+    def brought(self) -> None:
+        """The service engine that was sent to last holds all of it."""
+        id, deferred = self.bringing[-1]
+        self.wanting.pop(id)
+        deferred.callback(None)
+
+    def waits(self, id: str) -> str:
+        return self.waiting.get(id, "")
+
+    def problem(self, id: str) -> str:
+        return self.waits(id)
+
+
 def fired(coroutine: Coroutine[Any, Any, T]) -> Deferred[T]:
     return ensureDeferred(coroutine)
 

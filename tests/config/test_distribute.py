@@ -12,7 +12,7 @@ from avinet.config.distribute import PUSH_S, Distributor, outstanding
 from avinet.config.states import States
 from avinet.errors import Conflict, Invalid, Unavailable
 from avinet.wire.config import ConfigPush, ConfigState, ConfigVersion
-from tests.config.making import fired, push_of, web
+from tests.config.making import Supply, fired, push_of, web
 from tests.store.memory import MemoryStore
 
 
@@ -50,8 +50,8 @@ class DistributeCase(SynchronousTestCase):
         self.store = MemoryStore(self.clock)
         self.states = States(self.clock, self.store)
         self.successResultOf(fired(self.states.start()))
-        self.desk, self.road = Desk(), Road()
-        self.distributor = Distributor(self.clock, self.road, self.desk, self.states, lambda: 0.5)
+        self.desk, self.road, self.supply = Desk(), Road(), Supply()
+        self.distributor = Distributor(self.clock, self.road, self.desk, self.supply, self.states, lambda: 0.5)
 
     @override
     def tearDown(self) -> None:
@@ -123,7 +123,7 @@ class DeliveryTests(DistributeCase):
 
     def test_pushes_under_way_are_bounded(self) -> None:
         self.patch(distribute, "PUSHES", 2)
-        self.distributor = Distributor(self.clock, self.road, self.desk, self.states, lambda: 0.5)
+        self.distributor = Distributor(self.clock, self.road, self.desk, self.supply, self.states, lambda: 0.5)
         for id in ("se-1", "se-2", "se-3", "se-4"):
             self.desire(5, id)
             self.distributor.opened(id)
@@ -134,7 +134,7 @@ class DeliveryTests(DistributeCase):
 
     def test_the_newest_is_sent_when_its_turn_comes(self) -> None:
         self.patch(distribute, "PUSHES", 1)
-        self.distributor = Distributor(self.clock, self.road, self.desk, self.states, lambda: 0.5)
+        self.distributor = Distributor(self.clock, self.road, self.desk, self.supply, self.states, lambda: 0.5)
         version = self.desire(5)
         self.desire(5, "se-2")
         self.distributor.opened("se-1")
@@ -145,7 +145,7 @@ class DeliveryTests(DistributeCase):
 
     def test_what_it_runs_by_then_is_not_sent_when_its_turn_comes(self) -> None:
         self.patch(distribute, "PUSHES", 1)
-        self.distributor = Distributor(self.clock, self.road, self.desk, self.states, lambda: 0.5)
+        self.distributor = Distributor(self.clock, self.road, self.desk, self.supply, self.states, lambda: 0.5)
         version, other = self.desire(5), self.desire(5, "se-2")
         self.distributor.opened("se-1")
         self.distributor.opened("se-2")
@@ -392,3 +392,75 @@ class StatesTests(DistributeCase):
         self.states.forget("se-1")
         self.clock.advance(5)
         self.assertEqual(self.restarted().get("se-1"), ConfigState())
+
+
+class SupplyTests(DistributeCase):
+    def test_what_a_configuration_needs_goes_before_it(self) -> None:
+        self.supply.wanting["se-1"] = ["shop"]
+        self.desire(5)
+        self.distributor.opened("se-1")
+        self.assertEqual((len(self.supply.bringing), self.revisions), (1, []))
+        self.supply.brought()
+        self.assertEqual(self.revisions, [5])
+
+    def test_what_is_needed_by_then_is_brought_too(self) -> None:
+        self.supply.wanting["se-1"] = ["shop"]
+        self.desire(5)
+        self.distributor.opened("se-1")
+        first = self.supply.bringing[0][1]
+        self.supply.wanting["se-1"] = ["blog"]
+        first.callback(None)
+        self.assertEqual((len(self.supply.bringing), self.revisions), (2, []))
+        self.supply.brought()
+        self.assertEqual(self.revisions, [5])
+
+    def test_what_is_needed_anew_is_brought_without_a_configuration(self) -> None:
+        version = self.desire(5)
+        self.distributor.opened("se-1")
+        self.acknowledge(version)
+        self.supply.wanting["se-1"] = ["shop"]
+        self.distributor.reconsider("se-1")
+        self.assertEqual(len(self.supply.bringing), 1)
+        self.supply.brought()
+        self.settled()
+        self.assertEqual(self.revisions, [5])
+
+    def test_what_did_not_get_through_is_tried_again(self) -> None:
+        self.supply.wanting["se-1"] = ["shop"]
+        version = self.desire(5)
+        self.distributor.opened("se-1")
+        self.supply.bringing[0][1].errback(Unavailable("no route"))
+        self.assertIn("no route", self.distributor.problem("se-1"))
+        self.clock.advance(2)
+        self.assertEqual(len(self.supply.bringing), 2)
+        self.supply.brought()
+        self.assertEqual(self.revisions, [5])
+        self.acknowledge(version)
+        self.assertEqual(self.distributor.problem("se-1"), "")
+
+    def test_a_configuration_waits_for_what_it_can_not_be_brought(self) -> None:
+        self.supply.waiting["se-1"] = "certificate shop was refused"
+        self.desire(5)
+        self.distributor.opened("se-1")
+        self.settled()
+        self.assertEqual((self.revisions, self.distributor.problem("se-1")), ([], "certificate shop was refused"))
+        self.supply.waiting.clear()
+        self.distributor.reconsider("se-1")
+        self.assertEqual(self.revisions, [5])
+
+    def test_it_waits_also_when_that_comes_out_while_it_is_brought(self) -> None:
+        self.supply.wanting["se-1"] = ["shop"]
+        self.desire(5)
+        self.distributor.opened("se-1")
+        self.supply.waiting["se-1"] = "certificate shop was refused"
+        self.supply.brought()
+        self.settled()
+        self.assertEqual(self.revisions, [])
+
+    def test_a_tunnel_that_is_lost_brings_nothing_more(self) -> None:
+        self.supply.wanting["se-1"] = ["shop"]
+        self.desire(5)
+        self.distributor.opened("se-1")
+        self.distributor.closed("se-1")
+        self.settled()
+        self.assertEqual((len(self.supply.bringing), self.revisions), (1, []))

@@ -18,7 +18,7 @@ from avinet.config.states import States
 from avinet.errors import Unavailable
 from avinet.wire.config import ConfigPush, ConfigState, Document
 from tests.config.balancer import TAKEN_PORT, Balancer
-from tests.config.making import Certificates, Fleet, audited, fired, web
+from tests.config.making import Certificates, Fleet, Supply, audited, fired, web
 from tests.store.memory import MemoryStore
 
 
@@ -71,7 +71,7 @@ class StoryTests(SynchronousTestCase):
         self.desired = Desired(
             self.clock, self.store, self.documents, self.fleet, lambda id: self.distributor.reconsider(id), lambda: 0.5
         )
-        self.distributor = Distributor(self.clock, self.tunnels, self.desired, self.states, lambda: 0.5)
+        self.distributor = Distributor(self.clock, self.tunnels, self.desired, Supply(), self.states, lambda: 0.5)
         self.successResultOf(fired(self.states.start()))
         self.successResultOf(fired(self.desired.start()))
         self.clock.advance(0)

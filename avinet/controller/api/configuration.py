@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from avinet.controller.api.matching import expected
 from avinet.controller.api.pages import PAGE, PAGED
 from avinet.controller.node import Node
 from avinet.errors import Invalid, NotFound
@@ -34,12 +35,12 @@ class ConfigurationApi:
         document = request.decoded(Document)
         if document.name != request.arguments["name"]:
             raise Invalid("the name in the document is not the name in the path")
-        done = await self._node.documents.apply(document, request.identity, expected=_expected(request))
+        done = await self._node.documents.apply(document, request.identity, expected=expected(request))
         return Reply(200, done)
 
     async def remove(self, request: Request) -> Reply:
         """Delete a document."""
-        await self._node.documents.delete(request.arguments["name"], request.identity, expected=_expected(request))
+        await self._node.documents.delete(request.arguments["name"], request.identity, expected=expected(request))
         return Reply(204)
 
     async def history(self, request: Request) -> Reply:
@@ -62,16 +63,6 @@ class ConfigurationApi:
         return Reply(
             200, {**schema, "components": {"schemas": components}}, {"content-type": "application/schema+json"}
         )
-
-
-def _expected(request: Request) -> int | None:
-    """The version in If-Match; None when any will do."""
-    tag = request.headers.get("if-match", "*").strip('"')
-    if tag == "*":
-        return None
-    if not tag.isdigit() or len(tag) > 15:
-        raise Invalid("If-Match must be the ETag of a version")
-    return int(tag)
 
 
 def configuration_routes(node: Node) -> Sequence[Route]:
