@@ -67,6 +67,8 @@ class Desired:
         self._problems: dict[str, str] = {}
         self._stale: set[str] = set()
         self._all_stale = True
+        self._compiling = False
+        self._compiled_at = -1
         self._watches: list[Watch] = []
         self._idle: Deferred[None] | None = None
         self._tasks = Tasks()
@@ -91,6 +93,10 @@ class Desired:
     def problem(self, id: str) -> str:
         """Why nothing newer can be compiled for a service engine; empty when it can."""
         return self._problems.get(id, "")
+
+    def current(self, revision: int) -> bool:
+        """Whether all that service engines should run was compiled from the documents as of `revision` or later."""
+        return self._compiled_at >= revision and not (self._compiling or self._stale or self._all_stale)
 
     def compiled(self, id: str) -> Compiled | None:
         """The desired configuration of a service engine; None while that is about to change."""
@@ -193,6 +199,7 @@ class Desired:
         """Compile what is stale, and write what came out differently."""
         every, some = self._all_stale, self._stale
         self._all_stale, self._stale = False, set()
+        self._compiling = True
         try:
             self._catalogue = await self._documents.catalogue()
             ids = {target.id for target in self._fleet.targets()} | some if every else some
@@ -203,12 +210,16 @@ class Desired:
                 differing += self._difference(id)
             for first in range(0, len(differing), BATCH):
                 await self._write(differing[first : first + BATCH])
+            if every:
+                self._compiled_at = self._catalogue.revision
             for id in ids:
                 self._changed(id)
         except BaseException:
             self._all_stale |= every
             self._stale |= some
             raise
+        finally:
+            self._compiling = False
 
     def _group(self, id: str) -> tuple[tuple[Pick, ...], str]:
         """Sorts those together that run the same, so that it is compiled once."""

@@ -90,7 +90,8 @@ class Rollouts:
                 raise Unavailable(f"the roll-out of document {name} has just begun or ended", hint="try again")
             record = make(rolling.record, self._now())
             after, then = self._made(before, rolling, record, by)
-            outcome = f"version {record.version}, batch {record.batch}" + (f": {record.why}" if record.why else "")
+            outcome = f"version {record.version}, batch {record.batch}, {record.opened} of {record.targets}"
+            outcome += f": {record.why}" if record.why else ""
             then += [self._audit(kind, by, name, outcome) for kind in kinds]
             if await self._versions.change(before, after, name, then):
                 return record

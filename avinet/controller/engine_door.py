@@ -77,8 +77,14 @@ def control_routes(
     ]
 
 
-def report_routes(fleet: Fleet, distributor: Distributor, supply: Supply, now: Callable[[], float]) -> Sequence[Route]:
-    """The routes of `reports`."""
+def report_routes(
+    fleet: Fleet,
+    distributor: Distributor,
+    supply: Supply,
+    reported: Callable[[str, Report], None],
+    now: Callable[[], float],
+) -> Sequence[Route]:
+    """The routes of `reports`; each one is also given to `reported`, with the id of who says it."""
     allowance = Allowance(now, burst=BURST, per_s=PER_S)
 
     async def report(request: Request) -> Reply:
@@ -91,6 +97,7 @@ def report_routes(fleet: Fleet, distributor: Distributor, supply: Supply, now: C
             distributor.reconsider(session.id)
         if said.config is not None:
             distributor.said(session.id, said.config, said.boot)
+        reported(session.id, said)
         return Reply(204)
 
     return [

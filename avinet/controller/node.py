@@ -17,6 +17,7 @@ from avinet.config.compile import Target
 from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
 from avinet.config.documents import Documents
+from avinet.config.rollouts import Rollouts
 from avinet.config.states import States
 from avinet.controller.certificates.overview import CertificateOverview
 from avinet.controller.certificates.supply import Supply
@@ -30,6 +31,8 @@ from avinet.controller.misuse import Alarms, Misuse
 from avinet.controller.node_keys import KeySuccession
 from avinet.controller.overview import Overview
 from avinet.controller.reverse import Reverse
+from avinet.controller.rollouts.driver import RolloutDriver
+from avinet.controller.rollouts.observed import Observed
 from avinet.controller.roots import Roots
 from avinet.controller.sessions import Session, Sessions
 from avinet.controller.settings import ControllerSettings
@@ -73,6 +76,10 @@ class Known:
     def targets(self) -> Iterable[Target]:
         """All of them."""
         return [Target(each.id, each.labels) for each in self._directory() if each.state != "revoked"]
+
+    def enrolled(self) -> Iterable[Target]:
+        """Those that have enrolled."""
+        return [Target(each.id, each.labels) for each in self._directory().records() if each.state == "enrolled"]
 
     def target(self, id: str) -> Target | None:
         """One of them."""
@@ -206,6 +213,17 @@ class Node:
             self.images.bundle,
             settings.enrolment.claim_s,
         )
+        self.observed = Observed(reactor, self.sessions.find, self.desired, self.states.get, self.fleet.get, now)
+        self.rollouts = RolloutDriver(
+            reactor,
+            self.tasks,
+            domain.node,
+            Rollouts(store, self.documents.versions, now, self._recorded),
+            self.documents,
+            self.desired,
+            self.observed,
+            known.enrolled,
+        )
         self.stalls = Stalls(reactor)
         self.overview = Overview(
             self.standing,
@@ -240,6 +258,7 @@ class Node:
         await self.images.start()
         await self.jobs.start()
         self.audit.start()
+        self.rollouts.start()
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
         self.tasks.spawn(self.keys.keep(), "keeping the keys of this node")
 
@@ -275,6 +294,7 @@ class Node:
             self.states.forget(id)
             self.epochs.forget(id)
             self.supply.forget(id)
+            self.observed.forget(id)
         self.desired.reconsider(id)
 
     def _desired_changed(self, id: str) -> None:
@@ -302,6 +322,7 @@ class Node:
         return (each.id for each in self.directory if each.state == "enrolled")
 
     def _ready(self, session: Session) -> None:
+        self.observed.ready(session.id)
         self.epochs.opened(session.id)
         self.supply.opened(session.id)
         if session.hello is not None:
@@ -327,6 +348,7 @@ class Node:
         )
 
     def _gone(self, session: Session) -> None:
+        self.observed.gone(session.id)
         self.distributor.closed(session.id)
 
     def _alarm(self, kind: str, id: str, source: str) -> None:

@@ -220,7 +220,7 @@ class ControllerService(Service):
                 node.desired, node.greetings, node.rotations, lambda: node.standing.signed, self._reactor.seconds
             )
         )
-        reports = Table(report_routes(node.fleet, node.distributor, node.supply, self._wall))
+        reports = Table(report_routes(node.fleet, node.distributor, node.supply, node.observed.reported, self._wall))
         sessions = node.sessions
         limits = ChannelLimits(channels=settings.channels)
 

@@ -1,0 +1,199 @@
+"""What a node sees of service engines, as far as roll-outs ask for it: tunnels, acknowledgements, health, traffic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from avinet.config.health import BEFORE_DOWN, Before, Now
+from avinet.wire.config import ConfigState, ConfigVersion, Document
+from avinet.wire.report import Report, ServerHealth, ServiceTraffic
+
+
+class Connection(Protocol):
+    """The tunnel of a service engine; see `avinet.controller.sessions.Session`."""
+
+    @property
+    def since(self) -> float: ...
+    @property
+    def hello(self) -> object | None: ...
+
+
+class Configured(Protocol):
+    """What service engines should run; see `avinet.config.desired.Desired`."""
+
+    def version(self, id: str) -> ConfigVersion | None: ...
+    def problem(self, id: str) -> str: ...
+
+
+class Reported(Protocol):
+    """What a service engine has reported; see `avinet.telemetry.fleet.Latest`."""
+
+    @property
+    def reported(self) -> float: ...
+    @property
+    def down(self) -> int: ...
+    @property
+    def health(self) -> list[ServerHealth]: ...
+    def traffic(self, now: float) -> list[ServiceTraffic]: ...
+
+
+@dataclass(frozen=True)
+class Concern:
+    """The pools and virtual services whose health is that of a document."""
+
+    pools: frozenset[str]
+    services: frozenset[str]
+
+
+def concern(document: Document) -> Concern:
+    """All that a document defines, and the pools of others that its virtual services use."""
+    used = {
+        pool
+        for service in document.virtual_services
+        for pool in (service.pool, *(route.pool for route in service.routes))
+        if pool is not None
+    }
+    return Concern(
+        frozenset(used | {pool.name for pool in document.pools}),
+        frozenset(service.name for service in document.virtual_services),
+    )
+
+
+class _Counted:
+    """The traffic of a service engine since it runs one version: requests and 5xx by virtual service."""
+
+    __slots__ = ("traffic", "version")
+
+    def __init__(self, version: ConfigVersion | None) -> None:
+        self.version = version
+        self.traffic: dict[str, tuple[int, int]] = {}
+
+
+class Observed:
+    """What is known of each service engine, since this node has started. `now` is the time of day."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        connection: Callable[[str], Connection | None],
+        desired: Configured,
+        state: Callable[[str], ConfigState],
+        latest: Callable[[str], Reported],
+        now: Callable[[], float],
+    ) -> None:
+        self._clock = clock
+        self._connection = connection
+        self._desired = desired
+        self._state = state
+        self._latest = latest
+        self._now = now
+        self._started = clock.seconds()
+        self._gone: dict[str, float] = {}
+        self._asked: dict[str, float] = {}
+        self._counted: dict[str, _Counted] = {}
+        self._services: frozenset[str] | None = None
+
+    # what happens
+
+    def watch(self, services: frozenset[str] | None) -> None:
+        """Count the traffic of these virtual services from now on; None for nothing at all."""
+        self._services = services
+        if services is None:
+            self._counted.clear()
+            self._asked.clear()
+
+    def ready(self, id: str) -> None:
+        """A service engine has a tunnel."""
+        self._gone.pop(id, None)
+
+    def gone(self, id: str) -> None:
+        """It has none any more."""
+        self._gone[id] = self._clock.seconds()
+
+    def forget(self, id: str) -> None:
+        """The service engine is no more."""
+        for known in (self._gone, self._asked, self._counted):
+            known.pop(id, None)
+
+    def reported(self, id: str, report: Report) -> None:
+        """It has reported. What the first report after another configuration counts is in part of the former one."""
+        if self._services is None:
+            return
+        version, counted = self._state(id).applied, self._counted.get(id)
+        if counted is None or counted.version != version:
+            self._counted[id] = _Counted(version)
+            return
+        for each in report.traffic:
+            if each.name in self._services:
+                requests, errors = counted.traffic.get(each.name, (0, 0))
+                counted.traffic[each.name] = requests + each.requests, errors + each.status.get("5xx", 0)
+
+    # what is known
+
+    def connected(self, id: str) -> bool:
+        """Whether it has a tunnel."""
+        return self._connection(id) is not None
+
+    def unsettled(self, id: str, settle_s: float) -> bool:
+        """Whether it is too early to say how it is: it is away, or here without a report, for less than so long."""
+        connection = self._connection(id)
+        if connection is None:
+            return self._away_s(id) < settle_s
+        silent = connection.hello is not None and not self._latest(id).reported
+        return silent and self._clock.seconds() - connection.since < settle_s
+
+    def _away_s(self, id: str) -> float:
+        return self._clock.seconds() - self._gone.get(id, self._started)
+
+    def before(self, id: str, of: Concern, least_requests: int) -> Before:
+        """How it is, before it has its turn."""
+        down = self._down(id, of)
+        traffic = [each for each in self._latest(id).traffic(self._now()) if each.name in of.services]
+        return Before(
+            connected=self.connected(id),
+            problem=bool(self._desired.problem(id)),
+            down=down[:BEFORE_DOWN],
+            more=max(0, len(down) - BEFORE_DOWN),
+            errors={
+                each.name: round(100 * each.status.get("5xx", 0) / each.requests, 3)
+                for each in traffic
+                if each.requests >= least_requests and each.status.get("5xx")
+            },
+        )
+
+    def now(self, id: str, of: Concern) -> Now:
+        """How it is, since it has its turn."""
+        connection, clock = self._connection(id), self._clock.seconds()
+        wanted, state, counted = self._desired.version(id), self._state(id), self._counted.get(id)
+        acknowledged = wanted is not None and state.applied == wanted
+        told = counted is not None and counted.version == wanted
+        reported = acknowledged and (told or (connection is not None and connection.hello is None))
+        if connection is None or reported:
+            self._asked.pop(id, None)
+        asked = clock if connection is None or reported else self._asked.setdefault(id, clock)
+        return Now(
+            connected=connection is not None,
+            away_s=0.0 if connection is not None else self._away_s(id),
+            asked_s=clock - asked,
+            refused=state.reason if wanted is not None and state.refused == wanted else None,
+            problem=self._desired.problem(id),
+            acknowledged=acknowledged,
+            reported=reported,
+            down=self._down(id, of) if reported else (),
+            traffic={name: counted.traffic[name] for name in of.services & counted.traffic.keys()}
+            if counted is not None and told
+            else {},
+        )
+
+    def _down(self, id: str, of: Concern) -> list[str]:
+        """The servers that are down, as POOL/SERVER, in the order of their names."""
+        latest = self._latest(id)
+        if not latest.down:
+            return []
+        return sorted(
+            f"{each.pool}/{each.server}" for each in latest.health if each.state == "down" and each.pool in of.pools
+        )
