@@ -52,15 +52,19 @@ class ServerTLS:
 class ClientTLS:
     """Makes the client's end of TLS connections to the node called `name`, under one of `roots`, judged `at` a time.
 
-    No root of the system is trusted.
+    No root of the system is trusted. `credential` is what the client shows of itself.
     """
 
-    def __init__(self, name: str, roots: Sequence[x509.Certificate], at: datetime) -> None:
+    def __init__(
+        self, name: str, roots: Sequence[x509.Certificate], at: datetime, credential: Credential | None = None
+    ) -> None:
         trusted = [ssl.Certificate(crypto.X509.from_cryptography(root)) for root in roots]
+        own = None if credential is None else ssl.PrivateCertificate.fromCertificateAndKeyPair(*_pair(credential))
         self._at = at
         self._verifying = ssl.optionsForClientTLS(
             name,
             trustRoot=ssl.trustRootFromCertificates(trusted),
+            clientCertificate=own,
             extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_3},
         )
 
@@ -71,6 +75,11 @@ class ClientTLS:
         assert store is not None
         store.set_time(self._at)
         return connection
+
+
+def _pair(credential: Credential) -> tuple[ssl.Certificate, ssl.KeyPair]:
+    certificate = ssl.Certificate(crypto.X509.from_cryptography(credential.certificate))
+    return certificate, ssl.KeyPair(crypto.PKey.from_cryptography_key(credential.key))
 
 
 @implementer(IOpenSSLClientConnectionCreator)

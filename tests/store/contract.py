@@ -89,8 +89,13 @@ class StoreContract:
     @asynchronous
     async def test_removing_nothing_changes_nothing(self) -> None:
         before = await self.store.transact(put(b"a", b"1"))
+        events, _ = self.watched(b"", before.revision)
         outcome = await self.store.transact(Transaction((), (Delete(b"b"),)))
-        self.assertEqual(outcome, Outcome(True, before.revision))
+        self.assertTrue(outcome.succeeded)
+        after = await self.store.transact(put(b"a", b"2", Unchanged(b"a", before.revision)))
+        self.assertGreaterEqual(after.revision, outcome.revision)
+        await eventually("the change is seen", lambda: events)
+        self.assertEqual([(event.key, event.revision) for event in events], [(b"a", after.revision)])
 
     @asynchronous
     async def test_one_of_many_racers_wins(self) -> None:
@@ -166,8 +171,9 @@ class StoreContract:
 
     @asynchronous
     async def test_a_watch_that_begins_amid_writes_misses_none(self) -> None:
+        start = (await self.store.read([])).revision
         writing = [ensureDeferred(self.store.transact(put(b"w/%d" % each, b""))) for each in range(200)]
-        events, _ = self.watched(b"w/", 0)
+        events, _ = self.watched(b"w/", start)
         writing += [ensureDeferred(self.store.transact(put(b"w/%d" % each, b""))) for each in range(200, 400)]
         await gatherResults(writing)
         await eventually("all changes are seen", lambda: len(events) >= 400)
@@ -176,8 +182,9 @@ class StoreContract:
 
     @asynchronous
     async def test_a_watch_that_was_stopped_sees_no_more(self) -> None:
-        events, watch = self.watched(b"w/", 0)
-        others, _ = self.watched(b"w/", 0)
+        start = (await self.store.read([])).revision
+        events, watch = self.watched(b"w/", start)
+        others, _ = self.watched(b"w/", start)
         watch.stop()
         await self.store.transact(put(b"w/1", b""))
         await eventually("another watch sees the change", lambda: others)
@@ -228,8 +235,9 @@ class StoreContract:
         def broken(events: Sequence[Event]) -> None:
             raise ArithmeticError
 
-        watch = self.store.watch(b"w/", 0, broken)
-        events, _ = self.watched(b"w/", 0)
+        start = (await self.store.read([])).revision
+        watch = self.store.watch(b"w/", start, broken)
+        events, _ = self.watched(b"w/", start)
         await self.store.transact(put(b"w/1", b""))
         await self.assertFailure(watch.failed, ArithmeticError)
         await self.store.transact(put(b"w/2", b""))

@@ -1,0 +1,130 @@
+"""Transactions whose answer may be lost: each is recognised when it is sent again, and done once at most.
+
+With each transaction one key, a *marker*, is written: under the condition that nobody has moved it meanwhile. So of all
+the times that a transaction was sent one can be done, also where an earlier one is still on its way, in a member that
+was asleep. What is sent again and finds its conditions false moves the marker itself, if nobody has: then no earlier
+one can be done any more, and what is said of it stands.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from avinet.aio import Slots
+from avinet.errors import NotFound, Unavailable
+from avinet.store.etcd.gateway import IN_FLIGHT, Gateway
+from avinet.store.etcd.messages import (
+    DeleteRangeRequest,
+    KeyValue,
+    PutRequest,
+    RangeReply,
+    RangeRequest,
+    RequestOp,
+    TxnReply,
+    TxnRequest,
+    last_changed,
+)
+from avinet.store.interface import Delete, Outcome, Put, Transaction
+
+TRIES = 10
+_VOID = b""
+
+
+@dataclass
+class _Marker:
+    """A key that tells one transaction from another; `revision` of its last change, as far as is known."""
+
+    key: bytes
+    revision: int = 0
+
+
+class Transactions:
+    """Sends transactions through `gateway`. Keys begin with `prefix`, markers with `place`, which one process uses."""
+
+    def __init__(
+        self, gateway: Gateway, prefix: bytes, place: bytes, random: Callable[[int], bytes] = os.urandom
+    ) -> None:
+        self._gateway = gateway
+        self._prefix = prefix
+        self._random = random
+        self._markers = deque(_Marker(b"%s%02d" % (place, number)) for number in range(IN_FLIGHT))
+        self._slots = Slots(IN_FLIGHT)
+
+    async def transact(self, transaction: Transaction) -> Outcome:
+        """See `Store.transact`; raises `TimedOut` where it is not known what became of it."""
+        async with self._slots:
+            marker = self._markers.popleft()
+            try:
+                return await self._transact(transaction, marker)
+            finally:
+                self._markers.append(marker)
+
+    async def _transact(self, transaction: Transaction, marker: _Marker) -> Outcome:
+        for _ in range(TRIES):
+            id = self._random(16)
+            asked = partial(self._request, transaction, marker, id)
+            try:
+                reply = await self._gateway.ask_again("/v3/kv/txn", asked, TxnReply)
+            except NotFound:  # a lease has ended: before any attempt, or after one that was done
+                looked = await self._gateway.ask("/v3/kv/range", RangeRequest(key=marker.key), RangeReply)
+                if (outcome := self._outcome(marker, id, looked)) is not None and outcome.succeeded:
+                    return outcome
+                raise
+            if reply.succeeded:
+                marker.revision = reply.header.revision
+                return Outcome(True, reply.header.revision)
+            if (outcome := self._failed(marker, id, reply)) is not None:
+                return outcome
+        raise Unavailable(
+            "the store is asked by another process of the same name", hint="each node has a name of its own"
+        )
+
+    def _request(self, transaction: Transaction, marker: _Marker, id: bytes, attempt: int) -> TxnRequest:
+        """What etcd is asked: the only place where something that writes is put together."""
+        untouched = last_changed(marker.key, marker.revision)
+        look = RequestOp(request_range=RangeRequest(key=marker.key))
+        if attempt:
+            void = RequestOp(request_put=PutRequest(key=marker.key, value=_VOID))
+            look = RequestOp(request_txn=TxnRequest(compare=[untouched], success=[void], failure=[look]))
+        return TxnRequest(
+            compare=[
+                untouched,
+                *(last_changed(self._prefix + each.key, each.revision) for each in transaction.conditions),
+            ],
+            success=[
+                *map(self._operation, transaction.then),
+                RequestOp(request_put=PutRequest(key=marker.key, value=id)),
+            ],
+            failure=[look],
+        )
+
+    def _operation(self, operation: Put | Delete) -> RequestOp:
+        key = self._prefix + operation.key
+        if isinstance(operation, Put):
+            return RequestOp(request_put=PutRequest(key=key, value=operation.value, lease=operation.lease))
+        return RequestOp(request_delete_range=DeleteRangeRequest(key=key))
+
+    def _failed(self, marker: _Marker, id: bytes, reply: TxnReply) -> Outcome | None:
+        """What became of a transaction that was not done this time; None where the marker was moved by another one."""
+        [looked] = reply.responses
+        nested = looked.response_txn
+        if nested is None:
+            assert looked.response_range is not None
+            return self._outcome(marker, id, looked.response_range, reply.header.revision)
+        if nested.succeeded:
+            marker.revision = reply.header.revision
+            return Outcome(False, reply.header.revision)
+        [again] = nested.responses
+        assert again.response_range is not None
+        return self._outcome(marker, id, again.response_range, reply.header.revision)
+
+    def _outcome(self, marker: _Marker, id: bytes, looked: RangeReply, revision: int = 0) -> Outcome | None:
+        found = looked.kvs[0] if looked.kvs else KeyValue(key=marker.key)
+        if found.mod_revision == marker.revision:
+            return Outcome(False, revision)
+        marker.revision = found.mod_revision
+        return Outcome(True, found.mod_revision) if found.value == id else None

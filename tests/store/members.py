@@ -1,0 +1,88 @@
+"""Three real etcd members on loopback, over mTLS, that tests start, kill and put to sleep."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+from avinet.store.etcd.members import MutualTLS, found_members
+from demo.machine import free_ports
+
+NAMES = ("etcd-1", "etcd-2", "etcd-3")
+
+
+class Cluster:
+    """The members, each in a folder below `folder`; `endpoints` are where clients reach them, in their order."""
+
+    def __init__(self, folder: Path, names: tuple[str, ...] = NAMES) -> None:
+        self.folder = folder
+        self.names = names
+        ports = free_ports(2 * len(names))
+        self._clients = dict(zip(names, ports[::2], strict=True))
+        self._peers = dict(zip(names, ports[1::2], strict=True))
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.certificates = folder / "tls"
+        found_members(self.certificates, {name: ["127.0.0.1"] for name in names}, datetime.now(UTC))
+
+    @property
+    def endpoints(self) -> list[str]:
+        return [f"https://127.0.0.1:{port}" for port in self._clients.values()]
+
+    @property
+    def policy(self) -> MutualTLS:
+        tls = self.certificates
+        return MutualTLS.load(tls / "ca.pem", tls / "client.pem", tls / "client.key", time.time)
+
+    def start(self, *names: str) -> None:
+        for name in names or self.names:
+            with (self.folder / f"{name}.log").open("ab") as log:
+                self._processes[name] = subprocess.Popen(
+                    self._command(name),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    env={**os.environ, "ETCD_UNSUPPORTED_ARCH": ""},
+                )
+
+    def _command(self, name: str) -> list[str]:
+        tls, client, peer = self.certificates, self._clients[name], self._peers[name]
+        files = {"cert-file": f"{name}.pem", "key-file": f"{name}.key", "trusted-ca-file": "ca.pem"}
+        options = {
+            "name": name,
+            "data-dir": str(self.folder / name),
+            "listen-client-urls": f"https://127.0.0.1:{client}",
+            "advertise-client-urls": f"https://127.0.0.1:{client}",
+            "listen-peer-urls": f"https://127.0.0.1:{peer}",
+            "initial-advertise-peer-urls": f"https://127.0.0.1:{peer}",
+            "initial-cluster": ",".join(f"{each}=https://127.0.0.1:{port}" for each, port in self._peers.items()),
+            "initial-cluster-state": "new",
+            "log-level": "warn",
+            **{option: str(tls / file) for option, file in files.items()},
+            **{f"peer-{option}": str(tls / file) for option, file in files.items()},
+        }
+        return [
+            "etcd",
+            "--client-cert-auth",
+            "--peer-client-cert-auth",
+            *(f"--{option}={value}" for option, value in options.items()),
+        ]
+
+    def kill(self, name: str) -> None:
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+
+    def pause(self, name: str) -> None:
+        os.kill(self._processes[name].pid, signal.SIGSTOP)
+
+    def go_on(self, name: str) -> None:
+        os.kill(self._processes[name].pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        for name in list(self._processes):
+            self.kill(name)
