@@ -190,9 +190,9 @@ class Gateway:
         """Close the connections."""
         for stream in list(self._streams):
             stream.end()
-        closed = DeferredList([*(each.closed for each in self._streams), self._pool.closeCachedConnections()])
-        with suppress(TimedOut):
-            await within(self._reactor, self._attempt_s, closed, "a member")
+        for closed in (lambda: DeferredList([each.closed for each in self._streams]), self._pool.closeCachedConnections):
+            with suppress(TimedOut):
+                await within(self._reactor, self._attempt_s, closed(), "a member")
 
 
 class Stream(LineOnlyReceiver):
