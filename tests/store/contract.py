@@ -29,9 +29,13 @@ def put(key: bytes, value: bytes, *conditions: Unchanged, lease: int = 0) -> Tra
 
 
 class StoreContract:
-    """Mix into a trial TestCase that opens `self.store`, and can make `ttl_s` seconds go by in `pass_time`."""
+    """Mix into a trial TestCase that opens `self.store`, and can make seconds go by in `pass_time`.
+
+    Leases live for `ttl_s`.
+    """
 
     store: Store
+    ttl_s = 10.0
 
     async def pass_time(self, seconds: float) -> None:
         raise NotImplementedError  # abstract
@@ -204,11 +208,11 @@ class StoreContract:
 
     @asynchronous
     async def test_keys_go_when_their_lease_ends(self) -> None:
-        lease = await self.store.grant(10)
+        lease = await self.store.grant(self.ttl_s)
         start = await self.store.transact(put(b"l/1", b"", lease=lease))
         await self.store.transact(put(b"l/2", b""))
         events, _ = self.watched(b"l/", start.revision + 1)
-        await self.pass_time(11)
+        await self.pass_time(1.1 * self.ttl_s)
         await eventually("the removal is seen", lambda: events)
         self.assertEqual([(event.key, event.entry) for event in events], [(b"l/1", None)])
         self.assertEqual([await self.value(key) for key in (b"l/1", b"l/2")], [None, b""])
@@ -216,7 +220,7 @@ class StoreContract:
 
     @asynchronous
     async def test_nothing_is_written_under_a_lease_that_has_ended(self) -> None:
-        lease = await self.store.grant(10)
+        lease = await self.store.grant(self.ttl_s)
         await self.store.revoke(lease)
         late = Transaction((), (Put(b"l/1", b""), Put(b"l/2", b"", lease)))
         await self.assertFailure(ensureDeferred(self.store.transact(late)), NotFound)
@@ -224,7 +228,7 @@ class StoreContract:
 
     @asynchronous
     async def test_a_put_without_the_lease_frees_the_key_of_it(self) -> None:
-        lease = await self.store.grant(10)
+        lease = await self.store.grant(self.ttl_s)
         await self.store.transact(put(b"l/1", b"leased", lease=lease))
         await self.store.transact(put(b"l/1", b"free"))
         await self.store.revoke(lease)
@@ -245,10 +249,10 @@ class StoreContract:
 
     @asynchronous
     async def test_a_lease_that_is_kept_alive_stays(self) -> None:
-        lease = await self.store.grant(10)
+        lease = await self.store.grant(self.ttl_s)
         await self.store.transact(put(b"l/1", b"", lease=lease))
         for _ in range(3):
-            await self.pass_time(6)
+            await self.pass_time(0.6 * self.ttl_s)
             await self.store.keep_alive(lease)
         self.assertEqual(await self.value(b"l/1"), b"")
         await self.store.revoke(lease)

@@ -48,6 +48,8 @@ class EtcdCase(TestCase):
 
 
 class EtcdStoreTests(StoreContract, EtcdCase):
+    ttl_s = 2.0
+
     @override
     async def pass_time(self, seconds: float) -> None:
         await pause(reactor, seconds)
