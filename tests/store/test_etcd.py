@@ -12,9 +12,11 @@ from twisted.trial.unittest import TestCase
 from typing_extensions import override
 
 from avinet.aio import pause
+from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.store import EtcdStore
+from avinet.store.interface import Unchanged
 from tests.running import asynchronous
-from tests.store.contract import StoreContract
+from tests.store.contract import StoreContract, put
 from tests.store.members import Cluster
 
 _NUMBERS = count()
@@ -32,18 +34,19 @@ def shared_cluster() -> Cluster:
 
 
 class EtcdCase(TestCase):
+    origin = 0
+
     @asynchronous
     async def setUp(self) -> None:
         self.cluster = shared_cluster()
         self.prefix = f"test-{next(_NUMBERS)}"
-        self.store = self.opened()
-        await self.store.read([])
+        self.store = await self.opened()
 
-    def opened(self, node: str = "node-1") -> EtcdStore:
-        store = EtcdStore(
-            reactor, self.cluster.endpoints, self.cluster.policy, prefix=self.prefix, node=node, patience_s=15
-        )
+    async def opened(self, node: str = "node-1") -> EtcdStore:
+        gateway = Gateway(reactor, self.cluster.endpoints, self.cluster.policy, patience_s=15)
+        store = EtcdStore(reactor, gateway, prefix=self.prefix, node=node)
         self.addCleanup(lambda: ensureDeferred(store.close()))
+        await store.open(self.origin)
         return store
 
 
@@ -53,3 +56,24 @@ class EtcdStoreTests(StoreContract, EtcdCase):
     @override
     async def pass_time(self, seconds: float) -> None:
         await pause(reactor, seconds)
+
+
+class LaterStoreTests(EtcdStoreTests):
+    """The contract where the revisions go on behind those of another store."""
+
+    origin = 1 << 40
+
+    @asynchronous
+    async def test_a_revision_of_before_is_none_that_a_key_has(self) -> None:
+        for revision in (1, self.origin - 1, self.origin):
+            outcome = await self.store.transact(put(b"a", b"1", Unchanged(b"a", revision)))
+            self.assertEqual(outcome.succeeded, False)
+            self.assertGreater(outcome.revision, self.origin)
+        self.assertTrue((await self.store.transact(put(b"a", b"1", Unchanged(b"a", 0)))).succeeded)
+
+    @asynchronous
+    async def test_where_they_begin_is_said_once(self) -> None:
+        before = await self.store.transact(put(b"a", b"1"))
+        self.origin = 5
+        again = await self.opened()
+        self.assertEqual((await again.read([b"a"])).entries[b"a"].revision, before.revision)

@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from avinet.aio import as_deferred
 from avinet.errors import NotFound, TimedOut, Unavailable
+from avinet.store.etcd.origin import Origin
 from avinet.store.etcd.transactions import Transactions
 from avinet.store.interface import Delete, Outcome, Put, Transaction, Unchanged
 from tests.store.contract import put
@@ -31,7 +32,7 @@ class TransactionTests(SynchronousTestCase):
         self.transactions = self.made()
 
     def made(self) -> Transactions:
-        return Transactions(self.gateway, b"data/", b"marker/", self.random)  # type: ignore[arg-type]
+        return Transactions(self.gateway, b"data/", b"marker/", Origin(format=1, revision=0), self.random)  # type: ignore[arg-type]
 
     def random(self, length: int) -> bytes:
         self.numbers += 1

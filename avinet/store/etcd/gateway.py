@@ -190,12 +190,10 @@ class Gateway:
         """Close the connections."""
         for stream in list(self._streams):
             stream.end()
-        for closed in (
-            lambda: DeferredList([each.closed for each in self._streams]),
-            self._pool.closeCachedConnections,
-        ):
-            with suppress(TimedOut):
-                await within(self._reactor, self._attempt_s, closed(), "a member")
+        with suppress(TimedOut):
+            ended = DeferredList([each.closed for each in self._streams])
+            await within(self._reactor, self._attempt_s, ended, "a stream of etcd's")
+            await within(self._reactor, self._attempt_s, self._pool.closeCachedConnections(), "etcd")
 
 
 class Stream(LineOnlyReceiver):

@@ -1,6 +1,7 @@
 """The store on etcd; see `avinet.store.interface.Store`.
 
-Below the prefix of a domain, `data/` has its keys and `marker/NODE/` those of `avinet.store.etcd.transactions`.
+Below the prefix of a domain, `data/` has its keys, `marker/NODE/` those of `avinet.store.etcd.transactions`, and
+`origin` the format, and where the domain's revisions begin.
 """
 
 from __future__ import annotations
@@ -12,18 +13,19 @@ from contextlib import suppress
 from random import random as uniform
 from typing import Any, TypeVar
 
+import msgspec
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.web.iweb import IPolicyForHTTPS
 
 from avinet.aio import Tasks, as_deferred, pause
-from avinet.errors import Conflict, NotFound, TooLarge, Unavailable
-from avinet.store.etcd.gateway import ATTEMPT_S, PATIENCE_S, Gateway, Lost
+from avinet.errors import Conflict, LocalError, NotFound, TooLarge, Unavailable
+from avinet.store.etcd.gateway import Gateway, Lost
 from avinet.store.etcd.messages import (
     CompactionRequest,
     KeyValue,
     LeaseGrantRequest,
     LeaseReply,
     LeaseRequest,
+    PutRequest,
     RangeReply,
     RangeRequest,
     Reply,
@@ -32,7 +34,9 @@ from avinet.store.etcd.messages import (
     TxnReply,
     TxnRequest,
     decoded,
+    last_changed,
 )
+from avinet.store.etcd.origin import Origin
 from avinet.store.etcd.transactions import Transactions
 from avinet.store.etcd.watching import EtcdWatch
 from avinet.store.interface import (
@@ -49,35 +53,57 @@ from avinet.store.interface import (
 )
 
 T = TypeVar("T")
+FORMAT = 1
 PULSE_S = 1.0
 """How often the member that the watches are at has to answer: one that is asleep sends no events, and no end."""
 
 
 class EtcdStore:
-    """The keys below `prefix` of the etcd at `endpoints`; `node` names this process among those that write there."""
+    """The keys below `prefix` of the etcd behind `gateway`; `node` names this process among those that write there."""
 
     def __init__(
         self,
         reactor: Any,
-        endpoints: Sequence[str],
-        policy: IPolicyForHTTPS,
+        gateway: Gateway,
         *,
         prefix: str,
         node: str,
-        attempt_s: float = ATTEMPT_S,
-        patience_s: float = PATIENCE_S,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._reactor = reactor
         self._random = random
-        self._gateway = Gateway(reactor, endpoints, policy, attempt_s=attempt_s, patience_s=patience_s)
+        self._gateway = gateway
         self._gateway.moved = self._moved
         self._place = f"{prefix}/data/".encode()
-        self._transactions = Transactions(self._gateway, self._place, f"{prefix}/marker/{node}/".encode(), random)
+        self._origin_key = f"{prefix}/origin".encode()
+        self._marker_place = f"{prefix}/marker/{node}/".encode()
         self._watches: list[EtcdWatch] = []
         self._underway: set[Deferred[Any]] = set()
         self._closed = False
         self._tasks = Tasks()
+
+    async def open(self, revision: int = 0) -> None:
+        """Find out where the revisions of the domain begin: behind `revision`, if this is the first time.
+
+        Nothing else may be asked before. Raises `LocalError` for a newer format, and `Unavailable`.
+        """
+        look = RangeRequest(key=self._origin_key)
+        reply = await self._gateway.ask("/v3/kv/range", look, RangeReply)
+        if not reply.kvs:
+            value = msgspec.json.encode(Origin(format=FORMAT, revision=revision))
+            first = TxnRequest(
+                compare=[last_changed(self._origin_key, 0)],
+                success=[RequestOp(request_put=PutRequest(key=self._origin_key, value=value))],
+            )
+            await self._gateway.ask("/v3/kv/txn", first, TxnReply)
+            reply = await self._gateway.ask("/v3/kv/range", look, RangeReply)
+        self._origin = msgspec.json.decode(reply.kvs[0].value, type=Origin)
+        if self._origin.format > FORMAT:
+            raise LocalError(
+                f"the store in etcd has format {self._origin.format}, and this version of avinet knows {FORMAT}",
+                hint="use the newer version that wrote it",
+            )
+        self._transactions = Transactions(self._gateway, self._place, self._marker_place, self._origin, self._random)
         self._tasks.spawn(self._pulse(), "looking whether etcd answers")
 
     def _do(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
@@ -106,10 +132,10 @@ class EtcdStore:
         request = TxnRequest(compare=[], success=[RequestOp(request_range=each) for each in ranges])
         reply = await self._gateway.ask("/v3/kv/txn", request, TxnReply)
         found = [kv for each in reply.responses if each.response_range is not None for kv in each.response_range.kvs]
-        return Snapshot(reply.header.revision, {entry.key: entry for entry in map(self._entry, found)})
+        return Snapshot(self._origin.of(reply.header.revision), {entry.key: entry for entry in map(self._entry, found)})
 
     def _entry(self, found: KeyValue) -> Entry:
-        return Entry(found.key.removeprefix(self._place), found.value, found.mod_revision, found.create_revision)
+        return self._origin.entry(found, self._place)
 
     async def range(self, prefix: bytes, *, limit: int = 1000, after: bytes = b"") -> Page:
         """See `Store.range`; a page is cut shorter where it would be too large."""
@@ -127,7 +153,9 @@ class EtcdStore:
                     raise
                 limit = max(1, limit // 4)
             else:
-                return Page(reply.header.revision, [self._entry(each) for each in reply.kvs], reply.more)
+                return Page(
+                    self._origin.of(reply.header.revision), [self._entry(each) for each in reply.kvs], reply.more
+                )
 
     async def transact(self, transaction: Transaction) -> Outcome:
         """See `Store.transact`; raises `TimedOut` where it is not known what became of it."""
@@ -136,7 +164,9 @@ class EtcdStore:
 
     def watch(self, prefix: bytes, revision: int, seen: Seen) -> EtcdWatch:
         """See `Store.watch`."""
-        watch = EtcdWatch(self._reactor, self._gateway, self._place, prefix, revision, seen, self._forget, uniform)
+        watch = EtcdWatch(
+            self._reactor, self._gateway, self._origin, self._place, prefix, revision, seen, self._forget, uniform
+        )
         self._watches.append(watch)
         return watch
 
@@ -191,7 +221,7 @@ class EtcdStore:
 
     async def _compact(self, revision: int) -> None:
         with suppress(Compacted):  # more of it is forgotten already
-            await self._gateway.ask("/v3/kv/compaction", CompactionRequest(revision=revision), Reply)
+            await self._gateway.ask("/v3/kv/compaction", CompactionRequest(revision=self._origin.etcd(revision)), Reply)
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -199,5 +229,5 @@ class EtcdStore:
         self._tasks.stop()
         for watch in list(self._watches):
             watch.stop()
-        await DeferredList(list(self._underway), consumeErrors=False)
+        await DeferredList(list(self._underway))
         await self._gateway.close()

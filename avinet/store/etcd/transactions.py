@@ -18,6 +18,7 @@ from avinet.aio import Slots
 from avinet.errors import NotFound, Unavailable
 from avinet.store.etcd.gateway import IN_FLIGHT, Gateway
 from avinet.store.etcd.messages import (
+    Compare,
     DeleteRangeRequest,
     KeyValue,
     PutRequest,
@@ -28,7 +29,8 @@ from avinet.store.etcd.messages import (
     TxnRequest,
     last_changed,
 )
-from avinet.store.interface import Delete, Outcome, Put, Transaction
+from avinet.store.etcd.origin import Origin
+from avinet.store.interface import Delete, Outcome, Put, Transaction, Unchanged
 
 TRIES = 10
 _VOID = b""
@@ -46,9 +48,15 @@ class Transactions:
     """Sends transactions through `gateway`. Keys begin with `prefix`, markers with `place`, which one process uses."""
 
     def __init__(
-        self, gateway: Gateway, prefix: bytes, place: bytes, random: Callable[[int], bytes] = os.urandom
+        self,
+        gateway: Gateway,
+        prefix: bytes,
+        place: bytes,
+        origin: Origin,
+        random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._gateway = gateway
+        self._origin = origin
         self._prefix = prefix
         self._random = random
         self._markers = deque(_Marker(b"%s%02d" % (place, number)) for number in range(IN_FLIGHT))
@@ -76,7 +84,7 @@ class Transactions:
                 raise
             if reply.succeeded:
                 marker.revision = reply.header.revision
-                return Outcome(True, reply.header.revision)
+                return Outcome(True, self._origin.of(reply.header.revision))
             if (outcome := self._failed(marker, id, reply)) is not None:
                 return outcome
         raise Unavailable(
@@ -91,16 +99,16 @@ class Transactions:
             void = RequestOp(request_put=PutRequest(key=marker.key, value=_VOID))
             look = RequestOp(request_txn=TxnRequest(compare=[untouched], success=[void], failure=[look]))
         return TxnRequest(
-            compare=[
-                untouched,
-                *(last_changed(self._prefix + each.key, each.revision) for each in transaction.conditions),
-            ],
+            compare=[untouched, *map(self._compare, transaction.conditions)],
             success=[
                 *map(self._operation, transaction.then),
                 RequestOp(request_put=PutRequest(key=marker.key, value=id)),
             ],
             failure=[look],
         )
+
+    def _compare(self, condition: Unchanged) -> Compare:
+        return last_changed(self._prefix + condition.key, self._origin.condition(condition.revision))
 
     def _operation(self, operation: Put | Delete) -> RequestOp:
         key = self._prefix + operation.key
@@ -117,7 +125,7 @@ class Transactions:
             return self._outcome(marker, id, looked.response_range, reply.header.revision)
         if nested.succeeded:
             marker.revision = reply.header.revision
-            return Outcome(False, reply.header.revision)
+            return Outcome(False, self._origin.of(reply.header.revision))
         [again] = nested.responses
         assert again.response_range is not None
         return self._outcome(marker, id, again.response_range, reply.header.revision)
@@ -125,6 +133,6 @@ class Transactions:
     def _outcome(self, marker: _Marker, id: bytes, looked: RangeReply, revision: int = 0) -> Outcome | None:
         found = looked.kvs[0] if looked.kvs else KeyValue(key=marker.key)
         if found.mod_revision == marker.revision:
-            return Outcome(False, revision)
+            return Outcome(False, self._origin.of(revision))
         marker.revision = found.mod_revision
-        return Outcome(True, found.mod_revision) if found.value == id else None
+        return Outcome(True, self._origin.of(found.mod_revision)) if found.value == id else None

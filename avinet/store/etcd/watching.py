@@ -15,7 +15,8 @@ from avinet.errors import AvinetError
 from avinet.store.etcd import messages
 from avinet.store.etcd.gateway import Gateway, Lost, Stream
 from avinet.store.etcd.messages import Streamed, WatchCreateRequest, WatchReply, WatchRequest, decoded
-from avinet.store.interface import Compacted, Entry, Event, Seen, end_of
+from avinet.store.etcd.origin import Origin
+from avinet.store.interface import Compacted, Event, Seen, end_of
 
 RETRY = Backoff(first_s=0.1, cap_s=2)
 
@@ -32,6 +33,7 @@ class EtcdWatch:
         self,
         clock: Any,
         gateway: Gateway,
+        origin: Origin,
         place: bytes,
         prefix: bytes,
         revision: int,
@@ -42,6 +44,7 @@ class EtcdWatch:
         self.failed: Deferred[None] = Deferred()
         self._clock = clock
         self._gateway = gateway
+        self._origin = origin
         self._place = place
         self._prefix = place + prefix
         self._revision = revision
@@ -90,7 +93,7 @@ class EtcdWatch:
             create_request=WatchCreateRequest(
                 key=self._prefix,
                 range_end=end_of(self._prefix),
-                start_revision=self._revision + 1,
+                start_revision=self._origin.etcd(self._revision) + 1,
                 progress_notify=True,
             )
         )
@@ -113,7 +116,7 @@ class EtcdWatch:
         elif reply.events:
             self._deliver([self._event(each) for each in reply.events])
         elif not reply.created:  # all events up to here were sent
-            self._revision = max(self._revision, reply.header.revision)
+            self._revision = max(self._revision, self._origin.of(reply.header.revision))
 
     def _deliver(self, events: list[Event]) -> None:
         fresh = [each for each in events if each.revision > self._revision]
@@ -126,9 +129,5 @@ class EtcdWatch:
             self._fail(Failure())
 
     def _event(self, event: messages.Event) -> Event:
-        found = event.kv
-        key = found.key.removeprefix(self._place)
-        if event.type == "DELETE":
-            return Event(key, found.mod_revision, None)
-        entry = Entry(key, found.value, found.mod_revision, found.create_revision)
-        return Event(key, found.mod_revision, entry)
+        entry = self._origin.entry(event.kv, self._place)
+        return Event(entry.key, entry.revision, None if event.type == "DELETE" else entry)
