@@ -40,7 +40,7 @@ from avinet.ssh.opening import ChannelLimits
 from avinet.ssh.policy import BACKLOG, POST_QUANTUM, Policy
 from avinet.ssh.server import Server
 from avinet.ssh.tunnel import ServerTunnel, Services, Tunnel
-from avinet.store.sqlite import SQLiteStore
+from avinet.store.choose import choose_store
 from avinet.trust.domain import Domain
 from avinet.trust.domain import load as load_domain
 from avinet.trust.sealing import SECRETS_KEY, load_or_make_seal
@@ -117,7 +117,7 @@ class ControllerService(Service):
         self._seal = load_or_make_seal(secrets_key)
         self._tls = ServerTLS(self._domain.server, self._domain.issuing.chain)
         self._tunnel_server: Server | None = None
-        self._store = SQLiteStore(reactor, state / "store.sqlite")
+        self._store = choose_store(reactor, settings.store, folder, state, domain=domain.id, node=domain.node, now=wall)
 
     @override
     def privilegedStartService(self) -> None:

@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from avinet.enrolment.door import BURST, PER_S
 from avinet.settings import Settings
+from avinet.store.choose import StoreSettings
 
 Seconds = Annotated[float, Meta(gt=0, le=864000)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -71,3 +72,4 @@ class ControllerSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fie
     https: Https = Https()
     enrolment: Enrolment = Enrolment()
     cloud: Cloud = Cloud()
+    store: StoreSettings = StoreSettings()

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
-from avinet.errors import AvinetError, TooLarge
+from avinet.errors import AvinetError, TooLarge, Unavailable
 
 VALUE_LIMIT_BYTES = 512 * 1024
 KEY_LIMIT_BYTES = 512
@@ -22,6 +22,10 @@ OPERATIONS = 64
 
 class Compacted(AvinetError):
     """The history that a watch asked for is gone: list again, and watch from there."""
+
+
+class Uncertain(Unavailable):
+    """The store gave no answer: what was to be written may have been written, now or a little later, or not."""
 
 
 @dataclass(frozen=True)
@@ -118,9 +122,15 @@ class Watch(Protocol):
 class Store(Protocol):
     """The store of a domain of trust.
 
-    Every method raises `Unavailable` while the store cannot be reached or cannot write, and `TooLarge` for what is
-    over its limits, before anything is written.
+    Every method raises `Unavailable` while the store cannot be reached or cannot write, as `Uncertain` where what was
+    asked may have been done all the same; and `TooLarge` for what is over its limits, before anything is written.
     """
+
+    async def open(self) -> None:
+        """Get ready; nothing else may be asked before. Raises `Unavailable`, after which it may be tried again."""
+
+    def silent_s(self) -> float:
+        """For how many seconds the store has not answered; 0 while it does."""
 
     async def read(self, keys: Sequence[bytes]) -> Snapshot:
         """The entries of `keys` (at most 64), linearizable."""

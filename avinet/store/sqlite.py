@@ -88,6 +88,13 @@ class SQLiteStore:
             self._jobs.put((job, deferred))
         return deferred
 
+    async def open(self) -> None:
+        """See `Store.open`."""
+
+    def silent_s(self) -> float:
+        """See `Store.silent_s`: a file is always there."""
+        return 0.0
+
     async def read(self, keys: Sequence[bytes]) -> Snapshot:
         """See `Store.read`."""
         if len(keys) > OPERATIONS:

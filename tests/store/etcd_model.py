@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from avinet.errors import NotFound, TimedOut
+from avinet.errors import NotFound
 from avinet.store.etcd.messages import (
     Compare,
     Header,
@@ -17,6 +17,7 @@ from avinet.store.etcd.messages import (
     TxnReply,
     TxnRequest,
 )
+from avinet.store.interface import Uncertain
 
 
 class Model:
@@ -104,7 +105,7 @@ class LosingGateway:
                     return reply
             elif fate == "wake":
                 self.wake()
-        raise TimedOut("no answer")
+        raise Uncertain("no answer")
 
     def wake(self) -> None:
         """What was on its way all the time arrives."""

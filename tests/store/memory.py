@@ -72,6 +72,12 @@ class MemoryStore:
         if self.unavailable:
             raise Unavailable(self.unavailable)
 
+    async def open(self) -> None:
+        self._ready()
+
+    def silent_s(self) -> float:
+        return 1.0 if self.unavailable else 0.0
+
     async def read(self, keys: Sequence[bytes]) -> Snapshot:
         self._ready()
         if len(keys) > OPERATIONS:

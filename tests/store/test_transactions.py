@@ -10,10 +10,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.aio import as_deferred
-from avinet.errors import NotFound, TimedOut, Unavailable
+from avinet.errors import NotFound, Unavailable
 from avinet.store.etcd.origin import Origin
 from avinet.store.etcd.transactions import Transactions
-from avinet.store.interface import Delete, Outcome, Put, Transaction, Unchanged
+from avinet.store.interface import Delete, Outcome, Put, Transaction, Uncertain, Unchanged
 from tests.store.contract import put
 from tests.store.etcd_model import LosingGateway, Model
 
@@ -80,7 +80,7 @@ class TransactionTests(SynchronousTestCase):
         self.assertEqual(self.value(b"a"), b"2")
 
     def test_what_nobody_knows_of_is_no_more_done_once_its_marker_was_used_again(self) -> None:
-        self.assertIsInstance(self.transact(put(b"a", b"1"), *["late"] * 6), TimedOut)
+        self.assertIsInstance(self.transact(put(b"a", b"1"), *["late"] * 6), Uncertain)
         for number in range(100):
             self.transact(put(b"n", b"%d" % number))
         self.gateway.wake()
@@ -127,7 +127,7 @@ class TransactionTests(SynchronousTestCase):
             conditions = (Unchanged(b"end", end.mod_revision if end else 0),) if kind != "add" else ()
             before = self.model.revision
             outcome = self.transact(Transaction(conditions, operations), *fates)
-            if isinstance(outcome, TimedOut):
+            if isinstance(outcome, Uncertain):
                 maybe.add(name)
             elif outcome.succeeded:
                 known.append(name)

@@ -23,7 +23,7 @@ from typing_extensions import override
 from avinet.aio import Slots, pause, within
 from avinet.errors import Conflict, LocalError, NotFound, PeerError, TimedOut, TooLarge, Unavailable
 from avinet.store.etcd.messages import Fault, Reply, Request, decoded
-from avinet.store.interface import Compacted
+from avinet.store.interface import Compacted, Uncertain
 
 try:
     from treq.client import HTTPClient
@@ -77,6 +77,7 @@ class Gateway:
         self._streams: set[Stream] = set()
         self._queued = 0
         self._lost: dict[str, str] = {}
+        self._silent_since: float | None = None
         self.moved: Callable[[], None] = lambda: None
 
     @property
@@ -85,7 +86,9 @@ class Gateway:
         return self._endpoints[0]
 
     def leave(self, endpoint: str, why: str) -> None:
-        """Ask another member than `endpoint` from now on."""
+        """Ask another member than `endpoint` from now on: it gave no answer."""
+        if self._silent_since is None:
+            self._silent_since = self._reactor.seconds()
         if endpoint != self._endpoints[0]:
             return
         if len(self._endpoints) > 1:
@@ -102,7 +105,7 @@ class Gateway:
     async def ask_again(self, path: str, request: Callable[[int], Request], into: type[R]) -> R:
         """The answer to `request` of the number of the attempt, from 0.
 
-        Raises `TimedOut` when there is none before patience ends, and what `refused` makes of a refusal.
+        Raises `Uncertain` when there is none before patience ends, and what `refused` makes of a refusal.
         """
         if self._queued >= QUEUED:
             raise Unavailable("the store has too much to do")
@@ -128,16 +131,14 @@ class Gateway:
                 attempt += 1
                 left = deadline - self._reactor.seconds()
                 if left <= 0:
-                    raise TimedOut(
+                    raise Uncertain(
                         f"the store gave no answer within {self._patience_s:g} s: {error.what}",
                         hint="is the majority of etcd's members up? see avictl store check",
+                        retry_after_s=self._patience_s,
                     ) from error
                 if self._reactor.seconds() - began < _TURN_S:
                     await pause(self._reactor, _TURN_S)
             else:
-                if self._lost:
-                    self._lost.clear()
-                    self.log.info("etcd at {endpoint} answers", endpoint=endpoint)
                 return answer
 
     async def once(self, endpoint: str, path: str, request: Request, *, attempt_s: float | None = None) -> bytes:
@@ -149,7 +150,18 @@ class Gateway:
         body = await _received(response)
         if response.code != 200:
             raise refused(response.code, body)
+        self._answered(endpoint)
         return body
+
+    def _answered(self, endpoint: str) -> None:
+        self._silent_since = None
+        if self._lost:
+            self._lost.clear()
+            self.log.info("etcd at {endpoint} answers", endpoint=endpoint)
+
+    def silent_s(self) -> float:
+        """For how many seconds no member has answered; 0 while one does."""
+        return 0.0 if self._silent_since is None else self._reactor.seconds() - self._silent_since
 
     async def _bounded(self, endpoint: str, awaitable: Any, seconds: float) -> Any:
         try:

@@ -82,10 +82,14 @@ class EtcdStore:
         self._closed = False
         self._tasks = Tasks()
 
-    async def open(self, revision: int = 0) -> None:
-        """Find out where the revisions of the domain begin: behind `revision`, if this is the first time.
+    def silent_s(self) -> float:
+        """See `Store.silent_s`."""
+        return self._gateway.silent_s()
 
-        Nothing else may be asked before. Raises `LocalError` for a newer format, and `Unavailable`.
+    async def open(self, revision: int = 0) -> None:
+        """See `Store.open`. The revisions of the domain begin behind `revision`, if this is the first time.
+
+        Raises `LocalError` for a newer format.
         """
         look = RangeRequest(key=self._origin_key)
         reply = await self._gateway.ask("/v3/kv/range", look, RangeReply)
@@ -158,7 +162,7 @@ class EtcdStore:
                 )
 
     async def transact(self, transaction: Transaction) -> Outcome:
-        """See `Store.transact`; raises `TimedOut` where it is not known what became of it."""
+        """See `Store.transact`; raises `Uncertain` where it is not known what became of it."""
         check(transaction)
         return await self._do(self._transactions.transact(transaction))
 

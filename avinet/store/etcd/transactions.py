@@ -63,7 +63,7 @@ class Transactions:
         self._slots = Slots(IN_FLIGHT)
 
     async def transact(self, transaction: Transaction) -> Outcome:
-        """See `Store.transact`; raises `TimedOut` where it is not known what became of it."""
+        """See `Store.transact`; raises `Uncertain` where it is not known what became of it."""
         async with self._slots:
             marker = self._markers.popleft()
             try:

@@ -1,0 +1,64 @@
+"""Which store a node has: a file of its own, or etcd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from avinet.errors import LocalError
+from avinet.settings import Settings
+from avinet.store.interface import Store
+from avinet.store.sqlite import SQLiteStore
+
+Endpoint = Annotated[str, Meta(pattern=r"^https://[A-Za-z0-9.\[\]:-]{1,255}:[0-9]{1,5}$(?!\n)")]
+
+
+class StoreSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the state of the domain is: in `store.sqlite` below the state folder, or in etcd.
+
+    `endpoints` are where etcd's members listen for clients. They and this node know each other by certificates of the
+    CA in `ca`; `certificate` and `key` are this node's. What the domain has in etcd stands below `prefix`. A member is
+    given up after `attempt_s` without an answer, and the store after `patience_s`.
+    """
+
+    engine: Literal["sqlite", "etcd"] = "sqlite"
+    endpoints: Annotated[tuple[Endpoint, ...], Meta(max_length=16)] = ()
+    ca: str = "etcd/ca.pem"
+    certificate: str = "etcd/client.pem"
+    key: str = "etcd/client.key"
+    prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._/-]{1,64}$(?!\n)")] = "avinet"
+    attempt_s: Annotated[float, Meta(ge=0.1, le=30)] = 1.0
+    patience_s: Annotated[float, Meta(ge=0.5, le=60)] = 5.0
+
+
+def choose_store(
+    reactor: Any,
+    settings: StoreSettings,
+    folder: Path,
+    state: Path,
+    *,
+    domain: str,
+    node: str,
+    now: Callable[[], float],
+) -> Store:
+    """The store that `settings`, which are in `folder`, name for a node whose files are in `state`.
+
+    `now` is the time of day in seconds since 1970, at which certificates are judged. Raises `LocalError`.
+    """
+    if settings.engine == "sqlite":
+        return SQLiteStore(reactor, state / "store.sqlite")
+    if not settings.endpoints:
+        raise LocalError(
+            "the settings name no endpoint of etcd",
+            hint='set endpoints = ["https://HOST:2379", ...] under [store]',
+        )
+    from avinet.store.etcd.gateway import Gateway  # etcd's client is for those that have one
+    from avinet.store.etcd.members import MutualTLS
+    from avinet.store.etcd.store import EtcdStore
+
+    policy = MutualTLS.load(folder / settings.ca, folder / settings.certificate, folder / settings.key, now)
+    gateway = Gateway(reactor, settings.endpoints, policy, attempt_s=settings.attempt_s, patience_s=settings.patience_s)
+    return EtcdStore(reactor, gateway, prefix=f"{settings.prefix}/{domain}", node=node)
