@@ -120,7 +120,7 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 def new_root(domain: str, now: datetime) -> Credential:
     """A self-signed root CA of a domain of trust."""
     key, name = new_key(), _root_name(domain)
-    builder = _builder(name, name, key.public_key(), now, now + ROOT_LIFE)
+    builder = certificate_builder(name, name, key.public_key(), now, now + ROOT_LIFE)
     return Credential(_authority(builder, domain, path_length=1).sign(key, hashes.SHA256()), key)
 
 
@@ -129,7 +129,7 @@ def cross(later: x509.Certificate, root: Credential, domain: str, now: datetime)
     key = later.public_key()
     assert isinstance(key, ec.EllipticCurvePublicKey)
     until = min(later.not_valid_after_utc, root.certificate.not_valid_after_utc)
-    builder = _builder(later.subject, root.certificate.subject, key, now, until)
+    builder = certificate_builder(later.subject, root.certificate.subject, key, now, until)
     return _authority(_issued_by(builder, root), domain, path_length=1).sign(root.key, hashes.SHA256())
 
 
@@ -138,7 +138,7 @@ def new_issuing(root: Credential, domain: str, now: datetime, crossed: Sequence[
     key = new_key()
     name = _name(f"avinet issuing CA of {domain}")
     until = min(now + ISSUING_LIFE, root.certificate.not_valid_after_utc)
-    builder = _builder(name, root.certificate.subject, key.public_key(), now, until)
+    builder = certificate_builder(name, root.certificate.subject, key.public_key(), now, until)
     certificate = _authority(_issued_by(builder, root), domain, path_length=0).sign(root.key, hashes.SHA256())
     return IssuingCA(certificate, key, root.certificate, tuple(crossed))
 
@@ -148,13 +148,13 @@ def new_node(issuing: Credential, node: str, domain: str, now: datetime) -> Cred
     key = new_key()
     name = node_name(node, domain)
     until = min(now + NODE_LIFE, issuing.certificate.not_valid_after_utc)
-    builder = _builder(_name(node), issuing.certificate.subject, key.public_key(), now, until)
+    builder = certificate_builder(_name(node), issuing.certificate.subject, key.public_key(), now, until)
     builder = (
         _issued_by(builder, issuing)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(key_usage(digital_signature=True), critical=True)
     )
     return Credential(builder.sign(issuing.key, hashes.SHA256()), key)
 
@@ -184,9 +184,10 @@ def _root_name(domain: str) -> x509.Name:
     return _name(f"avinet root CA of {domain}")
 
 
-def _builder(
+def certificate_builder(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, until: datetime
 ) -> x509.CertificateBuilder:
+    """What every certificate has, whoever signs it."""
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -214,12 +215,13 @@ def _authority(builder: x509.CertificateBuilder, domain: str, *, path_length: in
     )
     return (
         builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(_usage(certificates=True, digital_signature=True), critical=True)
+        .add_extension(key_usage(certificates=True, digital_signature=True), critical=True)
         .add_extension(constraints, critical=True)
     )
 
 
-def _usage(*, certificates: bool = False, digital_signature: bool = False) -> x509.KeyUsage:
+def key_usage(*, certificates: bool = False, digital_signature: bool = False) -> x509.KeyUsage:
+    """What a key may be used for: to sign certificates (and lists of revoked ones), or other things."""
     return x509.KeyUsage(
         digital_signature=digital_signature,
         key_cert_sign=certificates,

@@ -109,6 +109,7 @@ ELSEWHERE = {
     "jobs show",
     "backup",
     "restore",
+    "store certificates",
 }
 """Verbs that ask the node for nothing, or for more than one thing: they have tests of their own."""
 
