@@ -37,7 +37,10 @@ class Context:
         from avinet.cli.node import Node  # an HTTP client is not needed to print a page of help
 
         path = self.socket or (self._socket_in(self.settings) if self.settings else SOCKET)
-        return Node(path, self.timeout_s)
+        return Node(path, self.timeout_s, self._warn)
+
+    def _warn(self, text: str) -> None:
+        click.echo(f"avictl: {text}", err=True)
 
     def _socket_in(self, path: Path) -> str:
         import tomllib

@@ -6,7 +6,7 @@ import contextlib
 import http.client
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -65,10 +65,15 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Node:
-    """The node behind the UNIX socket at `path`; `timeout_s`, where given, is the deadline of every answer."""
+    """The node behind the UNIX socket at `path`; `timeout_s`, where given, is the deadline of every answer.
 
-    def __init__(self, path: str, timeout_s: float | None = None) -> None:
+    `warn` is told once, in a line, what makes the answers worth less than they seem.
+    """
+
+    def __init__(self, path: str, timeout_s: float | None = None, warn: Callable[[str], None] = lambda _: None) -> None:
         self.path = path
+        self._warn = warn
+        self._warned = False
         self.timeout_s = timeout_s
 
     def request(
@@ -100,6 +105,9 @@ class Node:
             data = connection.read(answer, PROBLEM_LIMIT_BYTES if refused else limit_bytes, until)
             if refused:
                 raise _refusal(answer, data)
+        if (age_s := answer.getheader("age")) and not self._warned:
+            self._warned = True
+            self._warn(f"the store of the node has not answered for {age_s} s: what is shown may be out of date")
         return data
 
     def ask(

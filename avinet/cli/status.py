@@ -33,6 +33,7 @@ def status(context: Context) -> None:
             ),
             ("configuration", f"{counts.in_sync} run what they should; {counts.refused} refused it"),
             ("servers", f"{found.servers_up} up, {found.servers_down} down"),
+            ("store", f"has not answered for {found.store_silent_s:.0f} s" if found.store_silent_s else None),
             ("event loop", f"busy with one thing for at most {found.longest_stall_s * 1000:.0f} ms of late"),
         ]
     )

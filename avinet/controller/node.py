@@ -234,6 +234,7 @@ class Node:
             self.states,
             self.distributor,
             self.stalls,
+            store,
             now,
         )
         self.alarms = Alarms(now, self._record_alarm)

@@ -14,6 +14,7 @@ from avinet.controller.standing import Standing
 from avinet.enrolment.directory import Directory
 from avinet.enrolment.records import EngineRecord
 from avinet.stalls import Stalls
+from avinet.store.interface import Store
 from avinet.telemetry.fleet import Fleet
 from avinet.wire.fleet import Engine, EngineCounts, Status
 
@@ -31,6 +32,7 @@ class Overview:
         states: States,
         distributor: Distributor,
         stalls: Stalls,
+        store: Store,
         now: Callable[[], float],
     ) -> None:
         self._standing = standing
@@ -41,6 +43,7 @@ class Overview:
         self._states = states
         self._distributor = distributor
         self._stalls = stalls
+        self._store = store
         self._now = now
         self._started = now()
 
@@ -106,6 +109,7 @@ class Overview:
             servers_up=up,
             servers_down=down,
             longest_stall_s=round(self._stalls.longest_s, 3),
+            store_silent_s=round(self._store.silent_s(), 1),
         )
 
     def _acknowledged(self, session: Session) -> bool:

@@ -19,7 +19,9 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from avinet.aio import Tasks
+from avinet.aio import Tasks, pause
+from avinet.backoff import Backoff
+from avinet.controller.api.silence import told_of_silence
 from avinet.controller.engine_door import control_routes, report_routes
 from avinet.controller.node import Node
 from avinet.controller.operators import operator_routes, peer_name
@@ -28,7 +30,7 @@ from avinet.controller.sessions import Session
 from avinet.controller.settings import ControllerSettings
 from avinet.controller.upgrade import upgrade
 from avinet.enrolment.door import enrolment_routes
-from avinet.errors import AvinetError, LocalError
+from avinet.errors import AvinetError, LocalError, Unavailable
 from avinet.files import FolderLock, files_missing, private_folder
 from avinet.flow.allowance import Allowance
 from avinet.rest.door import Door, DoorLimits
@@ -64,6 +66,7 @@ class _Behind(Factory):
         return self.factory.buildProtocol(addr)
 
 
+STORE_RETRY = Backoff(first_s=0.5, cap_s=5)
 _Door = tuple[Any, _Behind]
 
 
@@ -158,6 +161,7 @@ class ControllerService(Service):
 
     async def _run(self) -> None:
         settings = self._settings
+        await self._store_opened()
         node = self._node = Node(
             self._reactor,
             settings,
@@ -183,6 +187,18 @@ class ControllerService(Service):
         renewal = Renewal(self._reactor, node.standing, self._wall)
         self._tasks.spawn(renewal.keep(), "renewing the node's certificate")
         self.log.info("node {node} is ready", node=node.standing.node.id)
+
+    async def _store_opened(self) -> None:
+        """Wait until the store answers: without it this node knows nobody."""
+        said, failures = "", 0
+        while True:
+            try:
+                return await self._store.open()
+            except Unavailable as error:
+                if said != (said := str(error)):
+                    self.log.warn("this node waits for its store: {why}", why=said)
+            await pause(self._reactor, STORE_RETRY.delay_s(failures, self._random))
+            failures += 1
 
     def _addresses(self, doors: list[_Door]) -> list[str]:
         port = doors[0][0].getHost().port
@@ -273,7 +289,8 @@ class ControllerService(Service):
         path = self._folder / self._settings.socket
         path.parent.mkdir(parents=True, exist_ok=True)
         _free_socket(path)
-        door = Door(self._reactor, Table(operator_routes(node)), tasks=node.tasks, identify=peer_name)
+        routes = told_of_silence(operator_routes(node), self._store.silent_s)
+        door = Door(self._reactor, Table(routes), tasks=node.tasks, identify=peer_name)
         before = os.umask(0o117)
         try:
             self._ports.append(self._reactor.listenUNIX(str(path), door, mode=0o660))

@@ -266,7 +266,10 @@ class EngineCounts(Message, frozen=True, kw_only=True):
 
 
 class Status(Message, frozen=True, kw_only=True):
-    """The node and its fleet in one view. `longest_stall_s` is how long its loop did nothing else of late."""
+    """The node and its fleet in one view. `longest_stall_s` is how long its loop did nothing else of late.
+
+    `store_silent_s` is for how long its store has not answered: what is shown may have changed since then.
+    """
 
     node: Id
     domain: Id
@@ -283,6 +286,7 @@ class Status(Message, frozen=True, kw_only=True):
     servers_up: Count = 0
     servers_down: Count = 0
     longest_stall_s: Seconds = 0.0
+    store_silent_s: Seconds = 0.0
 
 
 class Event(Message, frozen=True, kw_only=True):

@@ -23,12 +23,13 @@ PATIENCE_S = 60.0
 class Node:
     """The process `controller` on `machine`, and those of service engines, each named by its id.
 
-    `ssh_settings` are lines of the controller's settings for its door for tunnels, `address` is where service engines
-    reach it.
+    `ssh_settings` are lines of the controller's settings for its door for tunnels, `store_settings` those for its
+    store, `address` is where service engines reach it.
     """
 
-    def __init__(self, ssh_settings: str = "", address: str = "127.0.0.1") -> None:
+    def __init__(self, ssh_settings: str = "", address: str = "127.0.0.1", store_settings: str = "") -> None:
         self._ssh_settings = ssh_settings
+        self._store_settings = store_settings
         self._address = address
         self.machine = Machine(PATIENCE_S)
         self.folder: Path = self.machine.folder
@@ -42,7 +43,7 @@ class Node:
             f'addresses = ["{self._address}"]\n\n'
             f'[ssh]\nlisten = ["{self._address}"]\nport = {ssh}\n{self._ssh_settings}\n'
             f'[https]\nlisten = ["{self._address}"]\nport = {https}\n\n'
-            f'[cloud]\nfolder = "instances"\nengine = "builtin"\n'
+            f'[cloud]\nfolder = "instances"\nengine = "builtin"\n\n[store]\n{self._store_settings}\n'
         )
 
     def init(self) -> None:
@@ -51,10 +52,13 @@ class Node:
         self.start_controller()
         self._write_settings(self.ssh_port, self.https_port)
 
+    def command(self) -> list[str]:
+        """The command that starts the controller."""
+        return [sys.executable, TWISTD, "--nodaemon", "--pidfile=", "avi-controller", "--config", str(self.settings)]
+
     def start_controller(self) -> None:
         """Start the controller, and wait until it answers."""
-        command = [sys.executable, TWISTD, "--nodaemon", "--pidfile=", "avi-controller", "--config", str(self.settings)]
-        self.machine.start("controller", *command)
+        self.machine.start("controller", *self.command())
         status = self.machine.until("the controller answers", lambda: self.machine.asked("status"))
         self.ssh_port, self.https_port = (int(status[door][0].rpartition(":")[2]) for door in ("ssh", "https"))
 
@@ -144,9 +148,13 @@ class NodeCase(SynchronousTestCase):
     engines: tuple[str, ...] = ()
     ssh_settings = ""
 
+    def store_settings(self) -> str:
+        """Lines of the settings for the store of the node."""
+        return ""
+
     @override
     def setUp(self) -> None:
-        self.node = Node(self.ssh_settings)
+        self.node = Node(self.ssh_settings, store_settings=self.store_settings())
         self.addCleanup(self.node.machine.close)
         self.node.init()
         if self.engines:

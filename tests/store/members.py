@@ -33,6 +33,14 @@ class Cluster:
         return [f"https://127.0.0.1:{port}" for port in self._clients.values()]
 
     @property
+    def settings(self) -> str:
+        """The lines of a node's settings for its store."""
+        tls = self.certificates
+        files = {"ca": "ca.pem", "certificate": "client.pem", "key": "client.key"}
+        lines = ['engine = "etcd"', f"endpoints = {self.endpoints}", "patience_s = 3.0"]
+        return "\n".join([*lines, *(f'{name} = "{tls / file}"' for name, file in files.items())])
+
+    @property
     def policy(self) -> MutualTLS:
         tls = self.certificates
         return MutualTLS.load(tls / "ca.pem", tls / "client.pem", tls / "client.key", time.time)
