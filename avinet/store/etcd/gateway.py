@@ -6,46 +6,24 @@ What is asked is sent again until it is answered or patience ends, so that whoev
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, TypeVar
 
-import msgspec
-from twisted.internet.defer import Deferred, DeferredList
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
-from twisted.protocols.basic import LineOnlyReceiver
-from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone, ResponseFailed
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IPolicyForHTTPS, IResponse
-from typing_extensions import override
+from twisted.web.iweb import IPolicyForHTTPS
 
-from avinet.aio import Slots, pause, within
-from avinet.errors import Conflict, LocalError, NotFound, PeerError, TimedOut, TooLarge, Unavailable
+from avinet.aio import Slots, pause
+from avinet.errors import Conflict, LocalError, NotFound, PeerError, TooLarge, Unavailable
+from avinet.store.etcd.exchange import IN_FLIGHT, Exchange, Lost, Stream
 from avinet.store.etcd.messages import Fault, Reply, Request, decoded
 from avinet.store.interface import Compacted, Uncertain
-
-try:
-    from treq.client import HTTPClient
-except ImportError as missing:  # the extra that only a cluster needs
-    raise LocalError(
-        "a store on etcd needs the package treq", hint="install avinet with it: pip install 'avinet[cluster]'"
-    ) from missing
 
 R = TypeVar("R", bound=Reply)
 ATTEMPT_S = 1.0
 PATIENCE_S = 5.0
-IN_FLIGHT = 32
 QUEUED = 10_000
-ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
-"""Of one answer, and of one line of a stream: what etcd sends at once of a history that is watched from the past."""
 _TURN_S = 0.05
 _LATER = {1, 4, 14}
 """Statuses of gRPC (cancelled, deadline exceeded, unavailable) after which another member may know better."""
-
-
-class Lost(Unavailable):
-    """One attempt had no answer, or the member could give none: what was asked may or may not have happened."""
 
 
 class Gateway:
@@ -67,14 +45,9 @@ class Gateway:
     ) -> None:
         self._reactor = reactor
         self._endpoints = list(endpoints)
-        self._attempt_s = attempt_s
         self._patience_s = patience_s
-        self._pool = HTTPConnectionPool(reactor)
-        self._pool.maxPersistentPerHost = IN_FLIGHT
-        self._pool.retryAutomatically = False
-        self._http = HTTPClient(Agent(reactor, policy, connectTimeout=attempt_s, pool=self._pool))
+        self._exchange = Exchange(reactor, policy, attempt_s)
         self._slots = Slots(IN_FLIGHT)
-        self._streams: set[Stream] = set()
         self._queued = 0
         self._lost: dict[str, str] = {}
         self._silent_since: float | None = None
@@ -141,15 +114,11 @@ class Gateway:
             else:
                 return answer
 
-    async def once(self, endpoint: str, path: str, request: Request, *, attempt_s: float | None = None) -> bytes:
+    async def once(self, endpoint: str, path: str, request: Request) -> bytes:
         """The answer of one member to one attempt, in JSON. Raises `Lost`, and what `refused` makes of a refusal."""
-        return await self._bounded(endpoint, self._once(endpoint, path, request), attempt_s or self._attempt_s)
-
-    async def _once(self, endpoint: str, path: str, request: Request) -> bytes:
-        response = await self._post(endpoint, path, request)
-        body = await _received(response)
-        if response.code != 200:
-            raise refused(response.code, body)
+        status, body = await self._exchange.post(endpoint, path, request)
+        if status != 200:
+            raise refused(endpoint, status, body)
         self._answered(endpoint)
         return body
 
@@ -163,130 +132,27 @@ class Gateway:
         """For how many seconds no member has answered; 0 while one does."""
         return 0.0 if self._silent_since is None else self._reactor.seconds() - self._silent_since
 
-    async def _bounded(self, endpoint: str, awaitable: Any, seconds: float) -> Any:
-        try:
-            return await within(self._reactor, seconds, awaitable, "it")
-        except (TooLarge, PeerError, LocalError, Compacted, NotFound, Conflict):
-            raise
-        except Unavailable as error:
-            raise Lost(f"etcd at {endpoint}: {error.what}") from error
-        except ResponseFailed as error:
-            reason = error.reasons[0].value if error.reasons else error
-            raise Lost(f"etcd at {endpoint}: {reason or type(reason).__name__}") from error
-        except OSError as error:
-            raise Lost(f"etcd at {endpoint}: {error}") from error
-        except Exception as error:
-            if type(error).__module__.startswith(("twisted.", "OpenSSL.", "service_identity")):
-                raise Lost(f"etcd at {endpoint}: {error or type(error).__name__}") from error
-            raise
-
-    def _post(self, endpoint: str, path: str, request: Request) -> Deferred[IResponse]:
-        headers = Headers({b"Content-Type": [b"application/json"]})
-        posted: Any = self._http.post(
-            endpoint + path, data=msgspec.json.encode(request), headers=headers, unbuffered=True
-        )
-        return posted
-
     async def stream(self, endpoint: str, path: str, request: Request, line: Callable[[bytes], None]) -> Stream:
         """The lines of an answer that has no end. Raises as `once`, when it does not begin."""
-        response = await self._bounded(endpoint, self._post(endpoint, path, request), self._attempt_s)
-        if response.code != 200:
-            body = await self._bounded(endpoint, _received(response), self._attempt_s)
-            raise refused(response.code, body)
-        stream = Stream(line, self._streams.discard)
-        self._streams.add(stream)
-        response.deliverBody(stream)
-        return stream
+        found = await self._exchange.stream(endpoint, path, request, line)
+        if isinstance(found, Stream):
+            return found
+        raise refused(endpoint, *found)
 
     async def close(self) -> None:
         """Close the connections."""
-        for stream in list(self._streams):
-            stream.end()
-        with suppress(TimedOut):
-            ended = DeferredList([each.closed for each in self._streams])
-            await within(self._reactor, self._attempt_s, ended, "a stream of etcd's")
-            await within(self._reactor, self._attempt_s, self._pool.closeCachedConnections(), "etcd")
+        await self._exchange.close()
 
 
-class Stream(LineOnlyReceiver):
-    """The lines of an answer, until one side ends it; `ended` fires then, with why."""
-
-    delimiter = b"\n"
-    MAX_LENGTH = ANSWER_LIMIT_BYTES
-
-    def __init__(self, line: Callable[[bytes], None], gone: Callable[[Stream], None]) -> None:
-        self._line = line
-        self._gone = gone
-        self.ended: Deferred[str] = Deferred(lambda _: _abort(self.transport))
-        self.closed: Deferred[None] = Deferred()
-
-    @override
-    def lineReceived(self, line: bytes) -> None:
-        self._line(line)
-
-    @override
-    def lineLengthExceeded(self, line: bytes) -> None:
-        self.end(f"a line of more than {self.MAX_LENGTH} bytes")
-
-    @override
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.end(str(reason.value) or "its stream has ended")
-        self._gone(self)
-        self.closed.callback(None)
-
-    def end(self, why: str = "") -> None:
-        """End it from here."""
-        if not self.ended.called:
-            self.ended.callback(why)
-            _abort(self.transport)
-
-
-class _Body(Protocol):
-    def __init__(self) -> None:
-        self.whole: Deferred[bytes] = Deferred(lambda _: _abort(self.transport))
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    @override
-    def dataReceived(self, data: bytes) -> None:
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > ANSWER_LIMIT_BYTES and not self.whole.called:
-            self.whole.errback(TooLarge(f"etcd has answered with more than {ANSWER_LIMIT_BYTES} bytes"))
-            _abort(self.transport)
-
-    @override
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.whole.called:
-            return
-        if reason.check(ResponseDone):
-            self.whole.callback(b"".join(self._parts))
-        else:
-            self.whole.errback(Unavailable(str(reason.value)))
-
-
-def _received(response: IResponse) -> Deferred[bytes]:
-    body = _Body()
-    response.deliverBody(body)
-    return body.whole
-
-
-def _abort(transport: Any) -> None:
-    """Close the connection under an answer that is not read to its end."""
-    abort = getattr(transport, "abortConnection", None) or getattr(transport, "loseConnection", None)
-    if abort is not None:
-        abort()
-
-
-def refused(status: int, body: bytes) -> Exception:
+def refused(endpoint: str, status: int, body: bytes) -> Exception:
     """The error for a refusal of etcd's."""
     try:
         fault = decoded(body, Fault)
     except PeerError:
-        return Lost(f"it has answered with status {status}")
+        return Lost(f"etcd at {endpoint}: it has answered with status {status}")
     said = fault.error or fault.message or f"status {status}"
     if fault.code in _LATER or "too many requests" in said:
-        return Lost(said)
+        return Lost(f"etcd at {endpoint}: {said}")
     if "space exceeded" in said:
         return Unavailable(
             f"etcd is full: {said}", hint="compact and defragment it, and lift its alarm: etcdctl alarm disarm"

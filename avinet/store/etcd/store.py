@@ -18,7 +18,8 @@ from twisted.internet.defer import Deferred, DeferredList
 
 from avinet.aio import Tasks, as_deferred, pause
 from avinet.errors import Conflict, LocalError, NotFound, TooLarge, Unavailable
-from avinet.store.etcd.gateway import Gateway, Lost
+from avinet.store.etcd.exchange import Lost
+from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.messages import (
     CompactionRequest,
     KeyValue,

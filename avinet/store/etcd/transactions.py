@@ -16,7 +16,8 @@ from functools import partial
 
 from avinet.aio import Slots
 from avinet.errors import NotFound, Unavailable
-from avinet.store.etcd.gateway import IN_FLIGHT, Gateway
+from avinet.store.etcd.exchange import IN_FLIGHT
+from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.messages import (
     Compare,
     DeleteRangeRequest,

@@ -13,7 +13,8 @@ from avinet.aio import Tasks, pause
 from avinet.backoff import Backoff
 from avinet.errors import AvinetError
 from avinet.store.etcd import messages
-from avinet.store.etcd.gateway import Gateway, Lost, Stream
+from avinet.store.etcd.exchange import Lost, Stream
+from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.messages import Streamed, WatchCreateRequest, WatchReply, WatchRequest, decoded
 from avinet.store.etcd.origin import Origin
 from avinet.store.interface import Compacted, Event, Seen, end_of

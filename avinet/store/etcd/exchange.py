@@ -1,0 +1,216 @@
+"""One exchange with one member of etcd over HTTP: an answer, or why there was none, within a time."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectError, ConnectionLost
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.basic import LineOnlyReceiver
+from twisted.python.failure import Failure
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS, IResponse
+from typing_extensions import override
+from zope.interface import implementer
+
+from avinet.aio import CANCELLED, within
+from avinet.errors import LocalError, TimedOut, TooLarge, Unavailable
+from avinet.store.etcd.messages import Request
+from avinet.trust.tls import refusal
+
+try:
+    from treq.client import HTTPClient
+except ImportError as missing:  # the extra that only a cluster needs
+    raise LocalError(
+        "a store on etcd needs the package treq", hint="install avinet with it: pip install 'avinet[cluster]'"
+    ) from missing
+
+T = TypeVar("T")
+IN_FLIGHT = 32
+ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
+"""Of one answer, and of one line of a stream: what etcd sends at once of a history that is watched from the past."""
+
+
+class Lost(Unavailable):
+    """An attempt had no answer, or the member could give none: what was asked may or may not have happened."""
+
+
+class Exchange:
+    """Exchanges with members, over connections that are kept; each has `attempt_s` for its answer."""
+
+    def __init__(self, reactor: Any, policy: IPolicyForHTTPS, attempt_s: float) -> None:
+        self._reactor = reactor
+        self._attempt_s = attempt_s
+        self._pool = HTTPConnectionPool(reactor)
+        self._pool.maxPersistentPerHost = IN_FLIGHT
+        self._pool.retryAutomatically = False
+        endpoints = _Endpoints(reactor, policy, attempt_s)
+        self._http = HTTPClient(Agent.usingEndpointFactory(reactor, endpoints, pool=self._pool))
+        self._streams: set[Stream] = set()
+
+    async def post(self, endpoint: str, path: str, request: Request) -> tuple[int, bytes]:
+        """Status and body of an answer. Raises `Lost`, and `TooLarge`."""
+        return await self._bounded(endpoint, self._whole(endpoint, path, request))
+
+    async def stream(
+        self, endpoint: str, path: str, request: Request, line: Callable[[bytes], None]
+    ) -> Stream | tuple[int, bytes]:
+        """The lines of an answer that has no end; status and body of a refusal. Raises `Lost`."""
+        response = await self._bounded(endpoint, self._posted(endpoint, path, request))
+        if response.code != 200:
+            return response.code, await self._bounded(endpoint, _received(response))
+        stream = Stream(line, self._streams.discard)
+        self._streams.add(stream)
+        response.deliverBody(stream)
+        return stream
+
+    async def _whole(self, endpoint: str, path: str, request: Request) -> tuple[int, bytes]:
+        response = await self._posted(endpoint, path, request)
+        return response.code, await _received(response)
+
+    def _posted(self, endpoint: str, path: str, request: Request) -> Deferred[IResponse]:
+        data, headers = msgspec.json.encode(request), Headers({b"Content-Type": [b"application/json"]})
+        posted: Any = self._http.post(endpoint + path, data=data, headers=headers, unbuffered=True)
+        return posted
+
+    async def _bounded(self, endpoint: str, awaitable: Awaitable[T]) -> T:
+        began = self._reactor.seconds()
+        try:
+            return await within(self._reactor, self._attempt_s, awaitable, "it")
+        except TooLarge:
+            raise
+        except (Exception, *CANCELLED) as error:
+            if self._reactor.seconds() - began >= self._attempt_s:
+                raise Lost(f"etcd at {endpoint}: it gave no answer within {self._attempt_s:g} s") from error
+            if (why := _reason(error)) is None:
+                raise
+            raise Lost(f"etcd at {endpoint}: {why}") from error
+
+    async def close(self) -> None:
+        """Close the connections."""
+        for stream in list(self._streams):
+            stream.end()
+        with suppress(TimedOut):
+            ended = DeferredList([each.closed for each in self._streams])
+            await within(self._reactor, self._attempt_s, ended, "a stream of etcd's")
+            await within(self._reactor, self._attempt_s, self._pool.closeCachedConnections(), "etcd")
+
+
+def _reason(error: BaseException) -> str | None:
+    """Why a connection gave no answer; None for what is no fault of it, and what we have cancelled ourselves."""
+    reasons: Sequence[Failure] = getattr(error, "reasons", ())  # of an exchange that broke off, in any phase
+    if any(each.check(*CANCELLED) for each in reasons):
+        raise CancelledError from error
+    if reasons:
+        return refusal(reasons[0]) or str(reasons[0].value) or type(reasons[0].value).__name__
+    if (said := refusal(Failure(error))) is not None:
+        return said
+    if isinstance(error, (OSError, ConnectError, ConnectionLost, Unavailable)):
+        return str(error) or type(error).__name__
+    return None
+
+
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    """Where connections go, and the TLS on them."""
+
+    def __init__(self, reactor: Any, policy: IPolicyForHTTPS, connect_s: float) -> None:
+        self._reactor = reactor
+        self._policy = policy
+        self._connect_s = connect_s
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """See `IAgentEndpointFactory`."""
+        plain = HostnameEndpoint(self._reactor, uri.host.strip(b"[]"), uri.port, timeout=self._connect_s)
+        return _Quiet(wrapClientTLS(self._policy.creatorForNetloc(uri.host.strip(b"[]"), uri.port), plain))
+
+
+@implementer(IStreamClientEndpoint)
+class _Quiet:
+    """An endpoint whose connections are not told of in the log, one by one."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:  # noqa: N803 (Twisted's name)
+        """See `IStreamClientEndpoint`."""
+        if isinstance(protocolFactory, Factory):
+            protocolFactory.noisy = False
+        return self._endpoint.connect(protocolFactory)
+
+
+class Stream(LineOnlyReceiver):
+    """The lines of an answer, until one side ends it; `ended` fires then, with why."""
+
+    delimiter = b"\n"
+    MAX_LENGTH = ANSWER_LIMIT_BYTES
+
+    def __init__(self, line: Callable[[bytes], None], gone: Callable[[Stream], None]) -> None:
+        self._line = line
+        self._gone = gone
+        self.ended: Deferred[str] = Deferred(lambda _: _abort(self.transport))
+        self.closed: Deferred[None] = Deferred()
+
+    @override
+    def lineReceived(self, line: bytes) -> None:
+        self._line(line)
+
+    @override
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.end(f"a line of more than {self.MAX_LENGTH} bytes")
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.end(str(reason.value) or "its stream has ended")
+        self._gone(self)
+        self.closed.callback(None)
+
+    def end(self, why: str = "") -> None:
+        """End it from here."""
+        if not self.ended.called:
+            self.ended.callback(why)
+            _abort(self.transport)
+
+
+class _Body(Protocol):
+    def __init__(self) -> None:
+        self.whole: Deferred[bytes] = Deferred(lambda _: _abort(self.transport))
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > ANSWER_LIMIT_BYTES and not self.whole.called:
+            self.whole.errback(TooLarge(f"etcd has answered with more than {ANSWER_LIMIT_BYTES} bytes"))
+            _abort(self.transport)
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self.whole.called:
+            return
+        if reason.check(ResponseDone):
+            self.whole.callback(b"".join(self._parts))
+        else:
+            self.whole.errback(Unavailable(str(reason.value) or "its connection was lost"))
+
+
+def _received(response: IResponse) -> Deferred[bytes]:
+    body = _Body()
+    response.deliverBody(body)
+    return body.whole
+
+
+def _abort(transport: Any) -> None:
+    """Close the connection under an answer that is not read to its end."""
+    abort = getattr(transport, "abortConnection", None) or getattr(transport, "loseConnection", None)
+    if abort is not None:
+        abort()
