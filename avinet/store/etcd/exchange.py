@@ -43,7 +43,7 @@ class Lost(Unavailable):
 
 
 class Exchange:
-    """Exchanges with members, over connections that are kept; each has `attempt_s` for its answer."""
+    """Exchanges with members, over connections that are kept; each has `attempt_s` for its answer unless it is said."""
 
     def __init__(self, reactor: Any, policy: IPolicyForHTTPS, attempt_s: float) -> None:
         self._reactor = reactor
@@ -55,9 +55,11 @@ class Exchange:
         self._http = HTTPClient(Agent.usingEndpointFactory(reactor, endpoints, pool=self._pool))
         self._streams: set[Stream] = set()
 
-    async def post(self, endpoint: str, path: str, request: Request) -> tuple[int, bytes]:
+    async def post(
+        self, endpoint: str, path: str, request: Request, attempt_s: float | None = None
+    ) -> tuple[int, bytes]:
         """Status and body of an answer. Raises `Lost`, and `TooLarge`."""
-        return await self._bounded(endpoint, self._whole(endpoint, path, request))
+        return await self._bounded(endpoint, self._whole(endpoint, path, request), attempt_s)
 
     async def stream(
         self, endpoint: str, path: str, request: Request, line: Callable[[bytes], None]
@@ -80,15 +82,15 @@ class Exchange:
         posted: Any = self._http.post(endpoint + path, data=data, headers=headers, unbuffered=True)
         return posted
 
-    async def _bounded(self, endpoint: str, awaitable: Awaitable[T]) -> T:
-        began = self._reactor.seconds()
+    async def _bounded(self, endpoint: str, awaitable: Awaitable[T], attempt_s: float | None = None) -> T:
+        began, attempt_s = self._reactor.seconds(), attempt_s or self._attempt_s
         try:
-            return await within(self._reactor, self._attempt_s, awaitable, "it")
+            return await within(self._reactor, attempt_s, awaitable, "it")
         except TooLarge:
             raise
         except (Exception, *CANCELLED) as error:
-            if self._reactor.seconds() - began >= self._attempt_s:
-                raise Lost(f"etcd at {endpoint}: it gave no answer within {self._attempt_s:g} s") from error
+            if self._reactor.seconds() - began >= attempt_s:
+                raise Lost(f"etcd at {endpoint}: it gave no answer within {attempt_s:.2g} s") from error
             if (why := _reason(error)) is None:
                 raise
             raise Lost(f"etcd at {endpoint}: {why}") from error

@@ -22,6 +22,7 @@ ATTEMPT_S = 1.0
 PATIENCE_S = 5.0
 QUEUED = 10_000
 _TURN_S = 0.05
+_SLOWER = 1.5
 _LATER = {1, 4, 14}
 """Statuses of gRPC (cancelled, deadline exceeded, unavailable) after which another member may know better."""
 
@@ -45,6 +46,7 @@ class Gateway:
     ) -> None:
         self._reactor = reactor
         self._endpoints = list(endpoints)
+        self._attempt_s = attempt_s
         self._patience_s = patience_s
         self._exchange = Exchange(reactor, policy, attempt_s)
         self._slots = Slots(IN_FLIGHT)
@@ -94,11 +96,11 @@ class Gateway:
         return await self._ask(path, lambda attempt: request, into)
 
     async def _ask(self, path: str, request: Callable[[int], Request], into: type[R]) -> R:
-        deadline, attempt = self._reactor.seconds() + self._patience_s, 0
+        deadline, attempt, attempt_s = self._reactor.seconds() + self._patience_s, 0, self._attempt_s
         while True:
             endpoint, began = self.endpoint, self._reactor.seconds()
             try:
-                answer = decoded(await self.once(endpoint, path, request(attempt)), into)
+                answer = decoded(await self.once(endpoint, path, request(attempt), attempt_s), into)
             except Lost as error:
                 self.leave(endpoint, error.what)
                 attempt += 1
@@ -111,12 +113,16 @@ class Gateway:
                     ) from error
                 if self._reactor.seconds() - began < _TURN_S:
                     await pause(self._reactor, _TURN_S)
+                elif (
+                    self._reactor.seconds() - began >= attempt_s
+                ):  # members that are slow must not be asked more and more
+                    attempt_s = min(attempt_s * _SLOWER, max(left, self._attempt_s))
             else:
                 return answer
 
-    async def once(self, endpoint: str, path: str, request: Request) -> bytes:
+    async def once(self, endpoint: str, path: str, request: Request, attempt_s: float | None = None) -> bytes:
         """The answer of one member to one attempt, in JSON. Raises `Lost`, and what `refused` makes of a refusal."""
-        status, body = await self._exchange.post(endpoint, path, request)
+        status, body = await self._exchange.post(endpoint, path, request, attempt_s)
         if status != 200:
             raise refused(endpoint, status, body)
         self._answered(endpoint)
