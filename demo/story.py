@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from demo.machine import TWISTD, Machine, StepFailed, free_ports
+from demo.members import Cluster
 
 ENGINES = ("se-1", "se-2")
 BACKENDS = ("blue", "green")
@@ -37,13 +38,24 @@ class Step:
 class Story:
     """The state of one run: the machine, and the ports that were chosen."""
 
-    def __init__(self, machine: Machine, dataplane: str = "auto") -> None:
+    def __init__(self, machine: Machine, dataplane: str = "auto", store: str = "sqlite") -> None:
         self.machine = machine
         self.dataplane = dataplane
+        self.members = Cluster(machine.folder) if store == "etcd" else None
         ports = free_ports(2 + len(BACKENDS) + len(ENGINES))
         self.ssh_port, self.https_port = ports[:2]
         self.backend_ports = dict(zip(BACKENDS, ports[2:], strict=False))
         self.service_ports = dict(zip(ENGINES, ports[2 + len(BACKENDS) :], strict=True))
+
+    @property
+    def steps(self) -> list[Step]:
+        """Those to be taken in this story, in order."""
+        return list(STEPS if self.members is None else STEPS_ON_ETCD)
+
+    def close(self) -> None:
+        """End what the machine does not."""
+        if self.members is not None:
+            self.members.stop()
 
     @property
     def settings(self) -> str:
@@ -112,6 +124,9 @@ port = {story.https_port}
 [cloud]
 folder = "instances"
 engine = "{story.dataplane}"
+
+[store]
+{story.members.settings if story.members else ""}
 """
     )
     story.machine.avictl("init", "--config", story.settings)
@@ -120,6 +135,21 @@ engine = "{story.dataplane}"
     except StepFailed:
         return "root CA, issuing CA, node, image key; a second init was refused"
     raise StepFailed("a second init was not refused")
+
+
+def start_members(story: Story) -> str:
+    assert story.members is not None
+    story.members.start()
+    return f"{', '.join(story.members.names)}, with certificates of a CA of their own"
+
+
+def lose_member(story: Story) -> str:
+    assert story.members is not None
+    leader = story.machine.until("etcd has a leader", story.members.leader)
+    story.members.kill(leader)
+    begun = time.monotonic()
+    story.machine.avictl("se", "label", ENGINES[0], "demo=members")
+    return f"{leader}, which led, is gone for good; the node could write again {time.monotonic() - begun:.1f} s later"
 
 
 def start_controller(story: Story) -> str:
@@ -279,7 +309,8 @@ def delete_engines(story: Story) -> str:
     return "drained, ended, forgotten"
 
 
-STEPS = (
+STEPS_ON_ETCD = (
+    Step("members", "start three members of etcd", start_members),
     Step("domain", "make the domain of trust", make_domain),
     Step("controller", "start the controller", start_controller),
     Step("image", "build the SE image", build_image),
@@ -287,6 +318,7 @@ STEPS = (
     Step("engines", "create two service engines from it", create_engines),
     Step("image-key", "try the image key again", refuse_image_key),
     Step("configuration", "push a virtual service", push_configuration),
+    Step("member", "kill a member of etcd", lose_member),
     Step("traffic", "send traffic through it", send_traffic),
     Step("health", "kill a web server", lose_backend),
     Step("command", "send commands back", run_commands),
@@ -294,8 +326,7 @@ STEPS = (
     Step("restart", "kill the controller", lose_controller),
     Step("delete", "delete the service engines", delete_engines),
 )
-KEPT = len(STEPS) - 1
-"""The steps that the interactive demo runs before it waits; the last one tidies up."""
+STEPS = tuple(each for each in STEPS_ON_ETCD if each.name not in ("members", "member"))
 
 
 def tell(
@@ -335,9 +366,13 @@ def hints(story: Story) -> list[str]:
     ]
 
 
-def check_machine() -> None:
+def check_machine(store: str) -> None:
     """Say at once what the demo cannot do without."""
-    try:
-        subprocess.run(["ssh", "-V"], capture_output=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        raise SystemExit("the demo needs OpenSSH's client: install it (Debian: openssh-client)") from None
+    needed = [("OpenSSH's client", ("ssh", "-V"), "openssh-client")]
+    if store == "etcd":
+        needed.append(("etcd", ("etcd", "--version"), "etcd-server"))
+    for what, command, package in needed:
+        try:
+            subprocess.run(command, capture_output=True, check=True)
+        except (OSError, subprocess.CalledProcessError):
+            raise SystemExit(f"the demo needs {what}: install it (Debian: {package})") from None

@@ -11,17 +11,17 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.dataplane.master import installed
 from demo.machine import ROOT, Machine, end_instances
-from demo.story import ENGINES, STEPS, Story, tell
+from demo.story import ENGINES, STEPS, STEPS_ON_ETCD, Story, tell
 from tests.peers import missing, require
 
 PATIENCE_S = 3.0
 
 
 class DemoTests(SynchronousTestCase):
-    def once(self, dataplane: str) -> None:
+    def once(self, *options: str, steps: int = len(STEPS)) -> None:
         require("ssh")
         done = subprocess.run(
-            [sys.executable, "-m", "demo", "--once", "--dataplane", dataplane],
+            [sys.executable, "-m", "demo", "--once", *options],
             cwd=ROOT,
             capture_output=True,
             timeout=180,
@@ -29,15 +29,19 @@ class DemoTests(SynchronousTestCase):
         )
         said = done.stdout.decode()
         self.assertEqual(done.returncode, 0, said + done.stderr.decode())
-        self.assertIn(f"all {len(STEPS)} steps were seen to work", said)
+        self.assertIn(f"all {steps} steps were seen to work", said)
 
     def test_it_works_with_the_built_in_proxy(self) -> None:
-        self.once("builtin")
+        self.once("--dataplane", "builtin")
 
     def test_it_works_with_haproxy(self) -> None:
         if installed() is None:
             missing("HAProxy 2.6 or newer is not installed")
-        self.once("haproxy")
+        self.once("--dataplane", "haproxy")
+
+    def test_it_works_with_its_state_on_etcd_a_member_of_which_is_killed(self) -> None:
+        require("etcd")
+        self.once("--dataplane", "builtin", "--store", "etcd", steps=len(STEPS_ON_ETCD))
 
 
 def taken(port: int) -> socket.socket:

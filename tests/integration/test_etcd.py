@@ -13,9 +13,9 @@ from typing_extensions import override
 
 from avinet.cli.exits import UNREACHABLE
 from demo.machine import free_ports
+from demo.members import Cluster
 from tests.integration.node import NodeCase
 from tests.integration.web import web_server
-from tests.store.members import Cluster
 
 WITHOUT_QUORUM = b"the store gave no answer"
 

@@ -15,9 +15,9 @@ from avinet.aio import pause
 from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.store import EtcdStore
 from avinet.store.interface import Unchanged
+from demo.members import Cluster
 from tests.running import asynchronous
 from tests.store.contract import StoreContract, put
-from tests.store.members import Cluster
 
 _NUMBERS = count()
 

@@ -111,11 +111,10 @@ class Gateway:
                         hint="is the majority of etcd's members up? see avictl store check",
                         retry_after_s=self._patience_s,
                     ) from error
-                if self._reactor.seconds() - began < _TURN_S:
+                took_s = self._reactor.seconds() - began
+                if took_s < _TURN_S:
                     await pause(self._reactor, _TURN_S)
-                elif (
-                    self._reactor.seconds() - began >= attempt_s
-                ):  # members that are slow must not be asked more and more
+                elif took_s >= attempt_s:  # who is slow must not be asked more and more
                     attempt_s = min(attempt_s * _SLOWER, max(left, self._attempt_s))
             else:
                 return answer

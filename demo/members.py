@@ -1,13 +1,17 @@
-"""Three real etcd members on loopback, over mTLS, that tests start, kill and put to sleep."""
+"""Three members of etcd on loopback, over mTLS: started, killed, put to sleep, stopped."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import ssl
 import subprocess
 import time
+import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from avinet.store.etcd.members import MutualTLS, found_members
 from demo.machine import free_ports
@@ -79,6 +83,25 @@ class Cluster:
             "--peer-client-cert-auth",
             *(f"--{option}={value}" for option, value in options.items()),
         ]
+
+    def leader(self) -> str | None:
+        """The member that leads, of those that run; None while there is none."""
+        for name in self._processes:
+            status = self._status(name)
+            if status and status["leader"] == status["header"]["member_id"]:
+                return name
+        return None
+
+    def _status(self, name: str) -> Any:
+        tls = self.certificates
+        context = ssl.create_default_context(cafile=str(tls / "ca.pem"))
+        context.load_cert_chain(tls / "client.pem", tls / "client.key")
+        url = f"https://127.0.0.1:{self._clients[name]}/v3/maintenance/status"
+        try:
+            with urllib.request.urlopen(url, data=b"{}", timeout=2, context=context) as answer:
+                return json.load(answer)
+        except OSError:
+            return None
 
     def kill(self, name: str) -> None:
         process = self._processes.pop(name)
