@@ -53,6 +53,26 @@ async def within(clock: IReactorTime, seconds: float, awaitable: Awaitable[T], w
             timer.cancel()
 
 
+def cancellable(awaitable: Awaitable[T]) -> Deferred[T]:
+    """`awaitable`, for which being cancelled is the end, whatever it would make of that."""
+    inner = as_deferred(awaitable)
+    cancelled = False
+
+    def cancel(_: Deferred[T]) -> None:
+        nonlocal cancelled
+        cancelled = True
+        inner.cancel()
+
+    outer: Deferred[T] = Deferred(cancel)
+
+    def ended(result: Any) -> None:
+        if not cancelled:
+            outer.callback(result)
+
+    inner.addBoth(ended)
+    return outer
+
+
 def pause(clock: IReactorTime, seconds: float) -> Deferred[None]:
     """Fires after `seconds`; cancelling it takes the timer away."""
     deferred: Deferred[None] = Deferred(lambda _: timer.cancel())

@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,13 @@ NAMES = ("etcd-1", "etcd-2", "etcd-3")
 
 
 class Cluster:
-    """The members, each in a folder below `folder`; `endpoints` are where clients reach them, in their order."""
+    """The members, each in a folder below `folder`; `endpoints` are where clients reach them, in their order.
 
-    def __init__(self, folder: Path, names: tuple[str, ...] = NAMES) -> None:
+    `options` are more of etcd's own, by their names.
+    """
+
+    def __init__(self, folder: Path, names: tuple[str, ...] = NAMES, options: Mapping[str, str] | None = None) -> None:
+        self._options = dict(options or {})
         self.folder = folder
         self.names = names
         ports = free_ports(2 * len(names))
@@ -76,6 +81,7 @@ class Cluster:
             "log-level": "warn",
             **{option: str(tls / file) for option, file in files.items()},
             **{f"peer-{option}": str(tls / file) for option, file in files.items()},
+            **self._options,
         }
         return [
             "etcd",
@@ -103,6 +109,10 @@ class Cluster:
         except OSError:
             return None
 
+    def endpoint(self, name: str) -> str:
+        """Where clients reach this member."""
+        return self.endpoints[self.names.index(name)]
+
     def kill(self, name: str) -> None:
         process = self._processes.pop(name)
         process.kill()
@@ -113,6 +123,14 @@ class Cluster:
 
     def go_on(self, name: str) -> None:
         os.kill(self._processes[name].pid, signal.SIGCONT)
+
+    def mend(self) -> None:
+        """Wake up who sleeps, and start who is gone."""
+        for name in self.names:
+            if name in self._processes:
+                self.go_on(name)
+            else:
+                self.start(name)
 
     def stop(self) -> None:
         for name in list(self._processes):

@@ -20,7 +20,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from avinet.aio import Slots, Tasks, as_deferred, pause, within
+from avinet.aio import Slots, Tasks, as_deferred, cancellable, pause, within
 from avinet.backoff import Backoff
 from avinet.errors import Invalid, LocalError, TimedOut
 from avinet.files import FolderLock, cannot, files_missing, private_folder, read_limited, write_atomic
@@ -177,6 +177,26 @@ class AsyncTests(SynchronousTestCase):
         done.callback(7)
         self.assertEqual(self.successResultOf(waiting), 7)
         self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_what_is_cancelled_has_ended_whatever_it_makes_of_that(self) -> None:
+        async def stubborn() -> str:
+            try:
+                await Deferred()
+            except CancelledError as error:
+                raise ZeroDivisionError from error
+            return ""
+
+        waiting = cancellable(stubborn())
+        waiting.cancel()
+        self.failureResultOf(waiting, CancelledError)
+        clock = Clock()
+        late = as_deferred(within(clock, 5, cancellable(stubborn()), "the peer"))
+        clock.advance(5)
+        self.failureResultOf(late, TimedOut)
+        done: Deferred[int] = Deferred()
+        waiting = cancellable(done)
+        done.callback(7)
+        self.assertEqual(self.successResultOf(waiting), 7)
 
     def test_a_task_that_fails_is_logged_once(self) -> None:
         tasks = Tasks()

@@ -16,6 +16,7 @@ from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.store import EtcdStore
 from avinet.store.interface import Unchanged
 from demo.members import Cluster
+from tests.peers import require
 from tests.running import asynchronous
 from tests.store.contract import StoreContract, put
 
@@ -25,6 +26,7 @@ _NUMBERS = count()
 @cache
 def shared_cluster() -> Cluster:
     """One for all tests of this process: each test has a prefix of its own."""
+    require("etcd")
     folder = Path("etcd").absolute()
     folder.mkdir()
     cluster = Cluster(folder)
@@ -35,6 +37,7 @@ def shared_cluster() -> Cluster:
 
 class EtcdCase(TestCase):
     origin = 0
+    patience_s = 15.0
 
     @asynchronous
     async def setUp(self) -> None:
@@ -42,8 +45,12 @@ class EtcdCase(TestCase):
         self.prefix = f"test-{next(_NUMBERS)}"
         self.store = await self.opened()
 
-    async def opened(self, node: str = "node-1") -> EtcdStore:
-        gateway = Gateway(reactor, self.cluster.endpoints, self.cluster.policy, patience_s=15)
+    async def opened(self, node: str = "node-1", at: str | None = None) -> EtcdStore:
+        """The store of a node, which asks the member `at` first."""
+        endpoints = self.cluster.endpoints
+        if at is not None:
+            endpoints.sort(key=lambda each: each != self.cluster.endpoint(at))
+        gateway = Gateway(reactor, endpoints, self.cluster.policy, patience_s=self.patience_s)
         store = EtcdStore(reactor, gateway, prefix=self.prefix, node=node)
         self.addCleanup(lambda: ensureDeferred(store.close()))
         await store.open(self.origin)

@@ -20,7 +20,7 @@ from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS, IResponse
 from typing_extensions import override
 from zope.interface import implementer
 
-from avinet.aio import CANCELLED, within
+from avinet.aio import CANCELLED, cancellable, within
 from avinet.errors import LocalError, TimedOut, TooLarge, Unavailable
 from avinet.store.etcd.messages import Request
 from avinet.trust.tls import refusal
@@ -83,14 +83,14 @@ class Exchange:
         return posted
 
     async def _bounded(self, endpoint: str, awaitable: Awaitable[T], attempt_s: float | None = None) -> T:
-        began, attempt_s = self._reactor.seconds(), attempt_s or self._attempt_s
+        attempt_s = attempt_s or self._attempt_s
         try:
-            return await within(self._reactor, attempt_s, awaitable, "it")
-        except TooLarge:
+            return await within(self._reactor, attempt_s, cancellable(awaitable), "it")
+        except (TooLarge, *CANCELLED):
             raise
-        except (Exception, *CANCELLED) as error:
-            if self._reactor.seconds() - began >= attempt_s:
-                raise Lost(f"etcd at {endpoint}: it gave no answer within {attempt_s:.2g} s") from error
+        except TimedOut as error:
+            raise Lost(f"etcd at {endpoint}: it gave no answer within {attempt_s:.2g} s") from error
+        except Exception as error:
             if (why := _reason(error)) is None:
                 raise
             raise Lost(f"etcd at {endpoint}: {why}") from error
@@ -106,10 +106,8 @@ class Exchange:
 
 
 def _reason(error: BaseException) -> str | None:
-    """Why a connection gave no answer; None for what is no fault of it, and what we have cancelled ourselves."""
+    """Why a connection gave no answer; None for what is no fault of it."""
     reasons: Sequence[Failure] = getattr(error, "reasons", ())  # of an exchange that broke off, in any phase
-    if any(each.check(*CANCELLED) for each in reasons):
-        raise CancelledError from error
     if reasons:
         return refusal(reasons[0]) or str(reasons[0].value) or type(reasons[0].value).__name__
     if (said := refusal(Failure(error))) is not None:
@@ -157,7 +155,7 @@ class Stream(LineOnlyReceiver):
     def __init__(self, line: Callable[[bytes], None], gone: Callable[[Stream], None]) -> None:
         self._line = line
         self._gone = gone
-        self.ended: Deferred[str] = Deferred(lambda _: _abort(self.transport))
+        self.ended: Deferred[str] = Deferred(self._cancel)
         self.closed: Deferred[None] = Deferred()
 
     @override
@@ -173,6 +171,10 @@ class Stream(LineOnlyReceiver):
         self.end(str(reason.value) or "its stream has ended")
         self._gone(self)
         self.closed.callback(None)
+
+    def _cancel(self, ended: Deferred[str]) -> None:
+        ended.errback(CancelledError())  # before the transport says that it has ended
+        _abort(self.transport)
 
     def end(self, why: str = "") -> None:
         """End it from here."""

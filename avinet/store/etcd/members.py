@@ -44,11 +44,14 @@ class MutualTLS:
         self.ca = list(ca)
         self.credential = credential
         self._now = now
+        self._made: dict[bytes, ClientTLS] = {}
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
-        """See `IPolicyForHTTPS`."""
+        """See `IPolicyForHTTPS`; it is called for every request."""
         at = datetime.fromtimestamp(self._now(), UTC).replace(tzinfo=None)
-        return ClientTLS(hostname.decode("ascii"), self.ca, at, self.credential)
+        if hostname not in self._made:
+            self._made[hostname] = ClientTLS(hostname.decode("ascii"), self.ca, at, self.credential)
+        return self._made[hostname].judged(at)
 
     @classmethod
     def load(cls, ca: Path, certificate: Path, key: Path, now: Callable[[], float]) -> MutualTLS:
