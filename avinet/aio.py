@@ -80,6 +80,18 @@ def pause(clock: IReactorTime, seconds: float) -> Deferred[None]:
     return deferred
 
 
+class News:
+    """What fails time after time for one reason is worth one line, until it goes well again."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def fresh(self, reason: str) -> bool:
+        """Whether it is not the same again; it goes well when there is no `reason`."""
+        before, self._last = self._last, reason
+        return bool(reason) and reason != before
+
+
 class Slots:
     """`count` may be in here at once (`async with slots`); the others wait, and come in as they came.
 

@@ -20,7 +20,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from avinet.aio import Slots, Tasks, as_deferred, cancellable, pause, within
+from avinet.aio import News, Slots, Tasks, as_deferred, cancellable, pause, within
 from avinet.backoff import Backoff
 from avinet.errors import Invalid, LocalError, TimedOut
 from avinet.files import FolderLock, cannot, files_missing, private_folder, read_limited, write_atomic
@@ -237,6 +237,13 @@ class AsyncTests(SynchronousTestCase):
         connecting = as_deferred(within(reactor, 5, endpoint.connect(Factory()), "the peer"))
         reactor.advance(5)
         self.failureResultOf(connecting, TimedOut)
+
+
+class NewsTests(SynchronousTestCase):
+    def test_a_reason_is_new_once_until_it_goes_well(self) -> None:
+        news = News()
+        said = [news.fresh(reason) for reason in ("", "full", "full", "away", "full", "", "full")]
+        self.assertEqual(said, [False, True, False, True, True, False, True])
 
 
 class SlotsTests(SynchronousTestCase):

@@ -19,7 +19,7 @@ from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.aio import CANCELLED, Tasks, as_deferred, pause
+from avinet.aio import CANCELLED, News, Tasks, as_deferred, pause
 from avinet.enrolment.records import AUDIT, AuditRecord, Record, put_record
 from avinet.enrolment.tiles import Tiles
 from avinet.errors import AvinetError, Invalid, Unavailable
@@ -102,12 +102,15 @@ class AuditLog:
             self._watch.stop()
 
     async def _keep_sealing(self) -> None:
+        news = News()
         while True:
             try:
                 lease = await self._store.grant(LEASE_S)
+                news.fresh("")
                 await self._seal_under(lease)
             except AvinetError as error:
-                self.log.warn("the audit log is not sealed for now: {why}", why=str(error))
+                if news.fresh(str(error)):
+                    self.log.warn("the audit log is not sealed for now: {why}", why=str(error))
             except CANCELLED:
                 raise
             except Exception:  # the edge: a log that is damaged is said to be, and looked at again

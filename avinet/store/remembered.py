@@ -9,7 +9,7 @@ import msgspec
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.aio import Tasks, pause
+from avinet.aio import News, Tasks, pause
 from avinet.errors import AvinetError
 from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction
 
@@ -86,9 +86,13 @@ class Remembered(Generic[V]):
         return Delete(key) if value is None else Put(key, msgspec.json.encode(value, order="deterministic"))
 
     async def _write_now_and_then(self) -> None:
+        news = News()
         while True:
             await pause(self._clock, self._batch_s)
+            reason = ""
             try:
                 await self.save()
             except AvinetError as error:
-                self.log.warn("what was said could not be written yet: {reason}", reason=str(error))
+                reason = str(error)
+            if news.fresh(reason):
+                self.log.warn("what was said could not be written yet: {reason}", reason=reason)

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.aio import Tasks, pause, within
+from avinet.aio import News, Tasks, pause, within
 from avinet.config import rollout as rules
 from avinet.config.catalogue import Catalogue, Rolling
 from avinet.config.compile import Target, applies
@@ -76,6 +76,7 @@ class RolloutDriver:
 
     async def _keep_on(self) -> None:
         swept: set[tuple[str, int]] | None = None
+        news = News()
         while True:
             began = self._clock.seconds()
             try:
@@ -85,8 +86,10 @@ class RolloutDriver:
                     await self._rollouts.forget(records.values())
                     swept = known
                 await self._look_at(records)
+                news.fresh("")
             except AvinetError as error:
-                self.log.warn("roll-outs cannot go on yet: {why}", why=str(error))
+                if news.fresh(str(error)):
+                    self.log.warn("roll-outs cannot go on yet: {why}", why=str(error))
             self._tell()
             await self._rest(max(TICK_S, SHARE * (self._clock.seconds() - began)))
 

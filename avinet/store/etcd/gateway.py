@@ -51,7 +51,7 @@ class Gateway:
         self._exchange = Exchange(reactor, policy, attempt_s)
         self._slots = Slots(IN_FLIGHT)
         self._queued = 0
-        self._lost: dict[str, str] = {}
+        self._lost: set[str] = set()
         self._silent_since: float | None = None
         self.moved: Callable[[], None] = lambda: None
 
@@ -68,8 +68,8 @@ class Gateway:
             return
         if len(self._endpoints) > 1:
             self._endpoints.append(self._endpoints.pop(0))
-        if self._lost.get(endpoint) != why:
-            self._lost[endpoint] = why
+        if endpoint not in self._lost:  # said once, until one of them answers
+            self._lost.add(endpoint)
             self.log.warn("{why}; it is asked at {next} now", why=why, next=self.endpoint)
         self.moved()
 
@@ -107,7 +107,7 @@ class Gateway:
                 left = deadline - self._reactor.seconds()
                 if left <= 0:
                     raise Uncertain(
-                        f"the store gave no answer within {self._patience_s:g} s: {error.what}",
+                        f"the store gave no answer within {self._patience_s:g} s",
                         hint="is the majority of etcd's members up? see avictl store check",
                         retry_after_s=self._patience_s,
                     ) from error
