@@ -14,6 +14,7 @@ from avinet.errors import Invalid
 
 if TYPE_CHECKING:
     from avinet.controller.backup import Place
+    from avinet.controller.settings import ControllerSettings
 
 config_option = click.option(
     "--config",
@@ -37,6 +38,15 @@ def place_of(context: Context, settings: Path | None, state: Path | None) -> Pla
     if state is not None:
         return Place(state.absolute(), path if named else None)
     return Place(path.parent / load(path, ControllerSettings).state, path)
+
+
+def settings_of(context: Context, settings: Path | None) -> tuple[ControllerSettings, Path]:
+    """The node's settings, and the file that they are in."""
+    from avinet.controller.settings import ControllerSettings
+    from avinet.settings import load
+
+    path = (settings or context.settings or SETTINGS).absolute()
+    return load(path, ControllerSettings), path
 
 
 def labels_of(pairs: Sequence[str]) -> dict[str, str]:

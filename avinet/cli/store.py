@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from avinet.cli.context import Context, pass_context
-from avinet.cli.shown import emit, escaped, moment, table
+from avinet.cli.exits import FAULT, OK
+from avinet.cli.given import config_option, settings_of
+from avinet.cli.shown import emit, escaped, fields, moment, one_line, table
 from avinet.errors import Invalid
+from avinet.units import format_bytes
+
+if TYPE_CHECKING:
+    from avinet.store.etcd.health import ClusterHealth
+    from avinet.store.health import Fault, FileHealth
 
 
 @click.group()
 def store() -> None:
-    """The store of the domain's state: certificates for etcd."""
+    """The store of the domain's state: look whether it is well, and make certificates for etcd."""
 
 
 @store.command()
@@ -67,3 +77,78 @@ def _member(text: str) -> tuple[str, list[str]]:
     if not (name and equals and addresses):
         raise Invalid(f"{text!r} is no member", hint="write it as etcd-1=10.0.0.1,etcd-1.example.com")
     return name, addresses.split(",")
+
+
+@store.command()
+@config_option
+@pass_context
+def check(context: Context, settings: Path | None) -> int:
+    """Look at the store that the settings name, whether or not the node runs. Ends with 1 when something is wrong."""
+    found, path = settings_of(context, settings)
+    health: FileHealth | ClusterHealth
+    if found.store.engine == "sqlite":
+        from avinet.store.health import check_file
+
+        health = check_file(path.parent / found.state / "store.sqlite")
+        show: Any = _show_file
+    else:
+        from avinet.cli.reacting import reacting
+        from avinet.store.choose import check_etcd
+        from avinet.trust.domain import load
+
+        domain = load(path.parent / found.state / "trust").id
+        health = reacting(lambda reactor: check_etcd(reactor, found.store, path.parent, domain, time.time))
+        show = _show_cluster
+    if context.output == "table":
+        show(health)
+        _show_faults(health.faults)
+    else:
+        emit(health, context.output)
+    return FAULT if health.faults else OK
+
+
+def _show_file(health: FileHealth) -> None:
+    fields(
+        [
+            ("store", f"SQLite, {health.path}"),
+            ("size", f"{format_bytes(health.size)}; {format_bytes(health.free)} are free beside it"),
+            ("revision", health.revision),
+            ("keys", health.keys),
+        ]
+    )
+
+
+def _show_cluster(health: ClusterHealth) -> None:
+    fields(
+        [
+            ("store", f"etcd, {len(health.members)} members; the leader is {health.leader or 'not known'}"),
+            ("quorum", f"{health.answering} take part, {health.quorum} have to" if health.members else None),
+            ("keys", "not known" if health.keys is None else health.keys),
+            ("CA", f"valid until {moment(health.ca_expires)}"),
+            ("certificate", f"of this node, valid until {moment(health.certificate_expires)}"),
+        ]
+    )
+    print()
+    table(
+        ["ENDPOINT", "MEMBER", "VERSION", "READ", "WRITE", "SIZE", "IN USE", "QUOTA", "REVISION", "CERTIFICATE UNTIL"],
+        [
+            (
+                each.endpoint,
+                f"{each.name}, leads" if each.leader else each.name or "-",
+                each.version or "-",
+                *("-" if ms is None else f"{ms:.1f} ms" for ms in (each.read_ms, each.write_ms)),
+                *(format_bytes(size) if size else "-" for size in (each.size, each.in_use, each.quota)),
+                each.revision or "-",
+                moment(each.expires) if each.expires else "-",
+            )
+            for each in health.endpoints
+        ],
+    )
+
+
+def _show_faults(faults: Sequence[Fault]) -> None:
+    print()
+    for each in faults:
+        print(f"BAD  {one_line(escaped(each.what + (f'; {each.hint}' if each.hint else '')))}")
+    if not faults:
+        print("ok   nothing is wrong")

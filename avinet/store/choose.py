@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -12,6 +12,10 @@ from avinet.errors import LocalError
 from avinet.settings import Settings
 from avinet.store.interface import Store
 from avinet.store.sqlite import SQLiteStore
+
+if TYPE_CHECKING:
+    from avinet.store.etcd.health import ClusterHealth
+    from avinet.store.etcd.members import MutualTLS
 
 Endpoint = Annotated[str, Meta(pattern=r"^https://[A-Za-z0-9.\[\]:-]{1,255}:[0-9]{1,5}$(?!\n)")]
 
@@ -50,15 +54,32 @@ def choose_store(
     """
     if settings.engine == "sqlite":
         return SQLiteStore(reactor, state / "store.sqlite")
+    from avinet.store.etcd.gateway import Gateway  # etcd's client is for those that have one
+    from avinet.store.etcd.store import EtcdStore
+
+    policy = _policy(settings, folder, now)
+    gateway = Gateway(reactor, settings.endpoints, policy, attempt_s=settings.attempt_s, patience_s=settings.patience_s)
+    return EtcdStore(reactor, gateway, prefix=f"{settings.prefix}/{domain}", node=node)
+
+
+def _policy(settings: StoreSettings, folder: Path, now: Callable[[], float]) -> MutualTLS:
+    """The TLS to etcd's members. Raises `LocalError`."""
+    from avinet.store.etcd.members import MutualTLS
+
     if not settings.endpoints:
         raise LocalError(
             "the settings name no endpoint of etcd",
             hint='set endpoints = ["https://HOST:2379", ...] under [store]',
         )
-    from avinet.store.etcd.gateway import Gateway  # etcd's client is for those that have one
-    from avinet.store.etcd.members import MutualTLS
-    from avinet.store.etcd.store import EtcdStore
+    return MutualTLS.load(folder / settings.ca, folder / settings.certificate, folder / settings.key, now)
 
-    policy = MutualTLS.load(folder / settings.ca, folder / settings.certificate, folder / settings.key, now)
-    gateway = Gateway(reactor, settings.endpoints, policy, attempt_s=settings.attempt_s, patience_s=settings.patience_s)
-    return EtcdStore(reactor, gateway, prefix=f"{settings.prefix}/{domain}", node=node)
+
+async def check_etcd(
+    reactor: Any, settings: StoreSettings, folder: Path, domain: str, now: Callable[[], float]
+) -> ClusterHealth:
+    """What is seen of the etcd that `settings`, which are in `folder`, name. Raises `LocalError`."""
+    from avinet.store.etcd.examine import check_cluster
+
+    policy = _policy(settings, folder, now)
+    prefix = f"{settings.prefix}/{domain}"
+    return await check_cluster(reactor, settings.endpoints, policy, prefix, now(), attempt_s=settings.attempt_s)

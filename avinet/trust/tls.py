@@ -9,20 +9,32 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from datetime import datetime
+from typing import Any
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
 from twisted.internet import ssl
-from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IOpenSSLServerConnectionCreator
+from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import wrapClientTLS
+from twisted.internet.interfaces import (
+    IHandshakeListener,
+    IOpenSSLClientConnectionCreator,
+    IOpenSSLServerConnectionCreator,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
+from typing_extensions import override
 from zope.interface import implementer
 
+from avinet.aio import within
 from avinet.trust.authority import Credential
 
 _REASONS = {
-    "certificate verify failed": "its certificate is not signed by the root CA, or not valid now",
+    "certificate verify failed": "its certificate is not signed by {authority}, or not valid now",
     "unsupported protocol": "it does not speak TLS 1.3",
     "wrong version number": "what listens there does not speak TLS",
 }
@@ -104,15 +116,53 @@ class UnverifiedTLS:
         return connection
 
 
-def refusal(failure: Failure) -> str | None:
-    """Why a TLS handshake failed, in a few plain words; None when the failure is of another kind."""
+@implementer(IHandshakeListener)
+class _Look(Protocol):
+    """Sees the certificates of a TLS server, and leaves."""
+
+    transport: Any
+
+    def __init__(self) -> None:
+        self.chain: Deferred[list[x509.Certificate]] = Deferred()
+
+    def handshakeCompleted(self) -> None:
+        """See `IHandshakeListener`."""
+        chain = self.transport.getHandle().get_peer_cert_chain(as_cryptography=True) or []
+        self.transport.abortConnection()
+        if not self.chain.called:
+            self.chain.callback(chain)
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if not self.chain.called:
+            self.chain.errback(reason)
+
+
+async def shown_chain(
+    clock: IReactorTime, endpoint: IStreamClientEndpoint, name: str, patience_s: float, what: str
+) -> list[x509.Certificate]:
+    """The certificates that the server `name` at `endpoint` shows, its own first, whoever has signed them.
+
+    The look is a connection of its own. Raises `TimedOut`, in which it is called `what`, and what Twisted raises.
+    """
+    factory = Factory.forProtocol(_Look)
+    factory.noisy = False
+    look: Any = await within(clock, patience_s, wrapClientTLS(UnverifiedTLS(name), endpoint).connect(factory), what)
+    return await within(clock, patience_s, look.chain, what)
+
+
+def refusal(failure: Failure, authority: str = "the root CA") -> str | None:
+    """Why a TLS handshake failed, in a few plain words; None when the failure is of another kind.
+
+    `authority` is what the CA is called that should have signed the other side's certificate.
+    """
     error = failure.value
     reasons = getattr(error, "reasons", None)
     if reasons:
-        return refusal(reasons[0])
+        return refusal(reasons[0], authority)
     if type(error).__module__.startswith("service_identity"):
         return "its certificate is for another name"
     if not isinstance(error, SSL.Error):
         return None
     said = "; ".join(str(each[-1]) for each in (error.args[0] if error.args else []) if each) or "no reason given"
-    return _REASONS.get(said, said)
+    return _REASONS[said].format(authority=authority) if said in _REASONS else said

@@ -110,6 +110,7 @@ ELSEWHERE = {
     "backup",
     "restore",
     "store certificates",
+    "store check",
 }
 """Verbs that ask the node for nothing, or for more than one thing: they have tests of their own."""
 

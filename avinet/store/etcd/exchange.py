@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
+from cryptography import x509
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionLost
@@ -23,7 +24,7 @@ from zope.interface import implementer
 from avinet.aio import CANCELLED, cancellable, within
 from avinet.errors import LocalError, TimedOut, TooLarge, Unavailable
 from avinet.store.etcd.messages import Request
-from avinet.trust.tls import refusal
+from avinet.trust.tls import refusal, shown_chain
 
 try:
     from treq.client import HTTPClient
@@ -36,6 +37,8 @@ T = TypeVar("T")
 IN_FLIGHT = 32
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 """Of one answer, and of one line of a stream: what etcd sends at once of a history that is watched from the past."""
+
+_AUTHORITY = "the CA of etcd"
 
 
 class Lost(Unavailable):
@@ -60,6 +63,21 @@ class Exchange:
     ) -> tuple[int, bytes]:
         """Status and body of an answer. Raises `Lost`, and `TooLarge`."""
         return await self._bounded(endpoint, self._whole(endpoint, path, request), attempt_s)
+
+    async def get(self, endpoint: str, path: str) -> tuple[int, bytes]:
+        """Status and body of what a member shows at `path`. Raises as `post`."""
+        return await self._bounded(endpoint, self._got(endpoint + path))
+
+    async def _got(self, url: str) -> tuple[int, bytes]:
+        response: Any = await self._http.get(url, unbuffered=True)
+        return response.code, await _received(response)
+
+    async def chain(self, endpoint: str) -> list[x509.Certificate]:
+        """The certificates that a member shows, its own first, whoever has signed them. Raises `Lost`."""
+        uri = URI.fromBytes(endpoint.encode("ascii"))
+        host = uri.host.strip(b"[]").decode("ascii")
+        plain = HostnameEndpoint(self._reactor, host, uri.port, timeout=self._attempt_s)
+        return await self._bounded(endpoint, shown_chain(self._reactor, plain, host, self._attempt_s, "it"))
 
     async def stream(
         self, endpoint: str, path: str, request: Request, line: Callable[[bytes], None]
@@ -109,8 +127,8 @@ def _reason(error: BaseException) -> str | None:
     """Why a connection gave no answer; None for what is no fault of it."""
     reasons: Sequence[Failure] = getattr(error, "reasons", ())  # of an exchange that broke off, in any phase
     if reasons:
-        return refusal(reasons[0]) or str(reasons[0].value) or type(reasons[0].value).__name__
-    if (said := refusal(Failure(error))) is not None:
+        return refusal(reasons[0], _AUTHORITY) or str(reasons[0].value) or type(reasons[0].value).__name__
+    if (said := refusal(Failure(error), _AUTHORITY)) is not None:
         return said
     if isinstance(error, (OSError, ConnectError, ConnectionLost, Unavailable)):
         return str(error) or type(error).__name__

@@ -195,12 +195,35 @@ class Streamed(Reply, frozen=True):
     error: Any = None
 
 
-class StatusReply(Reply, frozen=True, rename={"db_size": "dbSize", "raft_term": "raftTerm"}):
-    """A member as it sees itself; `db_size` in bytes."""
+class AlarmRequest(Request, frozen=True):
+    """What is to be done with the alarms."""
+
+    action: Literal["GET"] = "GET"
+
+
+class Alarm(Reply, frozen=True, rename={"member": "memberID"}):
+    """What `member` calls for an operator with: `NOSPACE`, `CORRUPT`."""
+
+    member: int = 0
+    alarm: str = ""
+
+
+class AlarmReply(Reply, frozen=True):
+    """The alarms that were raised and not disarmed."""
+
+    header: Header = Header()
+    alarms: list[Alarm] = []
+
+
+class StatusReply(
+    Reply, frozen=True, rename={"db_size": "dbSize", "db_size_in_use": "dbSizeInUse", "raft_term": "raftTerm"}
+):
+    """A member as it sees itself; sizes in bytes."""
 
     header: Header = Header()
     version: str = ""
     db_size: int = 0
+    db_size_in_use: int = 0
     leader: int = 0
     raft_term: int = 0
     errors: list[str] = []
