@@ -10,7 +10,7 @@ INTERRUPTED = 130
 TABLE = """\
 Exit codes:
   0    done
-  1    a fault on this machine, or one that doctor has found
+  1    a fault on this machine, or one that doctor or store check has found
   2    the command line is wrong
   3    there is no such thing
   4    refused: it contradicts what is there, or is not valid

@@ -131,7 +131,7 @@ class ClusterFaultTests(SynchronousTestCase):
 
     def test_a_member_that_does_not_answer_and_one_that_is_not_asked(self) -> None:
         dead = MemberHealth(endpoint="https://10.0.0.3:2379", why="Connection refused")
-        self.fault("10.0.0.3:2379: Connection refused; see journalctl", member(1), member(2), dead)
+        self.fault("10.0.0.3:2379: Connection refused; see the log of etcd there", member(1), member(2), dead)
         unseen = Member(ID=3, name="etcd-3", client_urls=["https://10.0.0.3:2379"])
         self.fault("is https://10.0.0.3:2379 among store.endpoints", member(1), member(2), unseen=(unseen,))
 

@@ -154,7 +154,8 @@ def refused(endpoint: str, status: int, body: bytes) -> Exception:
     try:
         fault = decoded(body, Fault)
     except PeerError:
-        return Lost(f"etcd at {endpoint}: it has answered with status {status}")
+        why = "enable-grpc-gateway is not on there" if status == 404 else f"it has answered with status {status}"
+        return Lost(f"etcd at {endpoint}: {why}")
     said = fault.error or fault.message or f"status {status}"
     if fault.code in _LATER or "too many requests" in said:
         return Lost(f"etcd at {endpoint}: {said}")

@@ -81,7 +81,7 @@ def _silent(health: ClusterHealth) -> list[Fault]:
     return [
         Fault(
             f"etcd at {each.endpoint}: {each.why}",
-            "see journalctl -u etcd there, and whether this node reaches it" if not each.version else "",
+            "see the log of etcd there, and whether this node reaches it" if not each.version else "",
         )
         for each in health.endpoints
         if each.why
