@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectError, ConnectionLost
-from twisted.internet.interfaces import IConsumer, IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
@@ -20,11 +20,12 @@ from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.error import SchemeNotSupported
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer, IResponse
+from twisted.web.iweb import IAgentEndpointFactory, IResponse
 from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.aio import CANCELLED, within
+from avinet.bodies import WholeBody
 from avinet.errors import AvinetError, PeerError, TooLarge, Unavailable
 from avinet.rest.problems import error_from
 from avinet.wire.message import decode, encode
@@ -98,7 +99,7 @@ class Client:
         )
 
     async def _exchange(self, method: str, path: str, headers: dict[str, str], body: bytes, limit_bytes: int) -> Answer:
-        producer = _Whole(body) if body else None
+        producer = WholeBody(body) if body else None
         raw = Headers({name: [value] for name, value in headers.items()})
         uri = f"http://{self._authority}{path}".encode("ascii")
         try:
@@ -147,28 +148,6 @@ async def _collect(response: IResponse, limit_bytes: int, where: str) -> bytes:
     body = _Body(limit_bytes, where)
     response.deliverBody(body)
     return await body.whole
-
-
-@implementer(IBodyProducer)
-class _Whole:
-    """A request body that is in memory already."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self.length = len(body)
-
-    def startProducing(self, consumer: IConsumer) -> Deferred[None]:
-        consumer.write(self._body)
-        return succeed(None)
-
-    def pauseProducing(self) -> None:
-        """It was written whole."""
-
-    def resumeProducing(self) -> None:
-        """It was written whole."""
-
-    def stopProducing(self) -> None:
-        """It was written whole."""
 
 
 class _Body(Protocol):

@@ -22,22 +22,17 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.aio import CANCELLED, cancellable, within
-from avinet.errors import LocalError, TimedOut, TooLarge, Unavailable
+from avinet.bodies import WholeBody
+from avinet.errors import TimedOut, TooLarge, Unavailable
 from avinet.store.etcd.messages import Request
 from avinet.trust.tls import refusal, shown_chain
-
-try:
-    from treq.client import HTTPClient
-except ImportError as missing:  # the extra that only a cluster needs
-    raise LocalError(
-        "a store on etcd needs the package treq", hint="install avinet with it: pip install 'avinet[cluster]'"
-    ) from missing
 
 T = TypeVar("T")
 IN_FLIGHT = 32
 ANSWER_LIMIT_BYTES = 64 * 1024 * 1024
 """Of one answer, and of one line of a stream: what etcd sends at once of a history that is watched from the past."""
 
+_JSON = Headers({b"Content-Type": [b"application/json"]})
 _AUTHORITY = "the CA of etcd"
 
 
@@ -55,7 +50,7 @@ class Exchange:
         self._pool.maxPersistentPerHost = IN_FLIGHT
         self._pool.retryAutomatically = False
         endpoints = _Endpoints(reactor, policy, attempt_s)
-        self._http = HTTPClient(Agent.usingEndpointFactory(reactor, endpoints, pool=self._pool))
+        self._agent = Agent.usingEndpointFactory(reactor, endpoints, pool=self._pool)
         self._streams: set[Stream] = set()
 
     async def post(
@@ -69,7 +64,7 @@ class Exchange:
         return await self._bounded(endpoint, self._got(endpoint + path))
 
     async def _got(self, url: str) -> tuple[int, bytes]:
-        response: Any = await self._http.get(url, unbuffered=True)
+        response = await self._agent.request(b"GET", url.encode("ascii"))
         return response.code, await _received(response)
 
     async def chain(self, endpoint: str) -> list[x509.Certificate]:
@@ -96,9 +91,8 @@ class Exchange:
         return response.code, await _received(response)
 
     def _posted(self, endpoint: str, path: str, request: Request) -> Deferred[IResponse]:
-        data, headers = msgspec.json.encode(request), Headers({b"Content-Type": [b"application/json"]})
-        posted: Any = self._http.post(endpoint + path, data=data, headers=headers, unbuffered=True)
-        return posted
+        body = WholeBody(msgspec.json.encode(request))
+        return self._agent.request(b"POST", (endpoint + path).encode("ascii"), _JSON, body)
 
     async def _bounded(self, endpoint: str, awaitable: Awaitable[T], attempt_s: float | None = None) -> T:
         attempt_s = attempt_s or self._attempt_s
