@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,19 @@ NAMES = ("etcd-1", "etcd-2", "etcd-3")
 class Cluster:
     """The members, each in a folder below `folder`; `endpoints` are where clients reach them, in their order.
 
-    `options` are more of etcd's own, by their names.
+    `options` are more of etcd's own, by their names. `hosts` says of a member that is elsewhere what its address is,
+    and the beginning of a command that runs there.
     """
 
-    def __init__(self, folder: Path, names: tuple[str, ...] = NAMES, options: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: tuple[str, ...] = NAMES,
+        options: Mapping[str, str] | None = None,
+        hosts: Mapping[str, tuple[str, Sequence[str]]] | None = None,
+    ) -> None:
         self._options = dict(options or {})
+        self._hosts = dict.fromkeys(names, ("127.0.0.1", ())) | dict(hosts or {})
         self.folder = folder
         self.names = names
         ports = free_ports(2 * len(names))
@@ -35,11 +43,11 @@ class Cluster:
         self._peers = dict(zip(names, ports[1::2], strict=True))
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.certificates = folder / "tls"
-        found_members(self.certificates, {name: ["127.0.0.1"] for name in names}, datetime.now(UTC))
+        found_members(self.certificates, {name: [host] for name, (host, _) in self._hosts.items()}, datetime.now(UTC))
 
     @property
     def endpoints(self) -> list[str]:
-        return [f"https://127.0.0.1:{port}" for port in self._clients.values()]
+        return [f"https://{self._hosts[name][0]}:{port}" for name, port in self._clients.items()]
 
     @property
     def settings(self) -> str:
@@ -67,16 +75,19 @@ class Cluster:
                 )
 
     def _command(self, name: str) -> list[str]:
-        tls, client, peer = self.certificates, self._clients[name], self._peers[name]
+        tls, (host, within) = self.certificates, self._hosts[name]
+        client, peer = f"https://{host}:{self._clients[name]}", f"https://{host}:{self._peers[name]}"
         files = {"cert-file": f"{name}.pem", "key-file": f"{name}.key", "trusted-ca-file": "ca.pem"}
         options = {
             "name": name,
             "data-dir": str(self.folder / name),
-            "listen-client-urls": f"https://127.0.0.1:{client}",
-            "advertise-client-urls": f"https://127.0.0.1:{client}",
-            "listen-peer-urls": f"https://127.0.0.1:{peer}",
-            "initial-advertise-peer-urls": f"https://127.0.0.1:{peer}",
-            "initial-cluster": ",".join(f"{each}=https://127.0.0.1:{port}" for each, port in self._peers.items()),
+            "listen-client-urls": client,
+            "advertise-client-urls": client,
+            "listen-peer-urls": peer,
+            "initial-advertise-peer-urls": peer,
+            "initial-cluster": ",".join(
+                f"{each}=https://{self._hosts[each][0]}:{port}" for each, port in self._peers.items()
+            ),
             "initial-cluster-state": "new",
             "log-level": "warn",
             **{option: str(tls / file) for option, file in files.items()},
@@ -84,6 +95,7 @@ class Cluster:
             **self._options,
         }
         return [
+            *within,
             "etcd",
             "--client-cert-auth",
             "--peer-client-cert-auth",
@@ -102,7 +114,7 @@ class Cluster:
         tls = self.certificates
         context = ssl.create_default_context(cafile=str(tls / "ca.pem"))
         context.load_cert_chain(tls / "client.pem", tls / "client.key")
-        url = f"https://127.0.0.1:{self._clients[name]}/v3/maintenance/status"
+        url = f"{self.endpoint(name)}/v3/maintenance/status"
         try:
             with urllib.request.urlopen(url, data=b"{}", timeout=2, context=context) as answer:
                 return json.load(answer)
