@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import getpass
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,6 +14,10 @@ from avinet.cli.context import Context, pass_context
 from avinet.cli.given import config_option, place_of, state_option
 from avinet.cli.shown import emit, escaped, fields, moment
 from avinet.units import format_bytes
+
+if TYPE_CHECKING:
+    from avinet.controller.backup import Place
+    from avinet.controller.settings import ControllerSettings
 
 
 @click.command()
@@ -28,13 +34,45 @@ def backup(context: Context, settings: Path | None, state: Path | None, out: Pat
 
     place = place_of(context, settings, state)
     target = out.absolute()
-    made = back_up(place, target, time.time())
+    made = back_up(place, target, time.time(), _from_etcd(place))
     if context.output != "table":
         emit(made, context.output)
         return
     size = format_bytes(target.stat().st_size)
     of = f"{made.node} of domain {made.domain}"
     print(f"{escaped(str(out))}: {size}, {len(made.files)} files of {of}; readable by you alone")
+
+
+def _on_etcd(place: Place) -> ControllerSettings | None:
+    """The settings of a node whose store is on etcd."""
+    from avinet.controller.settings import ControllerSettings
+    from avinet.settings import load
+
+    if place.settings is None or not place.settings.exists():
+        return None
+    found = load(place.settings, ControllerSettings)
+    return found if found.store.engine == "etcd" else None
+
+
+def _from_etcd(place: Place) -> Callable[[Path], None] | None:
+    """What copies the store of a node on etcd; None for one that has it in its state folder."""
+    from avinet.cli.reacting import reacting
+    from avinet.store.choose import copy_etcd
+    from avinet.trust.domain import load
+
+    found, folder = _on_etcd(place), place.settings.parent if place.settings else Path()
+    if found is None:
+        return None
+    domain = load(place.state / "trust")
+
+    def copy(to: Path) -> None:
+        reacting(
+            lambda reactor: copy_etcd(
+                reactor, found.store, folder, to, domain=domain.id, node=domain.node, now=time.time
+            )
+        )
+
+    return copy
 
 
 @click.command()
@@ -58,6 +96,7 @@ def restore(context: Context, file: Path, settings: Path | None, state: Path | N
         [
             ("restored", f"{made.node} of domain {made.domain}, as it was {moment(made.time)}"),
             ("state in", str(place.state)),
+            ("store", "" if _on_etcd(place) is None else "in a file as yet: avictl store migrate --to etcd moves it"),
             ("next", "start the node; create again what has enrolled since then"),
             ("again", "revoke, reset, retire and tighten what you have since then: the backup does not know"),
         ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def store() -> None:
-    """The store of the domain's state: look whether it is well, and make certificates for etcd."""
+    """The store of the domain's state: look whether it is well, make certificates for etcd, and move it there."""
 
 
 @store.command()
@@ -105,6 +106,64 @@ def check(context: Context, settings: Path | None) -> int:
     else:
         emit(health, context.output)
     return FAULT if health.faults else OK
+
+
+@store.command()
+@config_option
+@click.option("--to", required=True, type=click.Choice(["sqlite", "etcd"]), help="Where the state is to be.")
+@click.option("--dry-run", is_flag=True, help="Only look whether it can be done, and say what would be.")
+@pass_context
+def migrate(context: Context, settings: Path | None, to: Literal["sqlite", "etcd"], dry_run: bool) -> None:
+    """Move the state of the domain to another engine, while the node is stopped. All of it arrives, or it stays.
+
+    The endpoints and certificates of etcd are those in the settings, whatever engine they say.
+    """
+    from avinet.cli.reacting import reacting
+    from avinet.files import FolderLock
+    from avinet.store.choose import migrate_store
+    from avinet.trust.domain import load
+
+    found, path = settings_of(context, settings)
+    state = path.parent / found.state
+    domain = load(state / "trust")
+    lock = FolderLock(state)
+    lock.acquire()
+    try:
+        made = reacting(
+            lambda reactor: migrate_store(
+                reactor,
+                found.store,
+                path.parent,
+                state,
+                to=to,
+                domain=domain.id,
+                node=domain.node,
+                now=time.time,
+                dry_run=dry_run,
+                told=_tell,
+            )
+        )
+    finally:
+        lock.release()
+    if context.output != "table":
+        emit(made, context.output)
+        return
+    fields(
+        [
+            ("moved" if made.done else "would be moved", f"{made.keys} keys, {format_bytes(made.size)}, to {to}"),
+            ("compared", f"both are the same: SHA-256 {made.sha256}" if made.done else ""),
+            ("left out", f"{made.leased} keys under a lease, which are taken anew" if made.leased else ""),
+            ("revisions", f"go on above {made.revision}"),
+            ("as it was", made.kept),
+        ]
+    )
+    if made.done:
+        print(f'\nSet engine = "{to}" under [store] in {escaped(str(path))}, and start the node.')
+
+
+def _tell(what: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{what:<60}\r", end="", file=sys.stderr, flush=True)
 
 
 def _show_file(health: FileHealth) -> None:

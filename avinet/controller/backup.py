@@ -1,7 +1,8 @@
 """A node's state in one file, taken while the node runs, and put back where there is none.
 
-A gzipped tar: `manifest.json` with size and SHA-256 of each file, then the store as SQLite's own online backup gives
-it, the domain of trust, and the settings. The store is taken first: what it names is among the files read after it.
+A gzipped tar: `manifest.json` with size and SHA-256 of each file, then the store in an SQLite file, as its own online
+backup gives it or as etcd had it at one revision, the domain of trust, and the settings. The store is taken first: what
+it names is among the files read after it.
 
 A store that comes back is older than what service engines remember. So its revisions and the epoch of its trust
 document go on far above any that they have seen (what is lower is refused), what is desired is compiled anew under
@@ -18,7 +19,7 @@ import re
 import sqlite3
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -34,12 +35,13 @@ from avinet.enrolment.records import ENGINES, RATCHETS, AuditRecord, EngineRecor
 from avinet.errors import Conflict, Invalid, LocalError
 from avinet.files import FolderLock, cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
 from avinet.store.interface import OPERATIONS, Delete, Put, Transaction
+from avinet.store.resting import STORE, FilePlace
 from avinet.store.tables import Tables
 from avinet.trust.domain import Domain, load
 from avinet.wire.message import encode
 from avinet.wire.trust import SignedTrust, TrustDocument
 
-MANIFEST, STORE, TRUST, SETTINGS = "manifest.json", "store.sqlite", "trust", "controller.toml"
+MANIFEST, TRUST, SETTINGS = "manifest.json", "trust", "controller.toml"
 _BEGUN = "restore-begun"
 FORMAT = 1
 AHEAD = 1 << 32
@@ -77,11 +79,17 @@ class Place:
     settings: Path | None = None
 
 
-def back_up(place: Place, out: Path, now: float) -> Manifest:
-    """Write a backup to `out`, whole or not at all. Raises `LocalError`."""
+def back_up(place: Place, out: Path, now: float, copy_store: Callable[[Path], None] | None = None) -> Manifest:
+    """Write a backup to `out`, whole or not at all. Raises `LocalError`.
+
+    `copy_store` writes a copy of a store that is not in the state folder to a new SQLite file.
+    """
     domain = load(place.state / TRUST)
     with TemporaryDirectory(prefix=".avinet-backup-", dir=out.parent) as work:
-        _copy_store(place.state / STORE, Path(work) / STORE)
+        if copy_store is None:
+            _copy_store(place.state / STORE, Path(work) / STORE)
+        else:
+            copy_store(Path(work) / STORE)
         sources = {STORE: Path(work) / STORE}
         trust = place.state / TRUST
         for path in sorted(each for each in trust.rglob("*") if each.is_file() and not each.is_symlink()):
@@ -102,6 +110,7 @@ def back_up(place: Place, out: Path, now: float) -> Manifest:
 
 def _copy_store(store: Path, to: Path) -> None:
     """Take the store as it is at one moment, whatever is written to it meanwhile."""
+    FilePlace(store.parent).check_used()
     if not store.exists():
         raise LocalError(f"there is no store in {store.parent}", hint="a node has one once it was started")
     to.touch(mode=0o600)

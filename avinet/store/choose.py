@@ -11,13 +11,19 @@ from msgspec import Meta
 from avinet.errors import LocalError
 from avinet.settings import Settings
 from avinet.store.interface import Store
+from avinet.store.resting import FilePlace
 from avinet.store.sqlite import SQLiteStore
 
 if TYPE_CHECKING:
     from avinet.store.etcd.health import ClusterHealth
     from avinet.store.etcd.members import MutualTLS
+    from avinet.store.etcd.moving import EtcdPlace
+    from avinet.store.migration import Migration, Told
 
 Endpoint = Annotated[str, Meta(pattern=r"^https://[A-Za-z0-9.\[\]:-]{1,255}:[0-9]{1,5}$(?!\n)")]
+
+LARGE_ATTEMPT_S, LARGE_PATIENCE_S = 10.0, 60.0
+"""For what is read and written many keys at a time, where nobody waits for an answer."""
 
 
 class StoreSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -52,8 +58,11 @@ def choose_store(
 
     `now` is the time of day in seconds since 1970, at which certificates are judged. Raises `LocalError`.
     """
+    file = FilePlace(state)
     if settings.engine == "sqlite":
-        return SQLiteStore(reactor, state / "store.sqlite")
+        file.check_used()
+        return SQLiteStore(reactor, file.path)
+    file.check_unused()
     from avinet.store.etcd.gateway import Gateway  # etcd's client is for those that have one
     from avinet.store.etcd.store import EtcdStore
 
@@ -83,3 +92,70 @@ async def check_etcd(
     policy = _policy(settings, folder, now)
     prefix = f"{settings.prefix}/{domain}"
     return await check_cluster(reactor, settings.endpoints, policy, prefix, now(), attempt_s=settings.attempt_s)
+
+
+async def migrate_store(
+    reactor: Any,
+    settings: StoreSettings,
+    folder: Path,
+    state: Path,
+    *,
+    to: Literal["sqlite", "etcd"],
+    domain: str,
+    node: str,
+    now: Callable[[], float],
+    dry_run: bool,
+    told: Told,
+) -> Migration:
+    """Move the state of a node that does not run, whose state folder this process holds the lock of, to one engine.
+
+    The rest is as in `choose_store`, but for `settings.engine`. Raises as `avinet.store.migration` does.
+    """
+    from avinet.store.migration import to_etcd, to_file
+
+    file = FilePlace(state)
+    etcd = _etcd_place(reactor, settings, folder, domain, node, now)
+    try:
+        if to == "etcd":
+            return await to_etcd(file, etcd, dry_run=dry_run, told=told)
+        return await to_file(etcd, file, dry_run=dry_run, told=told)
+    finally:
+        await etcd.store.close()
+
+
+async def copy_etcd(
+    reactor: Any, settings: StoreSettings, folder: Path, to: Path, *, domain: str, node: str, now: Callable[[], float]
+) -> None:
+    """Write what the domain has in etcd, as it is at one revision, into a store in a new file. Raises `LocalError`.
+
+    Also `Unavailable`, and `Compacted` where it takes so long that etcd has forgotten that revision.
+    """
+    from avinet.store.copying import TablesAtRest, content_of, copy
+    from avinet.store.etcd.moving import AsOf
+    from avinet.store.tables import Tables
+
+    etcd = _etcd_place(reactor, settings, folder, domain, node, now)
+    try:
+        revision = await etcd.open()
+        source, tables = AsOf(etcd.store, revision), Tables(to)
+        try:
+            with tables.committed():
+                tables.go_on(revision)
+            await copy(source, TablesAtRest(tables))
+            if await content_of(TablesAtRest(tables)) != await content_of(source):
+                raise LocalError(f"the copy of the store {to} is not what etcd holds", hint="try it again")
+        finally:
+            tables.close()
+    finally:
+        await etcd.store.close()
+
+
+def _etcd_place(
+    reactor: Any, settings: StoreSettings, folder: Path, domain: str, node: str, now: Callable[[], float]
+) -> EtcdPlace:
+    from avinet.store.etcd.gateway import Gateway
+    from avinet.store.etcd.moving import EtcdPlace
+
+    policy = _policy(settings, folder, now)
+    gateway = Gateway(reactor, settings.endpoints, policy, attempt_s=LARGE_ATTEMPT_S, patience_s=LARGE_PATIENCE_S)
+    return EtcdPlace(reactor, gateway, f"{settings.prefix}/{domain}", node, f"the SQLite file of {node}")

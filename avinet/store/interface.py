@@ -30,12 +30,16 @@ class Uncertain(Unavailable):
 
 @dataclass(frozen=True)
 class Entry:
-    """A key as it is: `revision` of its last change, `created` of the change that made it."""
+    """A key as it is: `revision` of its last change, `created` of the change that made it.
+
+    `lease` is what it goes with, if there is one; what is read says so, and events need not.
+    """
 
     key: bytes
     value: bytes
     revision: int
     created: int
+    lease: int = 0
 
 
 @dataclass(frozen=True)

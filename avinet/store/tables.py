@@ -115,7 +115,7 @@ class Tables:
         """See `Store.read`."""
         marks = ",".join("?" * len(keys))
         rows = self._connection.execute(
-            f"SELECT key, value, revision, created FROM entries WHERE key IN ({marks})",
+            f"SELECT key, value, revision, created, lease FROM entries WHERE key IN ({marks})",
             tuple(keys),
         )
         return Snapshot(self.revision, {row[0]: Entry(*row) for row in rows})
@@ -125,7 +125,7 @@ class Tables:
         first, last = max(prefix, after + b"\0" if after else b""), end_of(prefix)
         below, bounds = ("AND key < ?", (first, last)) if last else ("", (first,))
         rows = self._connection.execute(
-            f"SELECT key, value, revision, created FROM entries WHERE key >= ? {below} ORDER BY key LIMIT ?",
+            f"SELECT key, value, revision, created, lease FROM entries WHERE key >= ? {below} ORDER BY key LIMIT ?",
             (*bounds, limit + 1),
         ).fetchall()
         return Page(self.revision, [Entry(*row) for row in rows[:limit]], len(rows) > limit)
@@ -209,6 +209,11 @@ class Tables:
         self._connection.execute("DELETE FROM history WHERE revision <= ?", (self.compacted,))
         self._history_bytes = self._number("SELECT coalesce(sum(length(value)), 0) FROM history")
         self._connection.execute("UPDATE counters SET value = ? WHERE name = 'compacted'", (self.compacted,))
+
+    def go_on(self, revision: int) -> None:
+        """Have the revisions go on above `revision`; there is no history of before."""
+        self.revision = self.compacted = revision
+        self._connection.execute("UPDATE counters SET value = ? WHERE name IN ('revision', 'compacted')", (revision,))
 
     def grant(self, ttl_s: float) -> int:
         """See `Store.grant`."""

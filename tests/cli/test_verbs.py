@@ -111,6 +111,7 @@ ELSEWHERE = {
     "restore",
     "store certificates",
     "store check",
+    "store migrate",
 }
 """Verbs that ask the node for nothing, or for more than one thing: they have tests of their own."""
 

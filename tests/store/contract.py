@@ -230,6 +230,8 @@ class StoreContract:
     async def test_a_put_without_the_lease_frees_the_key_of_it(self) -> None:
         lease = await self.store.grant(self.ttl_s)
         await self.store.transact(put(b"l/1", b"leased", lease=lease))
+        self.assertEqual((await self.store.range(b"l/")).entries[0].lease, lease)
+        self.assertEqual((await self.store.read([b"l/1"])).entries[b"l/1"].lease, lease)
         await self.store.transact(put(b"l/1", b"free"))
         await self.store.revoke(lease)
         self.assertEqual(await self.value(b"l/1"), b"free")

@@ -109,7 +109,8 @@ class MemoryStore:
             old = self._entries.pop(operation.key, None)
             self._leased.pop(operation.key, None)
             if isinstance(operation, Put):
-                entry = Entry(operation.key, operation.value, revision, old.created if old else revision)
+                created = old.created if old else revision
+                entry = Entry(operation.key, operation.value, revision, created, operation.lease)
                 self._entries[operation.key] = entry
                 if operation.lease:
                     self._leased[operation.key] = operation.lease

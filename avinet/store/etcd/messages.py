@@ -24,11 +24,12 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RangeRequest(Request, frozen=True):
-    """The keys from `key` up to `range_end`; `key` alone without it."""
+    """The keys from `key` up to `range_end`, `key` alone without it; as they were at `revision`, if that is not 0."""
 
     key: bytes
     range_end: bytes = b""
     limit: int = 0
+    revision: int = 0
     keys_only: bool = False
     count_only: bool = False
 
@@ -42,9 +43,10 @@ class PutRequest(Request, frozen=True):
 
 
 class DeleteRangeRequest(Request, frozen=True):
-    """Remove a key."""
+    """Remove the keys from `key` up to `range_end`; `key` alone without it."""
 
     key: bytes
+    range_end: bytes = b""
 
 
 class Compare(Request, frozen=True):

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from random import random as uniform
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ import msgspec
 from twisted.internet.defer import Deferred, DeferredList
 
 from avinet.aio import Tasks, as_deferred, pause
-from avinet.errors import Conflict, LocalError, NotFound, TooLarge, Unavailable
+from avinet.errors import Conflict, NotFound, TooLarge, Unavailable
 from avinet.store.etcd.exchange import Lost
 from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.messages import (
@@ -26,7 +27,6 @@ from avinet.store.etcd.messages import (
     LeaseGrantRequest,
     LeaseReply,
     LeaseRequest,
-    PutRequest,
     RangeReply,
     RangeRequest,
     Reply,
@@ -35,9 +35,8 @@ from avinet.store.etcd.messages import (
     TxnReply,
     TxnRequest,
     decoded,
-    last_changed,
 )
-from avinet.store.etcd.origin import Origin
+from avinet.store.etcd.origin import FORMAT, Origin, OriginKey
 from avinet.store.etcd.transactions import Transactions
 from avinet.store.etcd.watching import EtcdWatch
 from avinet.store.interface import (
@@ -54,7 +53,6 @@ from avinet.store.interface import (
 )
 
 T = TypeVar("T")
-FORMAT = 1
 PULSE_S = 1.0
 """How often the member that the watches are at has to answer: one that is asleep sends no events, and no end."""
 
@@ -76,7 +74,7 @@ class EtcdStore:
         self._gateway = gateway
         self._gateway.moved = self._moved
         self._place = f"{prefix}/data/".encode()
-        self._origin_key = f"{prefix}/origin".encode()
+        self._origin_key = OriginKey(gateway, prefix)
         self._marker_place = f"{prefix}/marker/{node}/".encode()
         self._watches: list[EtcdWatch] = []
         self._underway: set[Deferred[Any]] = set()
@@ -90,24 +88,22 @@ class EtcdStore:
     async def open(self, revision: int = 0) -> None:
         """See `Store.open`. The revisions of the domain begin behind `revision`, if this is the first time.
 
-        Raises `LocalError` for a newer format.
+        Raises `LocalError` for a newer format, and where the state is not used here.
         """
-        look = RangeRequest(key=self._origin_key)
-        reply = await self._gateway.ask("/v3/kv/range", look, RangeReply)
-        if not reply.kvs:
-            value = msgspec.json.encode(Origin(format=FORMAT, revision=revision))
-            first = TxnRequest(
-                compare=[last_changed(self._origin_key, 0)],
-                success=[RequestOp(request_put=PutRequest(key=self._origin_key, value=value))],
-            )
-            await self._gateway.ask("/v3/kv/txn", first, TxnReply)
-            reply = await self._gateway.ask("/v3/kv/range", look, RangeReply)
-        self._origin = msgspec.json.decode(reply.kvs[0].value, type=Origin)
-        if self._origin.format > FORMAT:
-            raise LocalError(
-                f"the store in etcd has format {self._origin.format}, and this version of avinet knows {FORMAT}",
-                hint="use the newer version that wrote it",
-            )
+        origin, at = await self._origin_key.look()
+        if origin is None:
+            with suppress(Conflict):
+                await self._origin_key.change(0, Origin(format=FORMAT, revision=revision))
+            origin, at = await self._origin_key.look()
+            assert origin is not None
+        origin.check()
+        if origin.state == "arrived":
+            await self._origin_key.change(at, msgspec.structs.replace(origin, state="used", other=""))
+        self.open_at(origin)
+
+    def open_at(self, origin: Origin) -> None:
+        """Get ready with `origin`, whatever it says of its state."""
+        self._origin = origin
         self._transactions = Transactions(self._gateway, self._place, self._marker_place, self._origin, self._random)
         self._tasks.spawn(self._pulse(), "looking whether etcd answers")
 
@@ -146,12 +142,17 @@ class EtcdStore:
         """See `Store.range`; a page is cut shorter where it would be too large."""
         return await self._do(self._range(prefix, limit, after))
 
-    async def _range(self, prefix: bytes, limit: int, after: bytes) -> Page:
+    async def range_at(self, revision: int, prefix: bytes, *, limit: int = 1000, after: bytes = b"") -> Page:
+        """As `range`, as it was at `revision`; raises `Compacted`. The page says `revision`, whatever is there now."""
+        page = await self._do(self._range(prefix, limit, after, self._origin.etcd(revision)))
+        return replace(page, revision=revision)
+
+    async def _range(self, prefix: bytes, limit: int, after: bytes, revision: int = 0) -> Page:
         begin = self._place + (max(prefix, after + b"\0") if after else prefix)
         end = end_of(self._place + prefix)
         while True:
             try:
-                request = RangeRequest(key=begin, range_end=end, limit=limit)
+                request = RangeRequest(key=begin, range_end=end, limit=limit, revision=revision)
                 reply = await self._gateway.ask("/v3/kv/range", request, RangeReply)
             except TooLarge:
                 if limit == 1:

@@ -1,0 +1,115 @@
+"""The state of a domain moved from one engine to another, whole: wherever that is cut off, one of the two has it all.
+
+A store that is complete in its new place is not used there before it is gone from its old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from avinet.errors import LocalError
+from avinet.store.copying import Content, Source, TablesAtRest, content_of, copy, entries
+from avinet.store.etcd.moving import EtcdPlace
+from avinet.store.resting import FilePlace
+
+Told = Callable[[str], None]
+
+
+class Migration(msgspec.Struct, frozen=True, kw_only=True):
+    """What was moved, or would be: from `revision` on, which is where the domain was. `leased` keys are left out."""
+
+    to: str
+    keys: int
+    size: int
+    sha256: str
+    revision: int
+    leased: int = 0
+    kept: str = ""
+    done: bool = False
+
+
+async def to_etcd(
+    file: FilePlace, etcd: EtcdPlace, *, dry_run: bool = False, told: Told = lambda what: None
+) -> Migration:
+    """Move the store in `file` into `etcd`. Raises `Conflict` where that is not free, `LocalError`, `Unavailable`."""
+    tables = file.open()
+    try:
+        source, revision = TablesAtRest(tables), tables.revision
+        await etcd.check_free()
+        found = await _look("etcd", source, revision)
+        if dry_run:
+            return found
+        await etcd.begin(revision)
+        told(f"copying {found.keys} keys")
+        await copy(source, etcd.store, lambda keys: told(f"{keys} of {found.keys} keys"))
+        told("comparing both")
+        await _compare(found, etcd.store)
+    finally:
+        tables.close()
+    await etcd.arrived()
+    kept = file.leave(revision)
+    await etcd.use()
+    return msgspec.structs.replace(found, kept=str(kept), done=True)
+
+
+async def to_file(
+    etcd: EtcdPlace, file: FilePlace, *, dry_run: bool = False, told: Told = lambda what: None
+) -> Migration:
+    """Move what `etcd` has into a new store in `file`. Raises `Conflict` where there is one, and as `to_etcd`."""
+    file.check_free()
+    if (finished := await _finished(etcd, file, dry_run)) is not None:
+        return finished
+    revision = await etcd.open()
+    found = await _look("sqlite", etcd.store, revision)
+    if dry_run:
+        return found
+    tables = file.begin(revision)
+    try:
+        told(f"copying {found.keys} keys")
+        await copy(etcd.store, TablesAtRest(tables), lambda keys: told(f"{keys} of {found.keys} keys"))
+        told("comparing both")
+        await _compare(found, TablesAtRest(tables))
+    finally:
+        tables.close()
+    await _compare(found, etcd.store)
+    file.all_arrived()
+    await etcd.leave()
+    file.use()
+    return msgspec.structs.replace(found, done=True)
+
+
+async def _finished(etcd: EtcdPlace, file: FilePlace, dry_run: bool) -> Migration | None:
+    """A migration that was cut off after etcd was left: all of it is in the file, which only has to be used."""
+    origin = await etcd.look()
+    if origin is None or origin.state != "left" or not file.arrived.exists():
+        return None
+    tables = file.open_arrived()
+    try:
+        found = await _look("sqlite", TablesAtRest(tables), tables.revision)
+    finally:
+        tables.close()
+    if dry_run:
+        return found
+    file.use()
+    return msgspec.structs.replace(found, done=True)
+
+
+async def _look(to: str, source: Source, revision: int) -> Migration:
+    content, leased = await content_of(source), 0
+    async for _ in entries(source, leased=True):
+        leased += 1
+    return Migration(
+        to=to, keys=content.keys, size=content.size, sha256=content.sha256, revision=revision, leased=leased
+    )
+
+
+async def _compare(found: Migration, with_: Source) -> None:
+    there = await content_of(with_)
+    if there != Content(found.keys, found.size, found.sha256):
+        raise LocalError(
+            f"{there.keys} keys are there, SHA-256 {there.sha256[:12]}, and {found.keys} should be, "
+            f"SHA-256 {found.sha256[:12]}: the source is left as it was",
+            hint="does another process write to one of the two? then end it, and migrate again",
+        )
