@@ -38,6 +38,8 @@ _REASONS = {
     "unsupported protocol": "it does not speak TLS 1.3",
     "wrong version number": "what listens there does not speak TLS",
 }
+_ALERTS = ("alert bad certificate", "alert certificate expired", "alert certificate required", "alert unknown ca")
+"""How OpenSSL's words end for a peer that has refused the certificate of this side."""
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -165,4 +167,6 @@ def refusal(failure: Failure, authority: str = "the root CA") -> str | None:
     if not isinstance(error, SSL.Error):
         return None
     said = "; ".join(str(each[-1]) for each in (error.args[0] if error.args else []) if each) or "no reason given"
+    if said.endswith(_ALERTS):
+        return "it does not take this side's certificate: of another CA, or not valid now"
     return _REASONS[said].format(authority=authority) if said in _REASONS else said

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from avinet.aio import Slots
 from avinet.errors import NotFound
+from avinet.store.etcd.exchange import IN_FLIGHT
+from avinet.store.etcd.gateway import Full
 from avinet.store.etcd.messages import (
     Compare,
     Header,
@@ -30,9 +33,9 @@ class Model:
         self.history: list[tuple[bytes, bytes]] = []
 
     def range(self, request: RangeRequest) -> RangeReply:
-        assert not request.range_end
-        found = self.keys.get(request.key)
-        return RangeReply(header=Header(revision=self.revision), kvs=[found] if found else [])
+        end = request.range_end or request.key + b"\0"
+        found = [self.keys[key] for key in sorted(self.keys) if request.key <= key < end]
+        return RangeReply(header=Header(revision=self.revision), kvs=found)
 
     def txn(self, request: TxnRequest) -> TxnReply:
         before = self.revision
@@ -79,18 +82,22 @@ class Model:
 class LosingGateway:
     """Asks the model. `fates` says of each attempt what becomes of it, and answers when there are no more of them.
 
-    `answer`; `lose` what was done; `drop` it before it was done; `late`: it is done at some later attempt.
+    `answer`; `lose` what was done; `drop` it before it was done; `late`: it is done at some later attempt; `fill`: it is
+    done, and said that there is no space left, as etcd does; `refuse` it for that; or something else happens first.
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
-        self.fates: list[str] = []
+        self.line = Slots(IN_FLIGHT)
+        self.fates: list[str | Callable[[], None]] = []
         self.late: list[TxnRequest] = []
         self.patience = 6
 
     async def ask(self, path: str, request: Any, into: type[Any]) -> Any:
         assert path == "/v3/kv/range"
         return self.model.range(request)
+
+    ask_at_once = ask
 
     async def ask_again(self, path: str, request: Callable[[int], Any], into: type[Any]) -> Any:
         assert path == "/v3/kv/txn"
@@ -105,6 +112,12 @@ class LosingGateway:
                     return reply
             elif fate == "wake":
                 self.wake()
+            elif fate in ("fill", "refuse"):
+                if fate == "fill":
+                    self.model.txn(asked)
+                raise Full("etcd is full")
+            elif callable(fate):
+                fate()
         raise Uncertain("no answer")
 
     def wake(self) -> None:

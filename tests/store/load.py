@@ -51,7 +51,7 @@ class Load:
         self._work += [ensureDeferred(self._write(number)) for number in range(writers)]
         self._work += [ensureDeferred(self._read()) for _ in range(readers)]
 
-    async def goes_on(self, count: int = 40) -> None:
+    async def goes_on(self, count: int = 25) -> None:
         """Wait until so many more writes were acknowledged, and some reads."""
         writes, reads = len(self.acknowledged) + count, self.reads + count // 4
         await eventually(

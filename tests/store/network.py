@@ -19,10 +19,11 @@ class Network:
         self._ip = require("ip")
         if os.geteuid() != 0:
             missing("only root can make networks")
-        number = os.getpid() % 250
-        self._bridge = f"avb{number}"
-        self._spaces = {name: f"avinet-s{number}-{index}" for index, name in enumerate(names)}
-        self._ports = {name: f"avs{number}-{index}" for index, name in enumerate(names)}
+        mark = os.urandom(3)  # what was there a moment ago may not be gone yet
+        number = int.from_bytes(mark, "big") % 250
+        self._bridge = f"avb-{mark.hex()}"
+        self._spaces = {name: f"avinet-{mark.hex()}-{index}" for index, name in enumerate(names)}
+        self._ports = {name: f"avs-{mark.hex()}-{index}" for index, name in enumerate(names)}
         self._addresses = {name: f"10.232.{number}.{index + 10}" for index, name in enumerate(names)}
         try:
             self._make(f"10.232.{number}.1")
@@ -72,5 +73,6 @@ class Network:
                     subprocess.run([self._ip, *line.split()], check=verb == "replace", capture_output=True, timeout=20)
 
     def close(self) -> None:
-        for line in (*(f"netns del {space}" for space in self._spaces.values()), f"link del {self._bridge}"):
+        links = [f"link del {link}" for link in (*self._ports.values(), self._bridge)]
+        for line in (*links, *(f"netns del {space}" for space in self._spaces.values())):
             subprocess.run([self._ip, *line.split()], check=False, capture_output=True, timeout=20)

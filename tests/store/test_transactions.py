@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import given, settings
@@ -11,13 +12,15 @@ from typing_extensions import override
 
 from avinet.aio import as_deferred
 from avinet.errors import NotFound, Unavailable
+from avinet.store.etcd.exchange import IN_FLIGHT
+from avinet.store.etcd.gateway import Full
 from avinet.store.etcd.origin import Origin
 from avinet.store.etcd.transactions import Transactions
 from avinet.store.interface import Delete, Outcome, Put, Transaction, Uncertain, Unchanged
 from tests.store.contract import put
 from tests.store.etcd_model import LosingGateway, Model
 
-FATES = st.lists(st.sampled_from(("answer", "lose", "drop", "late", "wake")), max_size=12)
+FATES = st.lists(st.sampled_from(("answer", "lose", "drop", "late", "wake", "fill", "refuse")), max_size=12)
 
 
 class TransactionTests(SynchronousTestCase):
@@ -38,7 +41,7 @@ class TransactionTests(SynchronousTestCase):
         self.numbers += 1
         return self.numbers.to_bytes(length, "big")
 
-    def transact(self, transaction: Transaction, *fates: str) -> Any:
+    def transact(self, transaction: Transaction, *fates: str | Callable[[], None]) -> Any:
         """Its outcome, or the error."""
         self.gateway.fates = list(fates)
         results: list[Any] = []
@@ -90,9 +93,12 @@ class TransactionTests(SynchronousTestCase):
         self.transact(put(b"a", b"1"))
         self.transact(put(b"a", b"1"), *["late"] * 6)
         self.transactions = self.made()
-        self.assertTrue(self.transact(put(b"a", b"3")).succeeded)
-        self.assertTrue(self.transact(put(b"a", b"4"), "wake", "lose").succeeded)
-        self.assertEqual(self.value(b"a"), b"4")
+        self.successResultOf(as_deferred(self.transactions.open()))
+        before = self.model.revision
+        self.assertEqual(self.transact(put(b"a", b"3"), "answer", "drop"), Outcome(True, before + 1))
+        self.assertIsInstance(self.transact(put(b"a", b"4"), "wake", "lose"), Uncertain)
+        self.assertEqual(self.value(b"a"), b"1")
+        self.assertTrue(self.transact(put(b"a", b"5"), "lose", "lose").succeeded)
 
     def test_a_lease_that_ends_after_it_was_used_was_used(self) -> None:
         self.model.leases = {7}
@@ -110,6 +116,31 @@ class TransactionTests(SynchronousTestCase):
 
         self.patch(self.model, "txn", ends)
         self.assertTrue(self.transact(put(b"b", b"1", lease=8), "lose").succeeded)
+
+    def test_what_has_filled_etcd_was_done_though_it_says_that_there_is_no_space(self) -> None:
+        self.assertEqual(self.transact(put(b"a", b"1"), "fill"), Outcome(True, 2))
+        self.assertEqual(self.transact(put(b"a", b"2"), "drop", "fill"), Outcome(True, 3))
+        refused = self.transact(put(b"a", b"3"), "refuse")
+        self.assertEqual((type(refused), self.value(b"a")), (Full, b"2"))
+        self.assertTrue(self.transact(put(b"a", b"4")).succeeded)
+
+    def test_what_was_refused_for_space_may_be_done_by_an_attempt_before(self) -> None:
+        self.assertIsInstance(self.transact(put(b"a", b"1"), "late", "refuse"), Uncertain)
+        self.gateway.wake()
+        self.assertEqual(self.value(b"a"), b"1")
+
+    def test_nobody_knows_what_became_of_it_where_another_process_uses_its_name(self) -> None:
+        self.transact(put(b"a", b"1"))
+        other = self.made()
+        self.successResultOf(as_deferred(other.open()))
+
+        def interfere() -> None:
+            self.successResultOf(as_deferred(other.transact(put(b"b", b"1"))))
+
+        for _ in range(IN_FLIGHT - 1):
+            self.transact(put(b"c", b""))
+        self.assertIsInstance(self.transact(put(b"a", b"2"), "lose", interfere, "answer"), Uncertain)
+        self.assertEqual([value for _, value in self.model.history].count(b"2"), 1)
 
     @settings(deadline=None)
     @given(st.lists(st.tuples(st.sampled_from(("add", "create", "remove")), FATES), max_size=20))
@@ -129,6 +160,8 @@ class TransactionTests(SynchronousTestCase):
             outcome = self.transact(Transaction(conditions, operations), *fates)
             if isinstance(outcome, Uncertain):
                 maybe.add(name)
+            elif isinstance(outcome, Full):
+                self.assertNotIn(name, self.ends())
             elif outcome.succeeded:
                 known.append(name)
                 self.assertGreater(outcome.revision, before)

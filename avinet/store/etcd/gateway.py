@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from twisted.logger import Logger
 from twisted.web.iweb import IPolicyForHTTPS
 
-from avinet.aio import Slots, pause
-from avinet.errors import Conflict, LocalError, NotFound, PeerError, TooLarge, Unavailable
+from avinet.aio import Slots, pause, within
+from avinet.errors import Conflict, LocalError, NotFound, PeerError, TimedOut, TooLarge, Unavailable
 from avinet.store.etcd.exchange import IN_FLIGHT, Exchange, Lost, Stream
 from avinet.store.etcd.messages import Fault, Reply, Request, decoded
 from avinet.store.interface import Compacted, Uncertain
@@ -25,6 +25,37 @@ _TURN_S = 0.05
 _SLOWER = 1.5
 _LATER = {1, 4, 14}
 """Statuses of gRPC (cancelled, deadline exceeded, unavailable) after which another member may know better."""
+
+
+class Full(Unavailable):
+    """etcd has no space left, and takes no more writes; the one that has filled it may have been done."""
+
+
+class Line:
+    """As `Slots`: `count` may be in here at once. Who waits has a bounded time, in a line of bounded length."""
+
+    def __init__(self, clock: Any, count: int, patience_s: float) -> None:
+        self._clock = clock
+        self._slots = Slots(count)
+        self._patience_s = patience_s
+        self._waiting = 0
+
+    async def __aenter__(self) -> None:
+        if self._waiting >= QUEUED:
+            raise self._busy()
+        self._waiting += 1
+        try:
+            await within(self._clock, self._patience_s, self._slots.__aenter__(), "the store")
+        except TimedOut as error:
+            raise self._busy() from error
+        finally:
+            self._waiting -= 1
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self._slots.__aexit__(*raised)
+
+    def _busy(self) -> Unavailable:
+        return Unavailable("the store does not come to what it is asked", retry_after_s=self._patience_s)
 
 
 class Gateway:
@@ -49,8 +80,7 @@ class Gateway:
         self._attempt_s = attempt_s
         self._patience_s = patience_s
         self._exchange = Exchange(reactor, policy, attempt_s)
-        self._slots = Slots(IN_FLIGHT)
-        self._queued = 0
+        self.line = Line(reactor, IN_FLIGHT, patience_s)
         self._lost: set[str] = set()
         self._silent_since: float | None = None
         self.moved: Callable[[], None] = lambda: None
@@ -74,28 +104,19 @@ class Gateway:
         self.moved()
 
     async def ask(self, path: str, request: Request, into: type[R]) -> R:
-        """See `ask_again`, for what is the same when it is sent again."""
+        """See `ask_again`, for what is the same when it is sent again; it stands in the `line`."""
+        async with self.line:
+            return await self.ask_at_once(path, request, into)
+
+    async def ask_at_once(self, path: str, request: Request, into: type[R]) -> R:
+        """As `ask`, for whoever is in the `line` already, or may not wait."""
         return await self.ask_again(path, lambda attempt: request, into)
 
     async def ask_again(self, path: str, request: Callable[[int], Request], into: type[R]) -> R:
-        """The answer to `request` of the number of the attempt, from 0.
+        """The answer to `request` of the number of the attempt, from 0; for whoever is in the `line`.
 
         Raises `Uncertain` when there is none before patience ends, and what `refused` makes of a refusal.
         """
-        if self._queued >= QUEUED:
-            raise Unavailable("the store has too much to do")
-        self._queued += 1
-        try:
-            async with self._slots:
-                return await self._ask(path, request, into)
-        finally:
-            self._queued -= 1
-
-    async def ask_at_once(self, path: str, request: Request, into: type[R]) -> R:
-        """As `ask`, behind nobody."""
-        return await self._ask(path, lambda attempt: request, into)
-
-    async def _ask(self, path: str, request: Callable[[int], Request], into: type[R]) -> R:
         deadline, attempt, attempt_s = self._reactor.seconds() + self._patience_s, 0, self._attempt_s
         while True:
             endpoint, began = self.endpoint, self._reactor.seconds()
@@ -160,9 +181,7 @@ def refused(endpoint: str, status: int, body: bytes) -> Exception:
     if fault.code in _LATER or "too many requests" in said:
         return Lost(f"etcd at {endpoint}: {said}")
     if "space exceeded" in said:
-        return Unavailable(
-            f"etcd is full: {said}", hint="compact and defragment it, and lift its alarm: etcdctl alarm disarm"
-        )
+        return Full(f"etcd is full: {said}", hint="compact and defragment it, and lift its alarm: etcdctl alarm disarm")
     if "compacted" in said:
         return Compacted("the history that was asked for is gone")
     if "lease not found" in said:

@@ -93,7 +93,11 @@ class OriginKey:
         if not reply.kvs:
             return None, 0
         [found] = reply.kvs
-        return msgspec.json.decode(found.value, type=Origin), found.mod_revision
+        try:
+            return msgspec.json.decode(found.value, type=Origin), found.mod_revision
+        except msgspec.DecodeError as error:
+            key = self._key.decode()
+            raise LocalError(f"{key} in etcd is none of avinet's: {error}", hint="name another prefix") from error
 
     async def change(self, before: int, origin: Origin) -> None:
         """Put `origin` where the last change was `before`. Raises `Conflict` where another one was put meanwhile."""

@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
 
 from avinet.aio import Tasks, as_deferred, pause
-from avinet.errors import Conflict, NotFound, TooLarge, Unavailable
+from avinet.errors import AvinetError, Conflict, NotFound, TooLarge, Unavailable
 from avinet.store.etcd.exchange import Lost
 from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.messages import (
@@ -60,6 +61,8 @@ PULSE_S = 1.0
 class EtcdStore:
     """The keys below `prefix` of the etcd behind `gateway`; `node` names this process among those that write there."""
 
+    log = Logger()
+
     def __init__(
         self,
         reactor: Any,
@@ -100,12 +103,14 @@ class EtcdStore:
         if origin.state == "arrived":
             await self._origin_key.change(at, msgspec.structs.replace(origin, state="used", other=""))
         self.open_at(origin)
+        await self._transactions.open()
 
     def open_at(self, origin: Origin) -> None:
         """Get ready with `origin`, whatever it says of its state."""
         self._origin = origin
         self._transactions = Transactions(self._gateway, self._place, self._marker_place, self._origin, self._random)
-        self._tasks.spawn(self._pulse(), "looking whether etcd answers")
+        if not len(self._tasks):  # the first time that it is tried
+            self._tasks.spawn(self._pulse(), "looking whether etcd answers")
 
     def _do(self, work: Coroutine[Any, Any, T]) -> Deferred[T]:
         """Begin `work`, unless the store is closed; closing waits for it."""
@@ -193,6 +198,8 @@ class EtcdStore:
                     await self._gateway.once(endpoint, "/v3/kv/range", RangeRequest(key=self._place, count_only=True))
                 except Lost as error:
                     self._gateway.leave(endpoint, error.what)
+                except AvinetError as error:  # it answers
+                    self.log.warn("etcd at {endpoint}: {why}", endpoint=endpoint, why=str(error))
 
     async def grant(self, ttl_s: float) -> int:
         """See `Store.grant`; etcd counts in whole seconds, and has a least time of its own."""

@@ -4,6 +4,9 @@ With each transaction one key, a *marker*, is written: under the condition that 
 the times that a transaction was sent one can be done, also where an earlier one is still on its way, in a member that
 was asleep. What is sent again and finds its conditions false moves the marker itself, if nobody has: then no earlier
 one can be done any more, and what is said of it stands.
+
+The values of markers begin with what tells this process from all others: if another one of the same name is at work,
+then it may have moved the marker of a transaction that was done, and nobody knows.
 """
 
 from __future__ import annotations
@@ -14,10 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from avinet.aio import Slots
 from avinet.errors import NotFound, Unavailable
 from avinet.store.etcd.exchange import IN_FLIGHT
-from avinet.store.etcd.gateway import Gateway
+from avinet.store.etcd.gateway import Full, Gateway
 from avinet.store.etcd.messages import (
     Compare,
     DeleteRangeRequest,
@@ -31,10 +33,12 @@ from avinet.store.etcd.messages import (
     last_changed,
 )
 from avinet.store.etcd.origin import Origin
-from avinet.store.interface import Delete, Outcome, Put, Transaction, Unchanged
+from avinet.store.interface import Delete, Outcome, Put, Transaction, Uncertain, Unchanged, end_of
 
 TRIES = 10
-_VOID = b""
+_OWN_BYTES, _ID_BYTES = 8, 16
+_NAMESAKE = "the store is asked by another process of the same name"
+_NAMESAKE_HINT = "each node has a name of its own"
 
 
 @dataclass
@@ -43,6 +47,14 @@ class _Marker:
 
     key: bytes
     revision: int = 0
+
+
+@dataclass
+class _Sent:
+    """What was sent: the value of the marker that says it was done, and the number of the last attempt, from 0."""
+
+    id: bytes
+    attempt: int = 0
 
 
 class Transactions:
@@ -60,12 +72,21 @@ class Transactions:
         self._origin = origin
         self._prefix = prefix
         self._random = random
+        self._place = place
+        self._own = random(_OWN_BYTES)
         self._markers = deque(_Marker(b"%s%02d" % (place, number)) for number in range(IN_FLIGHT))
-        self._slots = Slots(IN_FLIGHT)
+
+    async def open(self) -> None:
+        """Take on the markers of the process that had this place before. Raises `Unavailable`."""
+        look = RangeRequest(key=self._place, range_end=end_of(self._place))
+        reply = await self._gateway.ask("/v3/kv/range", look, RangeReply)
+        revisions = {each.key: each.mod_revision for each in reply.kvs}
+        for marker in self._markers:
+            marker.revision = revisions.get(marker.key, 0)
 
     async def transact(self, transaction: Transaction) -> Outcome:
         """See `Store.transact`; raises `Uncertain` where it is not known what became of it."""
-        async with self._slots:
+        async with self._gateway.line:
             marker = self._markers.popleft()
             try:
                 return await self._transact(transaction, marker)
@@ -74,36 +95,42 @@ class Transactions:
 
     async def _transact(self, transaction: Transaction, marker: _Marker) -> Outcome:
         for _ in range(TRIES):
-            id = self._random(16)
-            asked = partial(self._request, transaction, marker, id)
+            sent = _Sent(self._own + self._random(_ID_BYTES))
+            asked = partial(self._request, transaction, marker, sent)
             try:
                 reply = await self._gateway.ask_again("/v3/kv/txn", asked, TxnReply)
-            except NotFound:  # a lease has ended: before any attempt, or after one that was done
-                looked = await self._gateway.ask("/v3/kv/range", RangeRequest(key=marker.key), RangeReply)
-                if (outcome := self._outcome(marker, id, looked)) is not None and outcome.succeeded:
-                    return outcome
-                raise
+            except (NotFound, Full) as error:
+                return await self._told(marker, sent, error)
             if reply.succeeded:
                 marker.revision = reply.header.revision
                 return Outcome(True, self._origin.of(reply.header.revision))
-            if (outcome := self._failed(marker, id, reply)) is not None:
+            if (outcome := self._failed(marker, sent, reply)) is not None:
                 return outcome
-        raise Unavailable(
-            "the store is asked by another process of the same name", hint="each node has a name of its own"
-        )
+        raise Unavailable(_NAMESAKE, hint=_NAMESAKE_HINT)
 
-    def _request(self, transaction: Transaction, marker: _Marker, id: bytes, attempt: int) -> TxnRequest:
+    async def _told(self, marker: _Marker, sent: _Sent, error: NotFound | Full) -> Outcome:
+        """What became of it where a lease has ended, or there is no space: before any, or by one that was done."""
+        look = RangeRequest(key=marker.key)
+        looked = await self._gateway.ask_at_once("/v3/kv/range", look, RangeReply)
+        if (outcome := self._outcome(marker, sent, looked)) is not None and outcome.succeeded:
+            return outcome
+        if isinstance(error, Full) and sent.attempt:  # an attempt before may find space when it arrives
+            raise Uncertain(error.what, hint=error.hint, retry_after_s=error.retry_after_s) from error
+        raise error
+
+    def _request(self, transaction: Transaction, marker: _Marker, sent: _Sent, attempt: int) -> TxnRequest:
         """What etcd is asked: the only place where something that writes is put together."""
+        sent.attempt = attempt
         untouched = last_changed(marker.key, marker.revision)
         look = RequestOp(request_range=RangeRequest(key=marker.key))
         if attempt:
-            void = RequestOp(request_put=PutRequest(key=marker.key, value=_VOID))
+            void = RequestOp(request_put=PutRequest(key=marker.key, value=self._own))
             look = RequestOp(request_txn=TxnRequest(compare=[untouched], success=[void], failure=[look]))
         return TxnRequest(
             compare=[untouched, *map(self._compare, transaction.conditions)],
             success=[
                 *map(self._operation, transaction.then),
-                RequestOp(request_put=PutRequest(key=marker.key, value=id)),
+                RequestOp(request_put=PutRequest(key=marker.key, value=sent.id)),
             ],
             failure=[look],
         )
@@ -117,23 +144,27 @@ class Transactions:
             return RequestOp(request_put=PutRequest(key=key, value=operation.value, lease=operation.lease))
         return RequestOp(request_delete_range=DeleteRangeRequest(key=key))
 
-    def _failed(self, marker: _Marker, id: bytes, reply: TxnReply) -> Outcome | None:
+    def _failed(self, marker: _Marker, sent: _Sent, reply: TxnReply) -> Outcome | None:
         """What became of a transaction that was not done this time; None where the marker was moved by another one."""
         [looked] = reply.responses
         nested = looked.response_txn
         if nested is None:
             assert looked.response_range is not None
-            return self._outcome(marker, id, looked.response_range, reply.header.revision)
+            return self._outcome(marker, sent, looked.response_range, reply.header.revision)
         if nested.succeeded:
             marker.revision = reply.header.revision
             return Outcome(False, self._origin.of(reply.header.revision))
         [again] = nested.responses
         assert again.response_range is not None
-        return self._outcome(marker, id, again.response_range, reply.header.revision)
+        return self._outcome(marker, sent, again.response_range, reply.header.revision)
 
-    def _outcome(self, marker: _Marker, id: bytes, looked: RangeReply, revision: int = 0) -> Outcome | None:
+    def _outcome(self, marker: _Marker, sent: _Sent, looked: RangeReply, revision: int = 0) -> Outcome | None:
         found = looked.kvs[0] if looked.kvs else KeyValue(key=marker.key)
         if found.mod_revision == marker.revision:
             return Outcome(False, self._origin.of(revision))
         marker.revision = found.mod_revision
-        return Outcome(True, self._origin.of(found.mod_revision)) if found.value == id else None
+        if found.value == sent.id:
+            return Outcome(True, self._origin.of(found.mod_revision))
+        if sent.attempt and not found.value.startswith(self._own):  # over one of ours that was done, or not
+            raise Uncertain(_NAMESAKE, hint=_NAMESAKE_HINT)
+        return None
