@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+import msgspec
 
 from avinet.cli.context import Context, pass_context
 from avinet.cli.exits import FAULT, OK
 from avinet.cli.given import config_option, settings_of
 from avinet.cli.shown import emit, escaped, fields, moment, one_line, table
-from avinet.errors import Invalid
+from avinet.errors import Invalid, LocalError
 from avinet.units import format_bytes
 
 if TYPE_CHECKING:
@@ -95,10 +96,18 @@ def check(context: Context, settings: Path | None) -> int:
     else:
         from avinet.cli.reacting import reacting
         from avinet.store.choose import check_etcd
+        from avinet.store.health import Fault
+        from avinet.store.resting import FilePlace
         from avinet.trust.domain import load
 
         domain = load(path.parent / found.state / "trust").id
+        file = FilePlace(path.parent / found.state)
         health = reacting(lambda reactor: check_etcd(reactor, found.store, path.parent, domain, time.time))
+        try:
+            file.check_unused()
+        except LocalError as error:
+            both = Fault(error.what, error.hint)
+            health = msgspec.structs.replace(health, faults=[*health.faults, both])
         show = _show_cluster
     if context.output == "table":
         show(health)
@@ -148,11 +157,12 @@ def migrate(context: Context, settings: Path | None, to: Literal["sqlite", "etcd
     if context.output != "table":
         emit(made, context.output)
         return
+    content = made.content
     fields(
         [
-            ("moved" if made.done else "would be moved", f"{made.keys} keys, {format_bytes(made.size)}, to {to}"),
-            ("compared", f"both are the same: SHA-256 {made.sha256}" if made.done else ""),
-            ("left out", f"{made.leased} keys under a lease, which are taken anew" if made.leased else ""),
+            ("moved" if made.done else "would be moved", f"{content.keys} keys, {format_bytes(content.size)}, to {to}"),
+            ("compared", f"both are the same: SHA-256 {content.sha256}" if made.done else ""),
+            ("left out", f"{content.leased} keys under a lease, which are taken anew" if content.leased else ""),
             ("revisions", f"go on above {made.revision}"),
             ("as it was", made.kept),
         ]
@@ -177,12 +187,22 @@ def _show_file(health: FileHealth) -> None:
     )
 
 
+_STATES = {
+    "": "not known whether they are used",
+    "none": "which has no store here",
+    "used": "in use",
+    "arriving": "a part of what is to come",
+    "arrived": "to be used by the next start of the node",
+    "left": "which has left",
+}
+
+
 def _show_cluster(health: ClusterHealth) -> None:
     fields(
         [
             ("store", f"etcd, {len(health.members)} members; the leader is {health.leader or 'not known'}"),
             ("quorum", f"{health.answering} take part, {health.quorum} have to" if health.members else None),
-            ("keys", "not known" if health.keys is None else health.keys),
+            ("keys", "not known" if health.keys is None else f"{health.keys} of this domain, {_STATES[health.state]}"),
             ("CA", f"valid until {moment(health.ca_expires)}"),
             ("certificate", f"of this node, valid until {moment(health.certificate_expires)}"),
         ]

@@ -139,10 +139,11 @@ async def copy_etcd(
         revision = await etcd.open()
         source, tables = AsOf(etcd.store, revision), Tables(to)
         try:
+            tables.hasten()
             with tables.committed():
                 tables.go_on(revision)
             await copy(source, TablesAtRest(tables))
-            if await content_of(TablesAtRest(tables)) != await content_of(source):
+            if not (await content_of(TablesAtRest(tables))).same(await content_of(source)):
                 raise LocalError(f"the copy of the store {to} is not what etcd holds", hint="try it again")
         finally:
             tables.close()

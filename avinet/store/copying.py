@@ -14,7 +14,8 @@ from avinet.aio import as_deferred
 from avinet.store.interface import OPERATIONS, Entry, Outcome, Page, Put, Transaction
 from avinet.store.tables import Tables
 
-PAGE = 500
+PAGE = 2000
+"""How many keys are read at once: with each page etcd counts all that follow."""
 TRANSACTION_BYTES = 512 * 1024
 """What one transaction writes at most, but for a single key that is larger: half of what any store takes."""
 AT_ONCE = 8
@@ -35,11 +36,16 @@ class Target(Source, Protocol):
 
 
 class Content(msgspec.Struct, frozen=True):
-    """What a store holds, but for keys under a lease: its keys, its bytes, and a SHA-256 over all in order."""
+    """What a store holds, but for `leased` keys under a lease: its keys, its bytes, and a SHA-256 over all in order."""
 
     keys: int
     size: int
     sha256: str
+    leased: int = 0
+
+    def same(self, other: Content) -> bool:
+        """Whether both hold the same, but for keys under a lease."""
+        return (self.keys, self.size, self.sha256) == (other.keys, other.size, other.sha256)
 
 
 class TablesAtRest:
@@ -58,26 +64,28 @@ class TablesAtRest:
             return self._tables.transact(transaction)
 
 
-async def entries(source: Source, *, leased: bool = False) -> AsyncIterator[Entry]:
-    """All entries in the order of their keys: those without a lease, or those with one."""
+async def _entries(source: Source) -> AsyncIterator[Entry]:
+    """All entries in the order of their keys."""
     after, more = b"", True
     while more:
         page = await source.range(b"", limit=PAGE, after=after)
         for entry in page.entries:
             after = entry.key
-            if bool(entry.lease) is leased:
-                yield entry
+            yield entry
         more = page.more
 
 
 async def content_of(source: Source) -> Content:
     """What `source` holds."""
-    keys, size, digest = 0, 0, hashlib.sha256()
-    async for entry in entries(source):
+    keys, size, leased, digest = 0, 0, 0, hashlib.sha256()
+    async for entry in _entries(source):
+        if entry.lease:
+            leased += 1
+            continue
         keys, size = keys + 1, size + len(entry.key) + len(entry.value)
         for part in (entry.key, entry.value):
             digest.update(b"%d:" % len(part) + part)
-    return Content(keys, size, digest.hexdigest())
+    return Content(keys, size, digest.hexdigest(), leased)
 
 
 async def copy(source: Source, target: Target, told: Callable[[int], None] = lambda keys: None) -> None:
@@ -97,7 +105,9 @@ async def copy(source: Source, target: Target, told: Callable[[int], None] = lam
 
 async def _parts(source: Source) -> AsyncIterator[tuple[Put, ...]]:
     part, size = list[Put](), 0
-    async for entry in entries(source):
+    async for entry in _entries(source):
+        if entry.lease:
+            continue
         length = len(entry.key) + len(entry.value)
         if part and (len(part) == OPERATIONS or size + length > TRANSACTION_BYTES):
             yield tuple(part)

@@ -11,6 +11,7 @@ import msgspec
 
 from avinet.errors import LocalError
 from avinet.files import cannot
+from avinet.store.resting import FilePlace
 from avinet.store.tables import APPLICATION, FORMAT
 from avinet.units import format_bytes
 
@@ -40,7 +41,12 @@ class FileHealth(msgspec.Struct, frozen=True, kw_only=True, tag_field="engine", 
 def check_file(path: Path) -> FileHealth:
     """Look at the store in `path`, all of it; a process that writes to it is not disturbed. Raises `LocalError`."""
     if not path.exists():
-        return FileHealth(path=str(path), faults=[Fault(f"there is no store {path}", "a node makes it when it starts")])
+        missing = Fault(f"there is no store {path}", "a node makes it when it starts")
+        try:
+            FilePlace(path.parent).check_used()
+        except LocalError as error:
+            missing = Fault(error.what, error.hint)
+        return FileHealth(path=str(path), faults=[missing])
     try:
         size = sum(each.stat().st_size for each in path.parent.glob(f"{path.name}*"))
         free = shutil.disk_usage(path.parent).free

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from avinet.errors import LocalError
-from avinet.store.copying import Content, Source, TablesAtRest, content_of, copy, entries
+from avinet.store.copying import Content, Source, TablesAtRest, content_of, copy
 from avinet.store.etcd.moving import EtcdPlace
 from avinet.store.resting import FilePlace
 
@@ -18,14 +18,11 @@ Told = Callable[[str], None]
 
 
 class Migration(msgspec.Struct, frozen=True, kw_only=True):
-    """What was moved, or would be: from `revision` on, which is where the domain was. `leased` keys are left out."""
+    """What was moved, or would be: `content`, but for what is leased. The revisions go on above `revision`."""
 
     to: str
-    keys: int
-    size: int
-    sha256: str
+    content: Content
     revision: int
-    leased: int = 0
     kept: str = ""
     done: bool = False
 
@@ -42,10 +39,10 @@ async def to_etcd(
         if dry_run:
             return found
         await etcd.begin(revision)
-        told(f"copying {found.keys} keys")
-        await copy(source, etcd.store, lambda keys: told(f"{keys} of {found.keys} keys"))
+        told(f"copying {found.content.keys} keys")
+        await copy(source, etcd.store, lambda keys: told(f"{keys} of {found.content.keys} keys"))
         told("comparing both")
-        await _compare(found, etcd.store)
+        await _compare(found.content, etcd.store)
     finally:
         tables.close()
     await etcd.arrived()
@@ -67,13 +64,13 @@ async def to_file(
         return found
     tables = file.begin(revision)
     try:
-        told(f"copying {found.keys} keys")
-        await copy(etcd.store, TablesAtRest(tables), lambda keys: told(f"{keys} of {found.keys} keys"))
+        told(f"copying {found.content.keys} keys")
+        await copy(etcd.store, TablesAtRest(tables), lambda keys: told(f"{keys} of {found.content.keys} keys"))
         told("comparing both")
-        await _compare(found, TablesAtRest(tables))
+        await _compare(found.content, TablesAtRest(tables))
     finally:
         tables.close()
-    await _compare(found, etcd.store)
+    await _compare(found.content, etcd.store)
     file.all_arrived()
     await etcd.leave()
     file.use()
@@ -97,19 +94,14 @@ async def _finished(etcd: EtcdPlace, file: FilePlace, dry_run: bool) -> Migratio
 
 
 async def _look(to: str, source: Source, revision: int) -> Migration:
-    content, leased = await content_of(source), 0
-    async for _ in entries(source, leased=True):
-        leased += 1
-    return Migration(
-        to=to, keys=content.keys, size=content.size, sha256=content.sha256, revision=revision, leased=leased
-    )
+    return Migration(to=to, content=await content_of(source), revision=revision)
 
 
-async def _compare(found: Migration, with_: Source) -> None:
+async def _compare(content: Content, with_: Source) -> None:
     there = await content_of(with_)
-    if there != Content(found.keys, found.size, found.sha256):
+    if not there.same(content):
         raise LocalError(
-            f"{there.keys} keys are there, SHA-256 {there.sha256[:12]}, and {found.keys} should be, "
-            f"SHA-256 {found.sha256[:12]}: the source is left as it was",
+            f"{there.keys} keys are there, SHA-256 {there.sha256[:12]}, and {content.keys} should be, "
+            f"SHA-256 {content.sha256[:12]}: the source is left as it was",
             hint="does another process write to one of the two? then end it, and migrate again",
         )

@@ -83,6 +83,7 @@ class FilePlace:
         except OSError as error:
             raise cannot("remove", self.arriving, error) from error
         tables = Tables(self.arriving)
+        tables.hasten()
         with tables.committed():
             tables.go_on(revision)
         return tables
@@ -92,7 +93,12 @@ class FilePlace:
         return Tables(self.arrived)
 
     def all_arrived(self) -> None:
-        """All of it is in the file, which is closed."""
+        """All of it is in the file, which is closed. Raises `LocalError`."""
+        try:
+            with self.arriving.open("rb") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise cannot("write", self.arriving, error) from error
         self._rename(self.arriving, self.arrived)
 
     def use(self) -> None:

@@ -68,6 +68,24 @@ class MigratedNodeTests(NodeCase):
         self.node.machine.until("se-1 is back", lambda: self.node.connected("se-1"))
         return self.in_sync()
 
+    def restored_beside(self) -> None:
+        """A backup of the node, which runs, put back into etcd below another prefix."""
+        backup, other = self.node.folder / "backup.tar.gz", self.node.folder / "again.toml"
+        self.node.machine.avictl("backup", "--config", str(self.node.settings), "--out", str(backup))
+        text = self.node.settings.read_text().replace('"controller"', '"again"')
+        other.write_text(f'{text}prefix = "again"\n')
+        shown = self.node.machine.avictl("restore", str(backup), "--config", str(other))
+        self.assertIn("avictl store migrate --to etcd moves it", shown)
+        done = self.node.avictl("store", "migrate", "--config", str(other), "--to", "etcd", "-o", "json")
+        self.assertEqual((done.returncode, done.stderr), (0, b""))
+        made = json.loads(done.stdout)
+        checked = self.node.avictl("store", "check", "--config", str(other), "-o", "json")
+        seen = json.loads(checked.stdout)
+        self.assertEqual((checked.returncode, seen["state"], seen["faults"]), (0, "used", []))
+        self.assertEqual(seen["keys"], made["content"]["keys"])
+        self.assertGreater(made["revision"], 1 << 32)
+        shutil.rmtree(self.node.folder / "again")
+
     def test_a_fleet_does_not_notice(self) -> None:
         machine = self.node.machine
         self.document(1)
@@ -83,7 +101,7 @@ class MigratedNodeTests(NodeCase):
             self.assertFalse(self.migrate(to, "--dry-run")["done"])
             made = self.migrate(to)
             self.assertTrue(made["done"])
-            self.assertGreater(made["keys"], 10)
+            self.assertGreater(made["content"]["keys"], 10)
             # whoever starts it with the settings of before is told what to do, and nothing is made anew
             self.use(start_again)
             machine.start("controller", *self.node.command())
@@ -101,4 +119,6 @@ class MigratedNodeTests(NodeCase):
             self.assertEqual([each for each in events if each not in known], [])
             self.assertIn("records", machine.avictl("events", "--verify"))
             machine.avictl("run", "se-1", "ping")  # a request with the fence of now
+            if to == "etcd":
+                self.restored_beside()
             before = after

@@ -21,6 +21,7 @@ from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.health import ClusterHealth
 from avinet.store.etcd.members import MEMBER_LIFE, MutualTLS, found_members
 from avinet.store.etcd.messages import Request
+from avinet.store.etcd.moving import EtcdPlace
 from avinet.store.etcd.store import EtcdStore
 from avinet.trust.domain import found
 from demo.members import Cluster
@@ -85,7 +86,21 @@ class ExamineTests(TestCase):
         for key in (b"a", b"b"):
             await store.transact(put(key, b""))
         await store.close()
-        self.assertEqual((await self.check()).keys, 2)
+        seen = await self.check()
+        self.assertEqual((health.keys, health.state, seen.keys, seen.state), (0, "none", 2, "used"))
+
+    @asynchronous
+    async def test_state_that_is_not_used_here_is_a_fault(self) -> None:
+        await self.well()
+        gateway = Gateway(reactor, self.cluster.endpoints, self.cluster.policy)
+        place = EtcdPlace(reactor, gateway, "avinet/d1", "node-1", "a file")
+        await place.begin(7)
+        self.assertIn("a part only of the state", self.said(await self.check())[0])
+        await place.arrived()
+        self.assertEqual([(seen.state, seen.faults) for seen in [await self.check()]], [("arrived", [])])
+        await place.leave()
+        self.assertIn("has left etcd for a file; set engine", self.said(await self.check())[0])
+        await place.store.close()
 
     @asynchronous
     async def test_without_one_member_and_without_two(self) -> None:
@@ -147,7 +162,9 @@ class ExamineTests(TestCase):
         self.assertRegex(out, r"store +etcd, 3 members; the leader is etcd-[123]\n")
         self.assertIn("ok   nothing is wrong", out)
         self.cluster.kill("etcd-2")
+        (self.folder / "state" / "store.sqlite").write_bytes(b"")
         out, code = await avictl("--output", "json")
         health = json.loads(out)
         self.assertEqual((code, health["engine"], health["answering"], health["quorum"]), (1, "etcd", 2, 2))
-        self.assertEqual(len(health["faults"]), 2)
+        self.assertEqual(len(health["faults"]), 3)
+        self.assertIn("store.sqlite is there too", health["faults"][-1]["what"])

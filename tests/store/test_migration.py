@@ -112,8 +112,10 @@ class CopyTests(SynchronousTestCase):
             source.transact(Transaction((), (Put(b"leased", b"x", source.grant(10)),)))
         self.successResultOf(ensureDeferred(copy(TablesAtRest(source), TablesAtRest(target))))
         self.assertEqual(held(target), SMALL)
-        contents = [self.successResultOf(ensureDeferred(content_of(TablesAtRest(each)))) for each in (source, target)]
-        self.assertEqual(contents[0], contents[1])
+        before, after = (
+            self.successResultOf(ensureDeferred(content_of(TablesAtRest(each)))) for each in (source, target)
+        )
+        self.assertEqual((before.leased, after.leased, before.same(after)), (1, 0, True))
 
     def test_a_transaction_that_fails_is_raised(self) -> None:
         class Full(TablesAtRest):
@@ -216,7 +218,7 @@ class MigrationTests(MigrationCase):
         contents |= {b"large/%d" % number: seeded.randbytes(VALUE_LIMIT_BYTES) for number in range(20)}
         revision = self.filled(contents, 5_000_000_000)
         before = await self.to_etcd()
-        self.assertEqual((before.keys, before.revision, before.done), (len(contents), revision, True))
+        self.assertEqual((before.content.keys, before.revision, before.done), (len(contents), revision, True))
         self.assertEqual(await self.in_etcd(), contents)
         async with self.used() as store:
             entry = (await store.read([b"\0"])).entries[b"\0"]
@@ -232,7 +234,7 @@ class MigrationTests(MigrationCase):
         end = tables.revision
         tables.close()
         again = await self.to_etcd()
-        self.assertEqual((again.revision, again.sha256), (end, after.sha256))
+        self.assertEqual((again.revision, again.content.sha256), (end, after.content.sha256))
         async with self.used() as store:
             self.assertGreater((await store.read([])).revision, end)
 
@@ -254,7 +256,7 @@ class MigrationTests(MigrationCase):
     async def test_a_dry_run_changes_nothing_and_finds_what_stands_in_the_way(self) -> None:
         self.filled(SMALL)
         would = await self.to_etcd(dry_run=True)
-        self.assertEqual((would.keys, would.done), (len(SMALL), False))
+        self.assertEqual((would.content.keys, would.done), (len(SMALL), False))
         self.assertEqual(self.in_file(), SMALL)
         async with self.place() as place:
             self.assertIsNone(await place.look())

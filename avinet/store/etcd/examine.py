@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from statistics import median
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import msgspec
 from cryptography import x509
 from twisted.internet.defer import DeferredList
 
 from avinet.aio import as_deferred
-from avinet.errors import AvinetError, Unavailable
+from avinet.errors import AvinetError, LocalError, Unavailable
 from avinet.store.etcd.exchange import Exchange, Lost
 from avinet.store.etcd.gateway import refused
 from avinet.store.etcd.health import ClusterHealth, MemberHealth, faults_of
@@ -34,6 +34,8 @@ from avinet.store.etcd.messages import (
     decoded,
     last_changed,
 )
+from avinet.store.etcd.origin import Origin
+from avinet.store.health import Fault
 from avinet.store.interface import end_of
 
 R = TypeVar("R", bound=Reply)
@@ -63,6 +65,7 @@ async def check_cluster(
         quorum=len(listed) // 2 + 1 if listed else 0,
         leader=next((each.name for each in seen if each.leader), ""),
         keys=next((each.keys for each in examined if each.keys is not None), None),
+        state=_state(examined),
         alarms=sorted({f"{names.get(id, f'{id:x}')}: {alarm}" for each in examined for id, alarm in each.alarms}),
         ca_expires=min(each.not_valid_after_utc.timestamp() for each in policy.ca),
         certificate_expires=policy.credential.certificate.not_valid_after_utc.timestamp(),
@@ -73,7 +76,23 @@ async def check_cluster(
     certificates += [(f"the certificate of {each.seen.endpoint}", each.shown) for each in examined if each.shown]
     unseen = [each for each in listed if each.ID not in {one.id for one in examined}]
     faults = faults_of(health, unseen, certificates, now, attempt_s=attempt_s)
-    return msgspec.structs.replace(health, faults=faults)
+    return msgspec.structs.replace(health, faults=[*faults, *_unusable(examined)])
+
+
+def _state(examined: Sequence[_Examination]) -> Literal["", "none", "used", "arriving", "arrived", "left"]:
+    origin = next((each.origin for each in examined if each.origin is not None), None)
+    if origin is not None:
+        return origin.state
+    return "none" if any(each.keys is not None for each in examined) else ""
+
+
+def _unusable(examined: Sequence[_Examination]) -> list[Fault]:
+    for origin in [each.origin for each in examined if each.origin is not None][:1]:
+        try:
+            origin.check()
+        except LocalError as error:
+            return [Fault(error.what, error.hint)]
+    return []
 
 
 async def _all(work: Sequence[Awaitable[None]]) -> None:
@@ -95,6 +114,7 @@ class _Examination:
         self.members: list[Member] = []
         self.alarms: list[tuple[int, str]] = []
         self.keys: int | None = None
+        self.origin: Origin | None = None
         self.shown: x509.Certificate | None = None
 
     async def run(self) -> None:
@@ -136,7 +156,7 @@ class _Examination:
             size=found.db_size,
             in_use=found.db_size_in_use,
             revision=found.header.revision,
-            why="" if found.leader else "it knows no leader",
+            why=self.seen.why or ("" if found.leader else "it knows no leader"),
         )
 
     async def _quota(self) -> None:
@@ -154,6 +174,8 @@ class _Examination:
         whole = RangeRequest(key=place, range_end=end_of(place), count_only=True)
         self.keys = (await self._ask("/v3/kv/range", whole, RangeReply)).count
         look = RangeRequest(key=f"{self._prefix}/origin".encode())
+        found = (await self._ask("/v3/kv/range", look, RangeReply)).kvs
+        self.origin = decoded(found[0].value, Origin) if found else None
         self._learn(read_ms=await self._median_ms("/v3/kv/range", look))
 
     async def _writes(self) -> None:

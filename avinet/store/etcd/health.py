@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Literal
 
 import msgspec
 from cryptography import x509
@@ -43,13 +44,17 @@ class MemberHealth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClusterHealth(msgspec.Struct, frozen=True, kw_only=True, tag_field="engine", tag="etcd"):
-    """A store on etcd: of its `members` a `quorum` has to answer, and so many are. `keys` are those of the domain."""
+    """A store on etcd: of its `members` a `quorum` has to answer, and so many are.
+
+    `keys` are those of the domain, and `state` says whether they are used here; empty where that cannot be seen.
+    """
 
     members: list[str] = []
     answering: int = 0
     quorum: int = 0
     leader: str = ""
     keys: int | None = None
+    state: Literal["", "none", "used", "arriving", "arrived", "left"] = ""
     alarms: list[str] = []
     ca_expires: float = 0.0
     certificate_expires: float = 0.0
