@@ -292,6 +292,21 @@ class MigrationTests(MigrationCase):
         self.assertEqual(self.in_file(), SMALL)
 
     @asynchronous
+    async def test_what_a_migration_that_was_cut_off_has_sent_is_not_done_after_the_next_has_begun(self) -> None:
+        self.filled(SMALL)
+        async with self.place() as late:
+            await late.begin(1)
+            self.assertTrue((await self.to_etcd()).done)
+            outcome = await late.store.transact(Transaction((), (Put(b"engine/se-1", b"old"),)))
+            self.assertFalse(outcome.succeeded)
+            source = Tables(self.state / "other.sqlite")
+            self.addCleanup(source.close)
+            fill(source, SMALL)
+            said = await self.refused(Conflict, copy(TablesAtRest(source), late.store))
+            self.assertIn("another process has begun", said)
+        self.assertEqual(await self.in_etcd(), SMALL)
+
+    @asynchronous
     async def test_what_arrives_changed_is_found_and_the_source_stays(self) -> None:
         self.filled(SMALL)
         real = EtcdStore.transact

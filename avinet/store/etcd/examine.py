@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from statistics import median
 from typing import Any, Literal, TypeVar
 
@@ -12,9 +13,9 @@ from cryptography import x509
 from twisted.internet.defer import DeferredList
 
 from avinet.aio import as_deferred
-from avinet.errors import AvinetError, LocalError, Unavailable
-from avinet.store.etcd.exchange import Exchange, Lost
-from avinet.store.etcd.gateway import refused
+from avinet.errors import AvinetError, LocalError
+from avinet.store.etcd.exchange import Exchange
+from avinet.store.etcd.gateway import Full, refused
 from avinet.store.etcd.health import ClusterHealth, MemberHealth, faults_of
 from avinet.store.etcd.members import MutualTLS
 from avinet.store.etcd.messages import (
@@ -189,11 +190,7 @@ class _Examination:
         taken = []
         for _ in range(SAMPLES):
             begun = self._reactor.seconds()
-            try:
+            with suppress(Full):  # the members have agreed on that
                 await self._ask(path, request, Reply)
-            except Lost:
-                raise
-            except Unavailable:  # etcd is full: the members have agreed on that
-                pass
             taken.append((self._reactor.seconds() - begun) * 1000)
         return round(median(taken), 1)

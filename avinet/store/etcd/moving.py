@@ -67,14 +67,18 @@ class EtcdPlace:
         return (await self._gateway.ask("/v3/kv/range", whole, RangeReply)).count
 
     async def begin(self, revision: int) -> None:
-        """Make room, for state whose revisions go on above `revision`. Raises `Conflict` as `check_free`."""
+        """Make room, for state whose revisions go on above `revision`. Raises `Conflict` as `check_free`.
+
+        Nothing is written from then on that this has not begun: what a migration that was cut off has sent may still
+        be on its way.
+        """
         at = await self.check_free()
         origin = Origin(format=FORMAT, revision=revision, state="arriving", other=self._other)
         await self._key.change(at, origin)
         for each in ("data", "marker"):
             place = f"{self._prefix}/{each}/".encode()
             await self._gateway.ask("/v3/kv/deleterange", DeleteRangeRequest(key=place, range_end=end_of(place)), Reply)
-        self.store.open_at(origin)
+        self.store.open_at(origin, [await self._key.unchanged(origin)])
 
     async def arrived(self) -> None:
         """All of it is here: a node may begin to use it, unless it has it still in the other store."""

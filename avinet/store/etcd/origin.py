@@ -12,6 +12,7 @@ import msgspec
 from avinet.errors import Conflict, LocalError
 from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.messages import (
+    Compare,
     KeyValue,
     PutRequest,
     RangeReply,
@@ -24,6 +25,7 @@ from avinet.store.etcd.messages import (
 from avinet.store.interface import Entry
 
 FORMAT = 1
+_CHANGED = "another process has changed where the state of this domain is"
 _NEVER = -1
 """No key was changed at this revision."""
 
@@ -99,10 +101,17 @@ class OriginKey:
             key = self._key.decode()
             raise LocalError(f"{key} in etcd is none of avinet's: {error}", hint="name another prefix") from error
 
+    async def unchanged(self, origin: Origin) -> Compare:
+        """The condition that `origin`, which was just put, is the last one. Raises `Conflict` where it is not."""
+        found, at = await self.look()
+        if found != origin:
+            raise Conflict(_CHANGED)
+        return last_changed(self._key, at)
+
     async def change(self, before: int, origin: Origin) -> None:
         """Put `origin` where the last change was `before`. Raises `Conflict` where another one was put meanwhile."""
         put = RequestOp(request_put=PutRequest(key=self._key, value=msgspec.json.encode(origin)))
         request = TxnRequest(compare=[last_changed(self._key, before)], success=[put])
         reply = await self._gateway.ask("/v3/kv/txn", request, TxnReply)
         if not reply.succeeded and (await self.look())[0] != origin:  # else an attempt before this one was done
-            raise Conflict("another process has changed where the state of this domain is")
+            raise Conflict(_CHANGED)

@@ -24,6 +24,7 @@ from avinet.store.etcd.exchange import Lost
 from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.messages import (
     CompactionRequest,
+    Compare,
     KeyValue,
     LeaseGrantRequest,
     LeaseReply,
@@ -105,10 +106,12 @@ class EtcdStore:
         self.open_at(origin)
         await self._transactions.open()
 
-    def open_at(self, origin: Origin) -> None:
-        """Get ready with `origin`, whatever it says of its state."""
+    def open_at(self, origin: Origin, always: Sequence[Compare] = ()) -> None:
+        """Get ready with `origin`, whatever it says of its state; `always` are conditions of each transaction."""
         self._origin = origin
-        self._transactions = Transactions(self._gateway, self._place, self._marker_place, self._origin, self._random)
+        self._transactions = Transactions(
+            self._gateway, self._place, self._marker_place, self._origin, self._random, always
+        )
         if not len(self._tasks):  # the first time that it is tried
             self._tasks.spawn(self._pulse(), "looking whether etcd answers")
 

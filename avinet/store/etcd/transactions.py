@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -58,7 +58,10 @@ class _Sent:
 
 
 class Transactions:
-    """Sends transactions through `gateway`. Keys begin with `prefix`, markers with `place`, which one process uses."""
+    """Sends transactions through `gateway`. Keys begin with `prefix`, markers with `place`, which one process uses.
+
+    Each has the conditions `always`, of etcd's own, beside those that it has.
+    """
 
     def __init__(
         self,
@@ -67,8 +70,10 @@ class Transactions:
         place: bytes,
         origin: Origin,
         random: Callable[[int], bytes] = os.urandom,
+        always: Sequence[Compare] = (),
     ) -> None:
         self._gateway = gateway
+        self._always = always
         self._origin = origin
         self._prefix = prefix
         self._random = random
@@ -127,7 +132,7 @@ class Transactions:
             void = RequestOp(request_put=PutRequest(key=marker.key, value=self._own))
             look = RequestOp(request_txn=TxnRequest(compare=[untouched], success=[void], failure=[look]))
         return TxnRequest(
-            compare=[untouched, *map(self._compare, transaction.conditions)],
+            compare=[untouched, *self._always, *map(self._compare, transaction.conditions)],
             success=[
                 *map(self._operation, transaction.then),
                 RequestOp(request_put=PutRequest(key=marker.key, value=sent.id)),
