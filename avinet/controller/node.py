@@ -23,6 +23,7 @@ from avinet.controller.certificates.overview import CertificateOverview
 from avinet.controller.certificates.supply import Supply
 from avinet.controller.certificates.vault import Vault
 from avinet.controller.epochs import Epochs
+from avinet.controller.expiry import EARLY, Early, Expiries, endings
 from avinet.controller.greetings import Greetings
 from avinet.controller.images import Images
 from avinet.controller.instances import Instances
@@ -225,6 +226,10 @@ class Node:
             known.enrolled,
         )
         self.stalls = Stalls(reactor)
+        early = {**EARLY, "certificate": Early(settings.certificates.soon_s, settings.certificates.urgent_s)}
+        self.expiries = Expiries(
+            reactor, store, domain.node, lambda: endings(self.standing.domain, self.certificates), now, early
+        )
         self.overview = Overview(
             self.standing,
             self.directory,
@@ -233,6 +238,8 @@ class Node:
             self.desired,
             self.states,
             self.distributor,
+            self.certificates,
+            self.expiries,
             self.stalls,
             now,
         )
@@ -259,6 +266,7 @@ class Node:
         await self.jobs.start()
         self.audit.start()
         self.rollouts.start()
+        self.tasks.spawn(self.expiries.keep(), "looking what expires")
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
         self.tasks.spawn(self.keys.keep(), "keeping the keys of this node")
 
@@ -304,6 +312,7 @@ class Node:
         self.tasks.spawn(self._renew(name), f"looking who is to be sent certificate {name}")
 
     async def _renew(self, name: str) -> None:
+        self.expiries.wake()
         for index, session in enumerate(self.sessions):
             if index % BREATH == BREATH - 1:
                 await pause(self._reactor, 0)

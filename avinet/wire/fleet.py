@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from avinet.wire.config import Config, ConfigState, ConfigVersion, DocumentVersion
+from avinet.wire.expiry import EXPIRIES, Expiry
 from avinet.wire.message import (
     Count,
     Fingerprint,
@@ -266,7 +267,11 @@ class EngineCounts(Message, frozen=True, kw_only=True):
 
 
 class Status(Message, frozen=True, kw_only=True):
-    """The node and its fleet in one view. `longest_stall_s` is how long its loop did nothing else of late."""
+    """The node and its fleet in one view. `longest_stall_s` is how long its loop did nothing else of late.
+
+    `expiries` are what the node and its domain live by, and the certificates of virtual services that expire. Of
+    `certificates` in all, the private keys of `certificates_closed` cannot be opened.
+    """
 
     node: Id
     domain: Id
@@ -275,13 +280,13 @@ class Status(Message, frozen=True, kw_only=True):
     ssh: list[str]
     https: list[str]
     trust_epoch: Count
-    node_certificate_expires: UnixTime
-    issuing_ca_expires: UnixTime = 0.0
-    root_ca_expires: UnixTime = 0.0
+    expiries: Annotated[list[Expiry], Meta(max_length=EXPIRIES)] = []
     revision: Revision
     engines: EngineCounts
     servers_up: Count = 0
     servers_down: Count = 0
+    certificates: Count = 0
+    certificates_closed: Count = 0
     longest_stall_s: Seconds = 0.0
 
 

@@ -20,6 +20,7 @@ from avinet.wire.config import (
     Server,
     VirtualService,
 )
+from avinet.wire.expiry import Expiry
 from avinet.wire.fleet import (
     Claimed,
     DocumentApplied,
@@ -55,9 +56,11 @@ STATUS = Status(
     ssh=["0.0.0.0:22"],
     https=["0.0.0.0:8443"],
     trust_epoch=1,
-    node_certificate_expires=4_000_000_000.0,
-    issuing_ca_expires=4_000_000_000.0,
-    root_ca_expires=4_000_000_000.0,
+    expiries=[
+        Expiry(kind="node-certificate", name="node-1", not_after=4_000_000_000.0),
+        Expiry(kind="issuing-ca", name="ab12ab12ab12ab12", not_after=4_000_000_000.0),
+        Expiry(kind="root-ca", name="cd34cd34cd34cd34", not_after=4_000_000_000.0),
+    ],
     revision=9,
     engines=EngineCounts(enrolled=1, connected=1, in_sync=1),
     servers_up=1,

@@ -13,6 +13,7 @@ import yaml
 from typing_extensions import override
 
 from avinet.cli.main import avictl
+from avinet.wire.expiry import Expiry
 from avinet.wire.message import encode
 from tests.cli import fleet
 from tests.cli.scripted import Asked, ScriptedCase, said
@@ -235,12 +236,29 @@ class VerbTests(ScriptedCase):
             self.refused(4, "config", "apply", "-f", str(bad), *(["-f", str(self.file)] if text else []))
         self.assertEqual(self.asked, [])
 
-    def test_the_doctor_says_early_that_a_root_or_an_issuing_ca_ends(self) -> None:
-        soon = time.time() + 80 * 86400
-        self.answers(said(msgspec.structs.replace(fleet.STATUS, issuing_ca_expires=soon, root_ca_expires=soon)))
+    def test_the_doctor_and_the_status_say_what_expires(self) -> None:
+        soon, day = time.time() + 60, 86400
+        expiries = [
+            Expiry(kind="node-certificate", name="node-1", not_after=soon + day),
+            Expiry(kind="issuing-ca", name="ab12", not_after=soon + 80 * day, urgency="soon"),
+            Expiry(kind="root-ca", name="cd34", not_after=soon + 80 * day, urgency="urgent"),
+            Expiry(kind="certificate", name="shop", not_after=soon + 6 * day, urgency="urgent"),
+            Expiry(kind="certificate", name="blog", not_after=soon - day, urgency="expired"),
+        ]
+        status = msgspec.structs.replace(fleet.STATUS, expiries=expiries, certificates=9, certificates_closed=2)
+        self.answers(lambda asked: said(status if asked.target == "/v1/status" else fleet.ENGINES))
         lines = [line for line in self.avictl("doctor").out.splitlines() if line.startswith("BAD")]
-        self.assertEqual([line.split(":")[0] for line in lines], ["BAD  issuing CA", "BAD  root CA"])
-        self.assertIn("valid for 79d 23h; make another one: avictl root issue", lines[0])
+        self.assertEqual(
+            [line.split(":")[0].removeprefix("BAD  ") for line in lines],
+            ["issuing CA", "root CA", "certificate shop", "certificate blog", "private keys"],
+        )
+        self.assertIn("; make another one: avictl root issue", lines[0])
+        self.assertIn("valid for 6d", lines[2])
+        self.assertIn("; put a new one: avictl certificate put", lines[2])
+        self.assertIn("expired at 20", lines[3])
+        self.assertIn("of 9 certificates, those of 2 cannot be opened; restore trust/secrets.key", lines[4])
+        shown = self.avictl("status").out
+        self.assertRegex(shown, r"certificate shop in 6d.*; certificate blog has expired")
 
     def test_the_doctor_says_what_is_wrong_and_ends_with_1(self) -> None:
         self.answers(said(fleet.STATUS))
