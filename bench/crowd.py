@@ -46,6 +46,7 @@ from avinet.ssh.server import Server
 from avinet.taps.process import fewer_collections, keep_memory, more_files
 from avinet.telemetry.reports import Reporter
 from avinet.trust.server_certificate import ServerCertificate
+from avinet.wire.certificates import CertificatePush, CertificateState
 from avinet.wire.command import CommandRequest, CommandResult, Ended, OperatorKey
 from avinet.wire.config import Config, ConfigPush, ConfigState
 from avinet.wire.message import decode
@@ -158,11 +159,12 @@ class Member:
         self.configured: Deferred[None] = Deferred()
         """Fires with the first configuration."""
         dataplane = Memory()
-        self._applier = Applier(reactor, dataplane, folder / "none", _in_memory, random)
+        self._applier = Applier(reactor, dataplane, folder / "none", _in_memory, random, lambda config: None)
         reporter = Reporter(
             reactor,
             dataplane,
             lambda: self._applier.state,
+            CertificateState,
             boot=self._boot,
             interval_s=SETTINGS.report_interval_s,
             wall=time,
@@ -215,6 +217,9 @@ class Member:
         if not self.configured.called:
             self.configured.callback(None)
         return state
+
+    async def take_certificates(self, push: CertificatePush) -> CertificateState:
+        return CertificateState(held=[each.version for each in push.certificates])
 
     async def command(self, request: CommandRequest) -> CommandResult:
         raise Invalid("there are no commands here")

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from avinet.aio import Tasks, pause
-from avinet.dataplane.certificates import Certificates, require
+from avinet.dataplane.certificates import require
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.exchange import PAYLOAD_BYTES, exchange
 from avinet.dataplane.intake import Intake, RequestRecord
@@ -33,18 +33,16 @@ RESTART_CAP_S = 10.0
 class HAProxy:
     """See `avinet.dataplane.interface.Dataplane`. All that it keeps is in `folder`; `program` is the binary.
 
-    `certificates` are what it has at first; those that it serves are in `keys` for it to read.
+    The certificates that it serves are in `keys` for it to read.
     """
 
     log = Logger()
 
-    def __init__(
-        self, reactor: Any, folder: Path, keys: Path, certificates: Certificates, program: str, version: str
-    ) -> None:
+    def __init__(self, reactor: Any, folder: Path, keys: Path, program: str, version: str) -> None:
         self.name = f"HAProxy {version}"
         self.changed: Callable[[], None] = lambda: None
         self._reactor = reactor
-        self._certificates = dict(certificates)
+        self._certificates: dict[str, ServerCertificate] = {}
         self._master = Master(reactor, folder, program)
         self._keys = KeyFiles(keys, self._master.folder / KEYS)
         self._unread: set[str] = set()

@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 from avinet.rest.route import Answer, Reply, Request, Route
+from avinet.wire.certificates import PUSH_LIMIT_BYTES, CertificatePush, CertificateState
 from avinet.wire.command import COMMAND_LIMIT_BYTES, CommandRequest, CommandResult, OperatorKey
 from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.fleet import EngineDelete
 from avinet.wire.trust import SignedTrust, TrustHeld
 
-PUSH_LIMIT_BYTES = 8 * 1024 * 1024
+CONFIG_PUSH_LIMIT_BYTES = 8 * 1024 * 1024
 
 
 class Authority(Protocol):
@@ -30,6 +31,9 @@ class Engine(Protocol):
 
     async def configure(self, push: ConfigPush) -> ConfigState:
         """Validate and apply; see `avinet.config.apply`."""
+
+    async def take_certificates(self, push: CertificatePush) -> CertificateState:
+        """Check, serve and keep; see `avinet.se.custody`."""
 
     async def command(self, request: CommandRequest) -> CommandResult:
         """Run a command, at most once for its job id."""
@@ -63,6 +67,9 @@ def control_routes(engine: Engine, authority: Authority) -> Sequence[Route]:
     async def configure(request: Request) -> Reply:
         return Reply(200, await engine.configure(request.decoded(ConfigPush)))
 
+    async def certificates(request: Request) -> Reply:
+        return Reply(200, await engine.take_certificates(request.decoded(CertificatePush)))
+
     async def command(request: Request) -> Reply:
         return Reply(200, await engine.command(request.decoded(CommandRequest)))
 
@@ -92,6 +99,15 @@ def control_routes(engine: Engine, authority: Authority) -> Sequence[Route]:
             "Apply a configuration",
             ConfigPush,
             ConfigState,
+            limit_bytes=CONFIG_PUSH_LIMIT_BYTES,
+        ),
+        Route(
+            "PUT",
+            "/v1/certificates",
+            signed(certificates),
+            "Take certificates with their keys",
+            CertificatePush,
+            CertificateState,
             limit_bytes=PUSH_LIMIT_BYTES,
         ),
         Route(

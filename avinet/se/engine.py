@@ -21,6 +21,7 @@ from avinet.enrolment.identity import Identity
 from avinet.errors import Invalid, Unauthenticated
 from avinet.se.clock import EngineClock
 from avinet.se.commands import Command, CommandTable, Console, Outcome, as_json, no_arguments
+from avinet.se.custody import Custody
 from avinet.se.diagnose import Diagnosis, Probe
 from avinet.se.jobs import Journal
 from avinet.se.operators import OperatorKeys
@@ -29,6 +30,7 @@ from avinet.se.runs import Runs
 from avinet.se.witness import Witness
 from avinet.trust import keys
 from avinet.trust.document import verify_document
+from avinet.wire.certificates import CertificatePush, CertificateState
 from avinet.wire.command import CommandRequest, CommandResult, Ended, OperatorKey
 from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.message import decode
@@ -54,6 +56,7 @@ class ServiceEngine:
         state: Path,
         boot: str,
         clock: EngineClock,
+        custody: Custody,
         witness: Witness,
         programs: Sequence[Program],
         tasks: Tasks,
@@ -68,6 +71,7 @@ class ServiceEngine:
         self._operators = operators
         self._boot = boot
         self._clock = clock
+        self._custody = custody
         self._started = clock.now()
         self._witness = witness
         self._links = links
@@ -101,6 +105,10 @@ class ServiceEngine:
     async def configure(self, push: ConfigPush) -> ConfigState:
         """See `Engine`."""
         return await self._applier.configure(push)
+
+    async def take_certificates(self, push: CertificatePush) -> CertificateState:
+        """See `Engine`."""
+        return await self._custody.take(push)
 
     async def command(self, request: CommandRequest) -> CommandResult:
         """See `Engine`."""
@@ -153,6 +161,7 @@ class ServiceEngine:
         """See `Engine`."""
         self.log.info("departing: draining for {drain_s} s", drain_s=drain_s)
         await self._dataplane.shut_down(drain_s)
+        await self._custody.wipe()
 
     def hello(self) -> Hello:
         """The first request on a new tunnel."""
@@ -163,6 +172,7 @@ class ServiceEngine:
             dataplane=self._dataplane.name,
             hostname=socket.gethostname()[:253],
             config=self._applier.state,
+            certificates=self._custody.state,
             trust_epoch=self._identity.epoch,
             ratchet=self._identity.ratchet,
             log_size=self._witness.ask(),
@@ -189,6 +199,7 @@ class ServiceEngine:
             "dataplane": self._dataplane.name,
             "configuration": applied.revision if applied else None,
             "configuration_sha256": applied.sha256 if applied else None,
+            "certificates": {each.name: each.revision for each in self._custody.state.held},
             "refused": state.refused.revision if state.refused else None,
             "reason": state.reason,
         }

@@ -11,7 +11,6 @@ from twisted.internet.protocol import Factory
 
 from avinet.dataplane.interface import Dataplane
 from avinet.errors import Invalid, NotFound
-from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config, HealthCheck, Pool, Route, Server, Tls, VirtualService
 from tests.dataplane.servers import Digest, WebServer, ask, quiet, send_tcp
 from tests.running import asynchronous, eventually, free_port
@@ -32,7 +31,6 @@ class DataplaneContract:
     """Mix into a trial TestCase that makes a data plane in `make`, and sets `plane` to one in setUp."""
 
     plane: Dataplane
-    certificates: dict[str, ServerCertificate] = {}
 
     def make(self) -> Dataplane:
         raise NotImplementedError  # abstract

@@ -117,7 +117,7 @@ class HAProxyTests(TLSContract, DataplaneContract, TestCase):
     def another(self) -> HAProxy:
         """The driver of a service engine that has just started, on the same folder."""
         found = installed() or missing("HAProxy 2.6 or newer is not installed")
-        return HAProxy(reactor, self.folder, self.keys, self.certificates, *found)
+        return self.given(HAProxy(reactor, self.folder, self.keys, *found))
 
     async def killed(self, worker: bool) -> None:
         a, port = self.server("a"), free_port()

@@ -33,7 +33,7 @@ class Echo(Protocol):
 
 
 class TLSContract:
-    """Mix in beside `DataplaneContract`; `certificates` are what the data plane is made with."""
+    """Mix in beside `DataplaneContract`, whose `make` gives what it makes the `certificates`."""
 
     plane: Dataplane
     certificates: dict[str, ServerCertificate]
@@ -46,6 +46,12 @@ class TLSContract:
             "api": self.issuer.serve("api.example", "*.api.example", key=rsa_key()),
         }
         super().setUp()
+
+    def given(self, plane: Dataplane) -> Any:
+        """`plane`, with the certificates that it has before it is started."""
+        for name, certificate in self.certificates.items():
+            self.successResultOf(ensureDeferred(plane.take_certificate(name, certificate)))
+        return plane
 
     def secured(self, port: int, *names: str, **rest: Any) -> VirtualService:
         minimum = rest.pop("minimum", "1.2")

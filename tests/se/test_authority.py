@@ -16,6 +16,7 @@ from avinet.se.authority import REMEMBERED, NodeAuthority
 from avinet.se.control import control_routes
 from avinet.trust import keys, signatures
 from avinet.trust.signatures import ENGINE_HEADER, FENCE_HEADER, LIFE_S, SKEW_S, SignedRequest
+from avinet.wire.certificates import CertificatePush, CertificateState
 from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
 from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.trust import Node, SignedTrust
@@ -182,6 +183,10 @@ class Recording:
         self.did.append("admit")
         return ""
 
+    async def take_certificates(self, push: CertificatePush) -> CertificateState:
+        self.did.append("take certificates")
+        return CertificateState()
+
     async def depart(self, drain_s: float) -> None:
         self.did.append("depart")
 
@@ -199,7 +204,7 @@ class DoorTests(AuthorityCase):
 
     def test_only_reading_the_status_needs_no_signature(self) -> None:
         self.assertEqual([route.path for route in self.routes if route.method == "GET"], ["/v1/status"])
-        self.assertEqual(len(self.routes), 7)
+        self.assertEqual(len(self.routes), 8)
 
     def test_nothing_is_changed_for_another_process_or_a_key_that_is_no_node_s(self) -> None:
         for route in self.routes:
