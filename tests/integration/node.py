@@ -24,10 +24,11 @@ class Node:
     """The process `controller` on `machine`, and those of service engines, each named by its id.
 
     `ssh_settings` are lines of the controller's settings for its door for tunnels, `address` is where service engines
-    reach it.
+    reach it, `engine` is the data plane of those that the local driver starts.
     """
 
-    def __init__(self, ssh_settings: str = "", address: str = "127.0.0.1") -> None:
+    def __init__(self, ssh_settings: str = "", address: str = "127.0.0.1", engine: str = "builtin") -> None:
+        self._engine = engine
         self._ssh_settings = ssh_settings
         self._address = address
         self.machine = Machine(PATIENCE_S)
@@ -42,7 +43,7 @@ class Node:
             f'addresses = ["{self._address}"]\n\n'
             f'[ssh]\nlisten = ["{self._address}"]\nport = {ssh}\n{self._ssh_settings}\n'
             f'[https]\nlisten = ["{self._address}"]\nport = {https}\n\n'
-            f'[cloud]\nfolder = "instances"\nengine = "builtin"\n'
+            f'[cloud]\nfolder = "instances"\nengine = "{self._engine}"\n'
         )
 
     def init(self) -> None:
@@ -143,10 +144,11 @@ class NodeCase(SynchronousTestCase):
 
     engines: tuple[str, ...] = ()
     ssh_settings = ""
+    engine = "builtin"
 
     @override
     def setUp(self) -> None:
-        self.node = Node(self.ssh_settings)
+        self.node = Node(self.ssh_settings, engine=self.engine)
         self.addCleanup(self.node.machine.close)
         self.node.init()
         if self.engines:
