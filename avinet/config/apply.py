@@ -151,6 +151,11 @@ class Applier:
         await done
         return self._state
 
+    def try_again(self) -> None:
+        """What kept the last good version from running may be gone: try at once."""
+        if not self._runs_last_good:
+            self._awaken()
+
     def _follow_with(self, following: tuple[Verified, Deferred[None]] | None) -> None:
         """The newest one waits for its turn; the one that waited has been overtaken."""
         waiting, self._next = self._next, following

@@ -16,6 +16,7 @@ from avinet.dataplane.counting import Counter
 from avinet.dataplane.interface import ServerState
 from avinet.dataplane.listener import Listener, Served
 from avinet.dataplane.pools import LivePool
+from avinet.dataplane.tls import context
 from avinet.errors import Invalid, NotFound
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config, VirtualService
@@ -84,6 +85,7 @@ class BuiltIn:
 
     async def take_certificate(self, name: str, certificate: ServerCertificate) -> None:
         """See `Dataplane`."""
+        context(certificate, "1.2")
         self._certificates[name] = certificate
         for each in self._services():
             if each.service.tls is not None and name in each.service.tls.certificates:

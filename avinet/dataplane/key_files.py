@@ -6,6 +6,7 @@ HAProxy finds them through a link beside its configuration, so that their names 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -21,6 +22,11 @@ FILE_LIMIT_BYTES = 1024 * 1024
 def pem(certificate: ServerCertificate) -> str:
     """A certificate as HAProxy reads it: the chain, and the key."""
     return certificate.chain_pem + certificate.key_pem
+
+
+def own_name(folder: Path) -> str:
+    """What the keys of the HAProxy in `folder` are called, among those of others on this machine."""
+    return hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
 
 
 class KeyFiles:

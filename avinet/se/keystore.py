@@ -38,11 +38,11 @@ class _File(Message, frozen=True, kw_only=True):
     sealed: str
 
 
-def checked(material: CertificateMaterial) -> Held:
-    """What was delivered, when it is what its version says, and can be served. Raises `Invalid`."""
+def checked(material: CertificateMaterial, *, known_good: bool = False) -> Held:
+    """What was delivered, when it is what its version says, and can be served; see `parse`. Raises `Invalid`."""
     if material_sha256(material.chain, material.key) != material.version.sha256:
         raise Invalid(f"certificate {material.version.name} is not what its SHA-256 says")
-    return Held(material.version, parse(material.chain, material.key))
+    return Held(material.version, parse(material.chain, material.key, known_good=known_good))
 
 
 class Keystore:
@@ -79,7 +79,7 @@ class Keystore:
         if path.name != file.version.name + _ENDING:
             raise LocalError("it has another name")
         key = seal.open(file.sealed, _about(file.version)).decode("ascii")
-        return checked(CertificateMaterial(version=file.version, chain=file.chain, key=key))
+        return checked(CertificateMaterial(version=file.version, chain=file.chain, key=key), known_good=True)
 
     def keep(self, held: Held) -> None:
         """Have this version on the disk, in place of the one before. Raises `LocalError`, and then that one stays."""

@@ -89,7 +89,7 @@ class EngineService(Service):
         )
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         self._custody = Custody(
-            reactor, Keystore(state), self._dataplane, in_thread, self._tasks, lambda: self._reporter.changed()
+            reactor, Keystore(state), self._dataplane, in_thread, self._tasks, self._certificates_changed
         )
         self._applier = Applier(
             reactor, self._dataplane, state / "configuration.json", in_thread, random, self._custody.applied
@@ -127,6 +127,10 @@ class EngineService(Service):
             reactor, self._identity.host_key, operators, self._engine.run_line, folder / settings.logs
         )
         self._state = state
+
+    def _certificates_changed(self) -> None:
+        self._reporter.changed()
+        self._applier.try_again()
 
     @override
     def startService(self) -> None:

@@ -254,6 +254,17 @@ class BootTests(ApplyCase):
         self.runs(push(5))
         self.assertEqual(self.balancer.done[-2:], ["start", "start"])
 
+    def test_it_is_tried_at_once_when_what_stood_in_the_way_is_gone(self) -> None:
+        self.apply(push(5))
+        self.balancer.taken = {8005}
+        self.boot()
+        self.balancer.taken.clear()
+        self.applier.try_again()
+        self.runs(push(5))
+        done = list(self.balancer.done)
+        self.applier.try_again()
+        self.assertEqual(self.balancer.done, done)
+
     def test_a_file_that_was_damaged_changes_nothing_that_runs(self) -> None:
         for damage in (b"", b"{", self.damaged()):
             self.file.write_bytes(damage)

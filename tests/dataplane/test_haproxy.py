@@ -22,7 +22,7 @@ from avinet.aio import CANCELLED
 from avinet.dataplane.exchange import PAYLOAD_BYTES, exchange
 from avinet.dataplane.haproxy import HAProxy
 from avinet.dataplane.interface import Dataplane
-from avinet.dataplane.key_files import pem
+from avinet.dataplane.key_files import own_name, pem
 from avinet.dataplane.master import installed
 from avinet.dataplane.render import render
 from avinet.errors import Invalid, Unavailable
@@ -43,7 +43,8 @@ class HAProxyTests(TLSContract, DataplaneContract, TestCase):
     def make(self) -> Dataplane:
         # Longer than a socket's path may be: the sockets are reached all the same.
         self.folder = Path(self.mktemp()).absolute() / ("long" * 20)
-        self.keys = self.folder.with_name("keys")
+        self.keys_of_all = self.folder.with_name("keys")
+        self.keys = self.keys_of_all / own_name(self.folder)
         return self.another()
 
     @asynchronous
@@ -117,7 +118,7 @@ class HAProxyTests(TLSContract, DataplaneContract, TestCase):
     def another(self) -> HAProxy:
         """The driver of a service engine that has just started, on the same folder."""
         found = installed() or missing("HAProxy 2.6 or newer is not installed")
-        return self.given(HAProxy(reactor, self.folder, self.keys, *found))
+        return self.given(HAProxy(reactor, self.folder, self.keys_of_all, *found))
 
     async def killed(self, worker: bool) -> None:
         a, port = self.server("a"), free_port()

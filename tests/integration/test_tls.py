@@ -13,6 +13,7 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from avinet.dataplane.key_files import own_name
 from avinet.dataplane.master import installed
 from avinet.trust.server_certificate import ServerCertificate
 from demo.machine import free_ports
@@ -70,6 +71,7 @@ class CertificateTests(NodeCase):
         self.web = web_server(self)
         (self.port,) = free_ports(1)
         self.place = self.node.folder / "instances" / "se-1"
+        self.keys = self.place / "keys" / own_name(self.place / "state" / "dataplane")
 
     def apply(self, *names: str) -> None:
         """A virtual service that serves these certificates, or none."""
@@ -140,10 +142,9 @@ class CertificateTests(NodeCase):
     def look_for_keys(self) -> None:
         """No private key is anywhere but where HAProxy reads it, and in the operator's own files."""
         found = {name for name in found_in(self.node.folder, self.desk.secrets) if not name.endswith("-key.pem")}
-        read = {f"instances/se-1/keys/{name}.pem" for name in ("shop", "api")} if self.engine == "haproxy" else set()
-        self.assertEqual(found, read)
-        for name in read:
-            self.assertEqual((self.node.folder / name).stat().st_mode & 0o777, 0o600)
+        read = [self.keys / f"{name}.pem" for name in ("shop", "api")] if self.engine == "haproxy" else []
+        self.assertEqual(found, {path.relative_to(self.node.folder).as_posix() for path in read})
+        self.assertEqual({path.stat().st_mode & 0o777 for path in read} | {0o600}, {0o600})
 
     def test_without_a_node_it_serves_after_a_reboot_too(self) -> None:
         shop, api = self.begin()
@@ -167,7 +168,7 @@ class CertificateTests(NodeCase):
         shop, api = self.begin()
         self.apply("api")
         self.node.machine.until("shop is held no more", lambda: self.held("shop") == 0)
-        file = self.place / "keys" / "shop.pem"
+        file = self.keys / "shop.pem"
         self.node.machine.until("there is no file of it", lambda: not file.exists())
         self.apply("api", "shop")
         self.serves(shop)
