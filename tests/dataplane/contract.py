@@ -261,6 +261,22 @@ class DataplaneContract:
         await eventually("the port is closed", refused)
 
     @asynchronous
+    async def test_a_server_that_has_moved_is_found_at_its_new_port_alone(self) -> None:
+        a, b, port = self.server("a"), self.server("b"), free_port()
+        await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
+        moved = Server(name="a", address="127.0.0.1", port=b.port)
+        config = Config(
+            virtual_services=[self.service(port)], pools=[Pool(name="p", servers=[moved], health_check=CHECK)]
+        )
+        await self.plane.apply(config)
+        self.assertEqual(await self.names(port, 2), ["b", "b"])
+        nowhere = Server(name="a", address="127.0.0.1", port=free_port())
+        pools = [Pool(name="p", servers=[nowhere], health_check=CHECK)]
+        await self.plane.apply(Config(virtual_services=[self.service(port)], pools=pools))
+        await eventually("it is down", lambda: [each.state for each in self.plane.health()] == ["down"])
+        self.assertEqual((await ask(port))[0], 503)
+
+    @asynchronous
     async def test_a_service_keeps_its_port_under_another_name(self) -> None:
         a, port = self.server("a"), free_port()
         await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")

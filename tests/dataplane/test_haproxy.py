@@ -27,9 +27,9 @@ from avinet.dataplane.master import installed
 from avinet.dataplane.render import render
 from avinet.errors import Invalid, Unavailable
 from avinet.trust.server_certificate import ServerCertificate
-from avinet.wire.config import Config, Document
+from avinet.wire.config import Config, Document, Pool, Server, VirtualService
 from avinet.wire.message import decode, encode
-from tests.dataplane.contract import DataplaneContract, pool
+from tests.dataplane.contract import CHECK, DataplaneContract, pool
 from tests.dataplane.servers import ask
 from tests.dataplane.tls_client import Open, context
 from tests.dataplane.tls_contract import TLSContract
@@ -98,6 +98,20 @@ class HAProxyTests(TLSContract, DataplaneContract, TestCase):
         await self.plane.apply(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]))
         await eventually("its server is up", lambda: self.up("a"))
         self.assertEqual(await self.names(port, 1), ["a"])
+
+    @asynchronous
+    async def test_a_server_that_moved_while_haproxy_was_gone_is_found_at_its_new_port(self) -> None:
+        a, b, port = self.server("a"), self.server("b"), free_port()
+        await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
+        more = VirtualService(name="more", address="127.0.0.1", port=free_port(), pool="p")
+        await self.plane.apply(Config(virtual_services=[self.service(port), more], pools=[pool("p", a)]))
+        running = await self.plane._master.find()
+        assert running is not None
+        os.kill(running.workers[0], signal.SIGKILL)
+        os.kill(running.master, signal.SIGKILL)
+        moved = Pool(name="p", servers=[Server(name="a", address="127.0.0.1", port=b.port)], health_check=CHECK)
+        await self.plane.apply(Config(virtual_services=[self.service(port)], pools=[moved]))
+        self.assertEqual(await self.names(port, 2), ["b", "b"])
 
     @asynchronous
     async def test_what_stands_still_when_its_driver_comes_is_started_again(self) -> None:
