@@ -103,14 +103,16 @@ class EnrolmentRules(Message, frozen=True, kw_only=True):
     """Who gets in, in the whole domain.
 
     Under `claim` it is whoever shows the claim that it was expected with, under `approve` also whom an operator lets in
-    by its fingerprint, under `image` whoever has the image key. `pending` requests may wait for an operator, of one
-    source (an IPv4 address or IPv6 /64) `pending_from_one`; each for `pending_s`.
+    by its fingerprint, under `image` whoever has the image key: of each image `by_image` of them, and no more.
+    `pending` requests may wait for an operator, of one source (an IPv4 address or IPv6 /64) `pending_from_one`; each
+    for `pending_s`.
     """
 
     policy: EnrolmentPolicy = "claim"
     pending: Annotated[int, Meta(ge=1, le=1000)] = 256
     pending_from_one: Annotated[int, Meta(ge=1, le=1000)] = 32
     pending_s: Annotated[float, Meta(ge=60, le=31_536_000)] = 86400.0
+    by_image: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
 
 
 class RulesChange(Message, frozen=True, kw_only=True):
@@ -120,6 +122,7 @@ class RulesChange(Message, frozen=True, kw_only=True):
     pending: Annotated[int, Meta(ge=1, le=1000)] | None = None
     pending_from_one: Annotated[int, Meta(ge=1, le=1000)] | None = None
     pending_s: Annotated[float, Meta(ge=60, le=31_536_000)] | None = None
+    by_image: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
 
 
 class Pending(Message, frozen=True, kw_only=True):
@@ -190,12 +193,13 @@ class ImageBuild(Message, frozen=True, kw_only=True):
 
 
 class Image(Message, frozen=True, kw_only=True):
-    """An image key that service engines may enrol with while it is active."""
+    """An image key that service engines may enrol with while it is active; `let_in` is how many it let in alone."""
 
     id: Id
     state: Literal["active", "retired"]
     fingerprint: Fingerprint
     not_after: UnixTime
+    let_in: Count = 0
 
 
 class ImageList(Message, frozen=True, kw_only=True):

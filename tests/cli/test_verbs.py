@@ -178,8 +178,9 @@ class VerbTests(ScriptedCase):
                 "fingerprint": fleet.FINGERPRINT,
                 "labels": {"a": "b"},
             },
-            "enrolment set --policy image --pending 7 --pending-for 2h": {
+            "enrolment set --policy image --pending 7 --pending-for 2h --by-image 40": {
                 "policy": "image",
+                "by_image": 40,
                 "pending": 7,
                 "pending_s": 7200.0,
             },
