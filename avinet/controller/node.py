@@ -296,7 +296,7 @@ class Node:
             if record is None or record.state != "enrolled" or record.generation != session.login.generation:
                 self.sessions.cut(id, "the key may not log in any more")
             elif record.fingerprint != session.login.fingerprint:  # it will dial with the new one by itself
-                self._reactor.callLater(ROTATED_S, self.sessions.cut_off, session, "it has another key by now")
+                self._cut_after(ROTATED_S, session, "it has another key by now")
         if record is None:
             self.fleet.forget(id)
             self.states.forget(id)
@@ -366,7 +366,14 @@ class Node:
 
     def _outdated(self, session: Session) -> None:
         """A service engine has a key of ours, and not the memory that belongs to it: it is told so, and cut off."""
-        self._reactor.callLater(TOLD_S, self.sessions.cut_off, session, "its ratchet is outdated")
+        self._cut_after(TOLD_S, session, "its ratchet is outdated")
+
+    def _cut_after(self, seconds: float, session: Session, why: str) -> None:
+        async def cut() -> None:
+            await pause(self._reactor, seconds)
+            self.sessions.cut_off(session, why)
+
+        self.tasks.spawn(cut(), f"ending a session of {session.id}")
 
     def _record_alarm(self, kind: str, id: str, source: str) -> None:
         self.tasks.spawn(self.engines.alarm(kind, id, source), "recording an alarm")
