@@ -46,11 +46,18 @@ class Desk:
         """A client that believes the CA."""
         return ssl.create_default_context(cadata=pem(self.issuer.root))
 
-    def served(self, port: int, name: str) -> x509.Certificate:
-        """The certificate that is shown to who asks for `name`, and that a client takes for it."""
+    def trusting(self) -> ssl.SSLContext:
+        """A client that believes the CA, and takes its certificates for any name."""
+        client = self.client()
+        client.check_hostname = False
+        return client
+
+    def served(self, port: int, name: str, *, any_name: bool = False) -> x509.Certificate:
+        """The certificate that is shown to who asks for `name`, and that a client takes for it, or for `any_name`."""
+        client = self.trusting() if any_name else self.client()
         with (
             socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
-            self.client().wrap_socket(plain, server_hostname=name) as secure,
+            client.wrap_socket(plain, server_hostname=name) as secure,
         ):
             der = secure.getpeercert(binary_form=True)
             assert der is not None
