@@ -5,7 +5,8 @@ it, the domain of trust, and the settings. The store is taken first: what it nam
 
 A store that comes back is older than what service engines remember. So its revisions and the epoch of its trust
 document go on far above any that they have seen (what is lower is refused), what is desired is compiled anew under
-those, the secrets of their hellos are forgotten, and claims that were open then are closed.
+those, certificates are delivered anew as they are in the backup, the secrets of their hellos are forgotten, and claims
+that were open then are closed.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import IO
 import msgspec
 
 from avinet import __version__
+from avinet.controller.certificates.records import CERTIFICATES
 from avinet.controller.epochs import SEEN
 from avinet.controller.standing import SINCE, sign_trust
 from avinet.controller.standing import TRUST as TRUST_KEY
@@ -271,6 +273,9 @@ def _go_on(store: Path, domain: Domain, manifest: Manifest, actor: str, now: flo
             puts = [*_closed(tables), *_newer_trust(tables, domain, ahead)]
             for at in range(0, len(puts), OPERATIONS):
                 tables.transact(Transaction((), tuple(puts[at : at + OPERATIONS])))
+        for put in _delivered_anew(tables):
+            with tables.committed():
+                tables.transact(Transaction((), (put,)))
         for prefix in _FORGOTTEN:
             for some in _keys(tables, prefix):
                 with tables.committed():
@@ -314,6 +319,17 @@ def _newer_trust(tables: Tables, domain: Domain, ahead: int) -> Iterator[Put]:
         document = msgspec.json.decode(signed.document, type=TrustDocument)
         document = msgspec.structs.replace(document, epoch=document.epoch + ahead)
         yield Put(TRUST_KEY, encode(sign_trust(document, domain.issuing)))
+
+
+def _delivered_anew(tables: Tables) -> Iterator[Put]:
+    """Each certificate as it is, for a revision that no service engine has seen: it takes none that is lower."""
+    after, more = b"", True
+    while more:
+        page = tables.range(CERTIFICATES, 1, after)
+        for entry in page.entries:
+            after = entry.key
+            yield Put(entry.key, entry.value)
+        more = page.more
 
 
 def _keys(tables: Tables, prefix: bytes) -> Iterator[list[bytes]]:

@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.controller.backup import AHEAD, MANIFEST, Place, back_up, restore
+from avinet.controller.certificates.records import CertificateRecord, about, certificate_key
 from avinet.controller.epochs import SEEN
 from avinet.controller.standing import SINCE, TRUST, sign_trust
 from avinet.enrolment.records import EngineRecord, engine_key, put_record, ratchet_key
@@ -28,9 +29,11 @@ from avinet.store.tables import Tables
 from avinet.trust import keys
 from avinet.trust.document import verify_document
 from avinet.trust.domain import found, load
+from avinet.trust.sealing import load_seal
 from avinet.trust.succession import check_successor, found_root, keep_successor, read_root
 from avinet.wire.message import encode
 from avinet.wire.trust import Node, SignedTrust, TrustDocument
+from tests.controller.certificates.making import ISSUER
 
 NOW = 1.8e9
 
@@ -119,6 +122,33 @@ class BackupTests(SynchronousTestCase):
         after = msgspec.json.decode(text, type=TrustDocument)
         self.assertGreater(after.epoch, AHEAD)
         self.assertEqual(msgspec.structs.replace(after, epoch=3), document)
+
+    def test_certificates_are_delivered_anew_and_can_be_opened(self) -> None:
+        seal, served = load_seal(self.state / "trust" / "secrets.key"), ISSUER.serve("shop.example.com")
+        record = CertificateRecord(
+            version=3,
+            author="ann",
+            time=NOW,
+            chain=served.chain_pem,
+            sha256="ab" * 32,
+            sealed="",
+            sealed_by=seal.id,
+        )
+        sealed = seal.seal(served.key_pem.encode(), about("shop", record))
+        record = msgspec.structs.replace(record, sealed=sealed)
+        tables = Tables(self.state / "store.sqlite")
+        with tables.committed():
+            tables.transact(Transaction((), (put_record(certificate_key("shop"), record),)))
+        tables.close()
+        back_up(self.place, self.file, NOW)
+        restore(self.file, self.there, "ann", NOW)
+        tables = Tables(self.there.state / "store.sqlite")
+        self.addCleanup(tables.close)
+        entry = tables.read([certificate_key("shop")]).entries[certificate_key("shop")]
+        self.assertGreater(entry.revision, AHEAD)
+        self.assertEqual(msgspec.json.decode(entry.value, type=CertificateRecord), record)
+        again = load_seal(self.there.state / "trust" / "secrets.key")
+        self.assertEqual(again.open(record.sealed, about("shop", record)).decode(), served.key_pem)
 
     def test_claims_that_were_open_are_closed(self) -> None:
         tables = Tables(self.state / "store.sqlite")

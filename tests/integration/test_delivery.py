@@ -32,7 +32,9 @@ class DeliveryTests(NodeCase):
             "name": "web",
             "applies_to": {"kind": "service-engine", "id": "se-1"},
             "virtual_services": [{**web, "tls": {"certificates": list(certificates)}}],
-            "pools": [{"name": "p", "servers": [{"name": "s", "address": "127.0.0.1", "port": self.server.server_port}]}],
+            "pools": [
+                {"name": "p", "servers": [{"name": "s", "address": "127.0.0.1", "port": self.server.server_port}]}
+            ],
         }
         path = self.node.folder / "web.json"
         path.write_text(json.dumps(document))
