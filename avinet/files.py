@@ -59,6 +59,17 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def is_in_memory(folder: Path) -> bool:
+    """Whether the file system of `folder` is one that is in memory; see proc_pid_mountinfo(5)."""
+    try:
+        device = folder.stat().st_dev
+        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()]
+    except OSError:
+        return False
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return any(words[2] == number and words[words.index("-") + 1] in ("tmpfs", "ramfs") for words in mounts)
+
+
 def read_limited(path: Path, limit_bytes: int) -> bytes:
     """The bytes of `path`, refusing more than `limit_bytes`. Raises `LocalError`."""
     try:

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hypothesis import given
@@ -23,7 +24,15 @@ from typing_extensions import override
 from avinet.aio import Slots, Tasks, as_deferred, pause, within
 from avinet.backoff import Backoff
 from avinet.errors import Invalid, LocalError, TimedOut
-from avinet.files import FolderLock, cannot, files_missing, private_folder, read_limited, write_atomic
+from avinet.files import (
+    FolderLock,
+    cannot,
+    files_missing,
+    is_in_memory,
+    private_folder,
+    read_limited,
+    write_atomic,
+)
 from avinet.ids import parse_id, random_name
 from avinet.settings import Settings, load, parse
 from avinet.units import format_bytes, format_seconds, parse_bytes, parse_seconds
@@ -127,6 +136,12 @@ class Inner(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Outer(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str = "x"
     inner: Inner = Inner()
+
+    def test_a_folder_is_in_memory_or_it_is_not(self) -> None:
+        with TemporaryDirectory(dir="/dev/shm") as folder:
+            self.assertTrue(is_in_memory(Path(folder)))
+        self.assertFalse(is_in_memory(Path("/proc")))
+        self.assertFalse(is_in_memory(self.folder / "missing"))
 
 
 class OpenFilesTests(SynchronousTestCase):

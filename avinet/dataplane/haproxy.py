@@ -129,12 +129,12 @@ class HAProxy:
             if before is None or self._config is None or name not in self._config.certificates:
                 return
             try:
-                await self._write_keys(self._config)
+                await self._write_key(name)
                 if await self._master.find() is not None:
                     await self._exchange(name)
             except AvinetError:
                 self._certificates[name] = before
-                await self._write_keys(self._config)
+                await self._write_key(name)
                 raise
 
     def drop_certificate(self, name: str) -> None:
@@ -152,6 +152,11 @@ class HAProxy:
             return {name for name in config.certificates if self._keys.write(name, self._certificates[name])}
 
         self._unread |= await self._master.in_thread(write)
+
+    async def _write_key(self, name: str) -> None:
+        """As `_write_keys`, for one of them."""
+        if await self._master.in_thread(lambda: self._keys.write(name, self._certificates[name])):
+            self._unread.add(name)
 
     async def _exchange(self, name: str) -> None:
         """Have HAProxy serve what is in the file of a certificate that it has read before."""

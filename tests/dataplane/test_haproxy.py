@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 from pathlib import Path
 
 import msgspec
@@ -31,7 +32,7 @@ from avinet.wire.config import Config, Document, Pool, Server, VirtualService
 from avinet.wire.message import decode, encode
 from tests.dataplane.contract import CHECK, DataplaneContract, pool
 from tests.dataplane.servers import ask
-from tests.dataplane.tls_client import Open, context
+from tests.dataplane.tls_client import Open, ask_tls, context
 from tests.dataplane.tls_contract import TLSContract
 from tests.issuing import Issuer, rsa_key
 from tests.issuing import pem as chain_pem
@@ -351,6 +352,19 @@ class HAProxyTests(TLSContract, DataplaneContract, TestCase):
         self.plane._master._program = "/bin/false"
         await self.assertFailure(ensureDeferred(self.plane.check(refused)), Invalid)
         self.assertEqual([each.name for each in self.keys.iterdir() if each.suffix == ".pem"], ["shop.pem"])
+
+    @asynchronous
+    async def test_of_two_keys_for_a_name_each_client_gets_the_one_that_it_knows(self) -> None:
+        self.certificates |= {
+            "rsa": self.issuer.serve("both.example", key=rsa_key()),
+            "ec": self.issuer.serve("both.example"),
+        }
+        self.plane = self.another()
+        port = await self.serve_tls("shop", "rsa", "ec")
+        old = context(self.issuer, maximum_version=ssl.TLSVersion.TLSv1_2)
+        old.set_ciphers("ECDHE-RSA-AES128-GCM-SHA256")
+        self.assertEqual((await ask_tls(port, "both.example", old)).serial, self.certificates["rsa"].serial)
+        self.assertEqual(await self.serial(port, "both.example"), self.certificates["ec"].serial)
 
     @asynchronous
     async def test_http_2_under_tls(self) -> None:
