@@ -11,6 +11,7 @@ import msgspec
 from avinet.cli.context import Context, pass_context
 from avinet.cli.exits import FAULT, OK
 from avinet.cli.node import Node
+from avinet.cli.rollout import summary
 from avinet.cli.shown import emit, escaped, moment, one_line
 from avinet.errors import AvinetError
 from avinet.units import format_seconds
@@ -97,6 +98,13 @@ def examine(node: Node) -> Iterator[Finding]:
         f"{counts.in_sync} run what they should, {counts.refused} have refused it",
         "avictl se show ID gives the reason; apply a document that mends it",
     )
+    for rollout in found.rollouts:
+        yield Finding(
+            "roll-out",
+            rollout.state != "stopped",
+            f"{rollout.name}, {summary(rollout)}" + (f": {rollout.why}" if rollout.why else ""),
+            f"take it back, or go on: avictl config rollout abort {rollout.name}, or resume",
+        )
     yield Finding(
         "servers",
         not found.servers_down,

@@ -7,6 +7,7 @@ import time
 import click
 
 from avinet.cli.context import Context, pass_context
+from avinet.cli.rollout import under_way
 from avinet.cli.se import show_engines
 from avinet.cli.shown import emit, fields, moment, since
 from avinet.units import format_seconds
@@ -45,6 +46,7 @@ def status(context: Context) -> None:
                 f"{counts.revoked} revoked",
             ),
             ("configuration", f"{counts.in_sync} run what they should; {counts.refused} refused it"),
+            *(("roll-out", line) for line in under_way(found.rollouts)),
             ("servers", f"{found.servers_up} up, {found.servers_down} down"),
             ("event loop", f"busy with one thing for at most {found.longest_stall_s * 1000:.0f} ms of late"),
         ]

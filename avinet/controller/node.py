@@ -115,6 +115,7 @@ class Node:
         self._store = store
         self.now = now
         self.tasks = Tasks()
+        self._recorded_last = 0.0
         self.standing = Standing(store, domain, addresses, now, replaced, self._published)
         self.audit = AuditLog(
             store,
@@ -379,19 +380,18 @@ class Node:
         self.tasks.spawn(self.engines.alarm(kind, id, source), "recording an alarm")
 
     def _recorded(self, kind: str, actor: str, name: str, outcome: str) -> Put:
-        """The record of a change of the document `name`."""
-        notice = kind in ("rollout-stopped", "rollout-rolled-back")
-        return put_audit(
-            AuditRecord(
-                time=self.now(),
-                node=self.standing.node.id,
-                kind=kind,
-                source=actor,
-                id=name,
-                outcome=outcome,
-                notice=notice,
-            )
+        """The record of a change of the document `name`; those of one transaction are in the order they are made in."""
+        self._recorded_last = max(self.now(), self._recorded_last + 0.0015)
+        record = AuditRecord(
+            time=self._recorded_last,
+            node=self.standing.node.id,
+            kind=kind,
+            source=actor,
+            id=name,
+            outcome=outcome,
+            notice=kind in ("rollout-stopped", "rollout-rolled-back"),
         )
+        return put_audit(record)
 
     # What operators ask for
 

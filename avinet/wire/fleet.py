@@ -22,6 +22,7 @@ from avinet.wire.message import (
     UnixTime,
 )
 from avinet.wire.report import ServerHealth, ServiceTraffic
+from avinet.wire.rollout import Rollout
 
 Cursor = Annotated[str, Meta(max_length=256)]
 EngineState = Literal["expected", "enrolled", "revoked"]
@@ -209,10 +210,11 @@ class ImageList(Message, frozen=True, kw_only=True):
 
 
 class DocumentList(Message, frozen=True, kw_only=True):
-    """The configuration documents, in their current versions."""
+    """Configuration documents in their current versions, or the versions of one; `rollouts` are those under way."""
 
     items: list[DocumentVersion]
     next: Cursor = ""
+    rollouts: list[Rollout] = []
 
 
 class DocumentApplied(Message, frozen=True, kw_only=True):
@@ -273,8 +275,9 @@ class EngineCounts(Message, frozen=True, kw_only=True):
 class Status(Message, frozen=True, kw_only=True):
     """The node and its fleet in one view. `longest_stall_s` is how long its loop did nothing else of late.
 
-    `expiries` are what the node and its domain live by, and the certificates of virtual services that expire. Of
-    `certificates` in all, the private keys of `certificates_closed` cannot be opened.
+    `rollouts` are those that are under way. `expiries` are what the node and its domain live by, and the certificates
+    of virtual services that expire. Of `certificates` in all, the private keys of `certificates_closed` cannot be
+    opened.
     """
 
     node: Id
@@ -292,6 +295,7 @@ class Status(Message, frozen=True, kw_only=True):
     certificates: Count = 0
     certificates_closed: Count = 0
     longest_stall_s: Seconds = 0.0
+    rollouts: list[Rollout] = []
 
 
 class Event(Message, frozen=True, kw_only=True):

@@ -41,6 +41,7 @@ from avinet.wire.fleet import (
 )
 from avinet.wire.jobs import Job, JobList
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
+from avinet.wire.rollout import Rollout, RolloutFailure, RolloutList, RolloutPlan
 from avinet.wire.succession import NodeKeys, RootCA, RootList, Succession
 
 CHAIN = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
@@ -86,6 +87,28 @@ CONFIG = Config(virtual_services=DOCUMENT.virtual_services, pools=DOCUMENT.pools
 DOCUMENT_VERSION = DocumentVersion(name="web", version=3, author="ann", time=TIME, document=DOCUMENT)
 ENGINES = EngineList(items=[ENGINE])
 DOCUMENTS = DocumentList(items=[DOCUMENT_VERSION])
+ROLLOUT = Rollout(
+    name="web",
+    version=3,
+    former=2,
+    state="running",
+    phase="observing",
+    author="ann",
+    by="node-1",
+    started=TIME,
+    changed=TIME,
+    batch=2,
+    batches=4,
+    targets=100,
+    opened=10,
+    well=8,
+    waiting=1,
+    failed=1,
+    failures=[RolloutFailure(id="se-1", why="server web/blue is down")],
+    plan=RolloutPlan(max_failed=1),
+    tag="t1",
+)
+ROLLOUTS = RolloutList(items=[ROLLOUT])
 IMAGE = Image(id="image-1", state="active", fingerprint=FINGERPRINT, not_after=TIME)
 IMAGES = ImageList(items=[IMAGE])
 PENDING = Pending(

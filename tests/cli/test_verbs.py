@@ -42,6 +42,8 @@ LISTINGS = (
     Verb("config list", "GET /v1/configurations?limit=100", fleet.DOCUMENTS, "web"),
     Verb("config get web", "GET /v1/configurations/web", fleet.DOCUMENT_VERSION, "name: web\n"),
     Verb("config history web", "GET /v1/configurations/web/versions?limit=100", fleet.DOCUMENTS, "ann"),
+    Verb("config rollout list", "GET /v1/rollouts", fleet.ROLLOUTS, "10 of 100"),
+    Verb("config rollout show web", "GET /v1/rollouts/web", fleet.ROLLOUT, "se-1  server web/blue is down\n"),
     Verb("certificate list", "GET /v1/certificates?limit=100", fleet.CERTIFICATES, "shop.example.com"),
     Verb("certificate show shop", "GET /v1/certificates/shop", fleet.CERTIFICATE, "web (shop-tls)"),
     Verb("events", "GET /v1/events?limit=50", fleet.EVENTS, "enrolment"),
@@ -73,6 +75,16 @@ CHANGES = (
     Verb("root use ab12 --dry-run", "POST /v1/roots/ab12/use", fleet.STEP, "come back until 2027"),
     Verb("root retire ab12 --force", "POST /v1/roots/ab12/retirement", fleet.STEP, "  se-1\n"),
     Verb("config apply -f FILE", "PUT /v1/configurations/web", fleet.APPLIED, "web: version 3; 2 service engines"),
+    Verb(
+        "config apply -f FILE --rollout --batch 1,50% --observe 1m",
+        "POST /v1/rollouts",
+        fleet.APPLIED,
+        "web: version 3 rolls out to 2 service engines\n",
+    ),
+    Verb("config rollout pause web", "POST /v1/rollouts/web/pause", fleet.ROLLOUT, "web: version 3: running, batch 2"),
+    Verb("config rollout resume web", "POST /v1/rollouts/web/resume", fleet.ROLLOUT, "10 of 100 service engines"),
+    Verb("config rollout promote web --all", "POST /v1/rollouts/web/promote", fleet.ROLLOUT, "(1 failed, 1 away)"),
+    Verb("config rollout abort web", "POST /v1/rollouts/web/abort", fleet.ROLLOUT, "web: version 3"),
     Verb(
         "certificate put shop --chain CHAIN --key KEY --expect 2",
         "PUT /v1/certificates/shop",
@@ -107,6 +119,7 @@ ELSEWHERE = {
     "root new",
     "root issue",
     "config rollback",
+    "config rollout follow",
     "jobs show",
     "backup",
     "restore",
@@ -185,6 +198,8 @@ class VerbTests(ScriptedCase):
                 "pending_s": 7200.0,
             },
             "se label se-1 a=b c-": {"set": {"a": "b"}, "remove": ["c"]},
+            "config rollout promote web": {},
+            "config rollout promote web --all": {"all": True},
             "run se-1 config --all -x": {"command": "config", "arguments": ["--all", "-x"], "timeout_s": 10.0},
         }
         for typed, body in bodies.items():

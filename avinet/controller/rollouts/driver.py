@@ -110,12 +110,14 @@ class RolloutDriver:
         for name in self._courses.keys() - records.keys():
             del self._courses[name]
         for name, record in records.items():
-            course = self._courses.get(name)
+            course, document = self._courses.get(name), catalogue.documents.get(name)
+            if document is None:  # it has ended meanwhile
+                continue
             if course is None or course.record.version != record.version:
-                document = catalogue.documents.get(name)
-                if document is None:
-                    continue
-                course = self._courses[name] = Course(record, concern(document))
+                of = concern(document, catalogue.in_use())
+                course = self._courses[name] = Course(record, of, catalogue.revision)
+            if course.revision != catalogue.revision:
+                course.of, course.revision = concern(document, catalogue.in_use()), catalogue.revision
             course.record = record
         services = [course.of.services for course in self._courses.values()]
         self._observed.watch(frozenset().union(*services) if services else None)
@@ -267,13 +269,13 @@ class RolloutDriver:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
 
-    async def list(self) -> RolloutList:
+    async def latest(self) -> RolloutList:
         """The last roll-out of each document, those under way first."""
         return RolloutList(items=[self._shown(each) for each in await self._rollouts.all()])
 
-    async def under_way(self) -> RolloutList:
-        """Those that are under way."""
-        return RolloutList(items=[self._shown(each) for each in (await self._rollouts.under_way()).values()])
+    def known(self) -> list[Rollout]:
+        """Those that are under way, as far as this node has looked at them."""
+        return [self._shown(each.record) for each in self._courses.values()]
 
     def _tell(self) -> None:
         waiting, self._waiting = self._waiting, []
