@@ -8,7 +8,7 @@ keys are those of `bench.site`, and they dial from addresses of 127.0.0.0/8. FIR
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from random import random
 from time import time
@@ -47,7 +47,7 @@ from avinet.taps.process import fewer_collections, keep_memory, more_files
 from avinet.telemetry.reports import Reporter
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.certificates import CertificatePush, CertificateState
-from avinet.wire.command import CommandRequest, CommandResult, Ended, OperatorKey
+from avinet.wire.command import CommandEvent, CommandRequest, Ended, OperatorKey
 from avinet.wire.config import Config, ConfigPush, ConfigState
 from avinet.wire.message import decode
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
@@ -221,7 +221,13 @@ class Member:
     async def take_certificates(self, push: CertificatePush) -> CertificateState:
         return CertificateState(held=[each.version for each in push.certificates])
 
-    async def command(self, request: CommandRequest) -> CommandResult:
+    async def command(self, request: CommandRequest) -> AsyncGenerator[CommandEvent, None]:
+        raise Invalid("there are no commands here")
+
+    async def output(self, job: str, after: int) -> AsyncGenerator[CommandEvent, None]:
+        raise Invalid("there are no commands here")
+
+    def cancel(self, job: str) -> None:
         raise Invalid("there are no commands here")
 
     async def trust(self, signed: SignedTrust) -> int:

@@ -31,7 +31,8 @@ from avinet.enrolment.door import enrolment_routes
 from avinet.errors import AvinetError, LocalError
 from avinet.files import FolderLock, files_missing, private_folder
 from avinet.flow.allowance import Allowance
-from avinet.rest.door import Door, DoorLimits
+from avinet.rest.answering import DoorLimits
+from avinet.rest.door import Door
 from avinet.rest.table import Table
 from avinet.sockets import direct
 from avinet.ssh.gate import Limits

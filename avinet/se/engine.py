@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -26,12 +26,12 @@ from avinet.se.diagnose import Diagnosis, Probe
 from avinet.se.jobs import Journal
 from avinet.se.operators import OperatorKeys
 from avinet.se.programs import Program, Programs
-from avinet.se.runs import Runs
+from avinet.se.runs import Runs, told
 from avinet.se.witness import Witness
 from avinet.trust import keys
 from avinet.trust.document import verify_document
 from avinet.wire.certificates import CertificatePush, CertificateState
-from avinet.wire.command import CommandRequest, CommandResult, Ended, OperatorKey
+from avinet.wire.command import CommandEvent, CommandRequest, Ended, OperatorKey
 from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.message import decode
 from avinet.wire.session import Hello
@@ -110,7 +110,7 @@ class ServiceEngine:
         """See `Engine`."""
         return await self._custody.take(push)
 
-    async def command(self, request: CommandRequest) -> CommandResult:
+    async def command(self, request: CommandRequest) -> AsyncGenerator[CommandEvent, None]:
         """See `Engine`."""
 
         async def execute(console: Console) -> Ended:
@@ -120,12 +120,18 @@ class ServiceEngine:
                 command=request.command,
                 operator=request.operator or "an operator",
             )
-            return await self.commands.run(request.command, request.arguments, console)
+            return await self.commands.run(request.command, request.arguments, console, request.timeout_s)
 
-        run = await self._runs.start(request.job, execute)
-        ended = await run.over()
-        output, error = run.feed.transcript.texts()
-        return CommandResult(job=request.job, exit_status=ended.exit_status, output=output, error=error)
+        return told(await self._runs.start(request.job, execute), 0)
+
+    async def output(self, job: str, after: int) -> AsyncGenerator[CommandEvent, None]:
+        """See `Engine`."""
+        return told(await self._runs.find(job), after)
+
+    def cancel(self, job: str) -> None:
+        """See `Engine`."""
+        self._runs.cancel(job)
+        self.log.info("job {job} is cancelled", job=job)
 
     async def run_line(self, line: str, console: Console) -> Ended:
         """A command line as SSH's `exec` carries it."""

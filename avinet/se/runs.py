@@ -6,7 +6,7 @@ has printed is a transcript, whose beginning and end are on the disk once it has
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from avinet.files import private_folder, read_limited, write_atomic
 from avinet.se.commands import Console
 from avinet.se.jobs import Journal
 from avinet.transcript import Piece, Text
-from avinet.wire.command import Ended
+from avinet.wire.command import CommandEvent, CommandLeftOut, CommandOutput, CommandStarted, Ended
 
 KEPT, KEPT_BYTES = 100, 32 * 1024 * 1024
 """How many of those that have ended are kept on the disk, and how large they may be in all."""
@@ -94,12 +94,6 @@ class Run:
         self.ended = ended
         self.feed.end()
 
-    async def over(self) -> Ended:
-        """How it ended, once it has."""
-        while self.ended is None:
-            await self.feed.changed.wait()
-        return self.ended
-
     # on the disk
 
     def kept(self) -> Kept:
@@ -119,6 +113,22 @@ class Run:
         run.feed.transcript.skip(kept.size - run.feed.transcript.size)
         run.end(kept.ended)
         return run
+
+
+async def told(run: Run, after: int) -> AsyncGenerator[CommandEvent, None]:
+    """What a run prints behind the place `after`, and how it ends; whoever reads this slowly slows it down."""
+    follower = run.feed.follow(after)
+    try:
+        yield CommandStarted()
+        async for each in follower.pieces():
+            if isinstance(each, Piece):
+                yield CommandOutput(stream="err" if each.error else "out", text=each.data.decode("utf-8", "replace"))
+            else:
+                yield CommandLeftOut(bytes=each)
+    finally:
+        follower.leave()
+    assert run.ended is not None
+    yield run.ended
 
 
 class Runs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from avinet.wire.certificates import (
     Certificate,
     CertificateEarlier,
@@ -9,7 +11,6 @@ from avinet.wire.certificates import (
     CertificateStored,
     CertificateUse,
 )
-from avinet.wire.command import CommandResult
 from avinet.wire.config import (
     Config,
     ConfigState,
@@ -39,7 +40,7 @@ from avinet.wire.fleet import (
     Readmitted,
     Status,
 )
-from avinet.wire.jobs import Job, JobList
+from avinet.wire.jobs import Job, JobEnded, JobList, JobOutput, JobSeen, JobStarted
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
 from avinet.wire.rollout import Rollout, RolloutFailure, RolloutList, RolloutPlan
 from avinet.wire.succession import NodeKeys, RootCA, RootList, Succession
@@ -170,4 +171,10 @@ EVENTS = EventList(
 )
 CREATED = EnginesCreated(items=[Claimed(id="se-1", generation=1, expires=TIME, claim="c" * 22)])
 APPLIED = DocumentApplied(name="web", version=3, changed=True, service_engines=2)
-RESULT = CommandResult(job="j" * 24, exit_status=0, output="pong from se-1\n")
+RUN = [
+    JobSeen(job=msgspec.structs.replace(JOB, state="running", ended=0, finished=None)),
+    JobStarted(id="se-1"),
+    JobOutput(id="se-1", text="pong from se-1\n"),
+    JobEnded(number=1, id="se-1", outcome="done", exit_status=0),
+    JobSeen(job=JOB),
+]

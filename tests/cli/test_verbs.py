@@ -14,9 +14,10 @@ from typing_extensions import override
 
 from avinet.cli.main import avictl
 from avinet.wire.expiry import Expiry
+from avinet.wire.jobs import JobEnded, JobOutput
 from avinet.wire.message import encode
 from tests.cli import fleet
-from tests.cli.scripted import Asked, ScriptedCase, said
+from tests.cli.scripted import Asked, ScriptedCase, said, told
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,9 @@ CHANGES = (
         fleet.STORED,
         "shop: version 3; 2 service engines are sent it",
     ),
-    Verb("run se-1 ping", "POST /v1/service-engines/se-1/commands", fleet.RESULT, "pong from se-1\n"),
 )
 PLAIN = (
+    Verb("run se-1 ping", "POST /v1/jobs?follow=1", fleet.RUN, "pong from se-1\n"),
     Verb("se delete --yes se-1 --drain 3", "DELETE /v1/service-engines/se-1?drain_s=3", b"", "deleted: se-1\n"),
     Verb("config delete web", "DELETE /v1/configurations/web", b"", "deleted: web\n"),
     Verb("certificate delete shop", "DELETE /v1/certificates/shop", b"", "deleted: shop\n"),
@@ -165,7 +166,7 @@ class VerbTests(ScriptedCase):
     def test_it_asks_the_node_and_shows_its_answer_to_people(self) -> None:
         for verb in LISTINGS + CHANGES + PLAIN:
             self.asked.clear()
-            self.answers(said(verb.says))
+            self.answers(told(*verb.says) if isinstance(verb.says, list) else said(verb.says))
             if verb.typed == "status":
                 self.answers(lambda asked: said(fleet.STATUS if asked.target == "/v1/status" else fleet.ENGINES))
             ended = self.avictl(*self.typed(verb))
@@ -200,7 +201,7 @@ class VerbTests(ScriptedCase):
             "se label se-1 a=b c-": {"set": {"a": "b"}, "remove": ["c"]},
             "config rollout promote web": {},
             "config rollout promote web --all": {"all": True},
-            "run se-1 config --all -x": {"command": "config", "arguments": ["--all", "-x"], "timeout_s": 10.0},
+            "run se-1 config --all -x": {"command": "config", "arguments": ["--all", "-x"], "ids": ["se-1"]},
         }
         for typed, body in bodies.items():
             self.avictl(*typed.split())
@@ -217,7 +218,9 @@ class VerbTests(ScriptedCase):
             self.assertNotIn("SECRET", line)
 
     def test_a_command_that_fails_there_ends_with_7(self) -> None:
-        self.answers(said(msgspec.structs.replace(fleet.RESULT, exit_status=1, output="", error="no\n")))
+        said_no = JobOutput(id="se-1", stream="err", text="no\n")
+        end = JobEnded(number=1, id="se-1", outcome="done", exit_status=1)
+        self.answers(told(*fleet.RUN[:2], said_no, end, fleet.RUN[-1]))
         ended = self.avictl("run", "se-1", "ping")
         self.assertEqual((ended.code, ended.out, ended.err), (7, "", "no\n"))
 
