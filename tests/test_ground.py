@@ -31,6 +31,8 @@ from avinet.files import (
     is_in_memory,
     private_folder,
     read_limited,
+    sweep,
+    work_folder,
     write_atomic,
 )
 from avinet.ids import parse_id, random_name
@@ -80,6 +82,27 @@ class BackoffTests(SynchronousTestCase):
 class FileTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = private_folder(Path(self.mktemp()))
+
+    def test_what_was_killed_leaves_nothing_aside_for_long(self) -> None:
+        below = private_folder(self.folder / "trust")
+        for left in (self.folder / ".receipt.json.4711.new", below / ".key.1.new"):
+            left.write_bytes(b"half")
+        (private_folder(self.folder / ".trust.12.new") / "key").write_bytes(b"half")
+        others = {self.folder / "receipt.json", self.folder / ".x.new", below / "a.1.new"}
+        for other in others:
+            other.write_bytes(b"whole")
+        sweep(self.folder)
+        self.assertEqual({each for each in self.folder.rglob("*") if each.is_file()}, others)
+        self.assertFalse((self.folder / ".trust.12.new").exists())
+
+    def test_a_folder_for_work_is_gone_afterwards_and_what_others_left_too(self) -> None:
+        (private_folder(self.folder / ".work-left") / "secret").write_bytes(b"s")
+        with work_folder(self.folder, ".work-") as here, work_folder(self.folder, ".work-") as there:
+            self.assertEqual(here.stat().st_mode & 0o777, 0o700)
+            self.assertEqual({here, there}, set(self.folder.iterdir()))
+        self.assertEqual(list(self.folder.iterdir()), [])
+        with self.assertRaises(LocalError), work_folder(self.folder / "nowhere", ".work-"):
+            self.fail("there is no such folder")
 
     def test_a_file_is_replaced_whole_and_private(self) -> None:
         path = self.folder / "key"

@@ -22,7 +22,6 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import IO
 
 import msgspec
@@ -34,7 +33,17 @@ from avinet.controller.standing import SINCE, sign_trust
 from avinet.controller.standing import TRUST as TRUST_KEY
 from avinet.enrolment.records import ENGINES, RATCHETS, AuditRecord, EngineRecord, put_audit, put_record
 from avinet.errors import Conflict, Invalid, LocalError
-from avinet.files import FolderLock, cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
+from avinet.files import (
+    FolderLock,
+    cannot,
+    private_folder,
+    read_limited,
+    remove_durably,
+    sweep,
+    sync_folder,
+    work_folder,
+    write_atomic,
+)
 from avinet.store.interface import OPERATIONS, Delete, Put, Transaction
 from avinet.store.tables import Tables
 from avinet.trust.domain import Domain, load
@@ -82,22 +91,22 @@ class Place:
 def back_up(place: Place, out: Path, now: float) -> Manifest:
     """Write a backup to `out`, whole or not at all. Raises `LocalError`."""
     domain = load(place.state / TRUST)
-    with TemporaryDirectory(prefix=".avinet-backup-", dir=out.parent) as work:
-        _copy_store(place.state / STORE, Path(work) / STORE)
-        sources = {STORE: Path(work) / STORE}
+    with work_folder(out.parent, ".avinet-backup-") as work:
+        _copy_store(place.state / STORE, work / STORE)
+        sources = {STORE: work / STORE}
         trust = place.state / TRUST
         for path in sorted(each for each in trust.rglob("*") if each.is_file() and not each.is_symlink()):
             name = f"{TRUST}/{path.relative_to(trust).as_posix()}"
             if _PATH.match(name):  # what an editor has left there is none of ours
-                sources[name] = _kept(path, Path(work) / name)
+                sources[name] = _kept(path, work / name)
         if place.settings is not None:
-            sources[SETTINGS] = _kept(place.settings, Path(work) / SETTINGS)
+            sources[SETTINGS] = _kept(place.settings, work / SETTINGS)
         files = {name: _measured(path) for name, path in sources.items()}
         manifest = Manifest(
             format=FORMAT, version=__version__, domain=domain.id, node=domain.node, time=now, files=files
         )
-        _pack(sources, manifest, Path(work) / "backup")
-        os.replace(Path(work) / "backup", out)
+        _pack(sources, manifest, work / "backup")
+        os.replace(work / "backup", out)
         sync_folder(out.parent)
     return manifest
 
@@ -177,19 +186,20 @@ def restore(backup: Path, place: Place, actor: str, now: float) -> Manifest:
                 f"there is a store in {place.state}, without its domain of trust",
                 hint=f"move {STORE} and all that begins like it away first",
             )
-        with TemporaryDirectory(prefix=".restore-", dir=place.state) as work:
-            manifest = _unpack(backup, Path(work))
-            domain = load(Path(work) / TRUST)
+        sweep(place.state)
+        with work_folder(place.state, ".restore-") as work:
+            manifest = _unpack(backup, work)
+            domain = load(work / TRUST)
             if (domain.id, domain.node) != (manifest.domain, manifest.node):
                 raise Invalid(f"{backup} says that it is of another node than it is")
-            _go_on(Path(work) / STORE, domain, manifest, actor, now)
+            _go_on(work / STORE, domain, manifest, actor, now)
             write_atomic(
                 place.state / _BEGUN, b""
             )  # a store without a domain of trust is of a restore that was cut off
             for left in place.state.glob(f"{STORE}*"):
                 left.unlink()
             for name in (STORE, TRUST):
-                os.rename(Path(work) / name, place.state / name)
+                os.rename(work / name, place.state / name)
             sync_folder(place.state)
             remove_durably(place.state / _BEGUN)
     except OSError as error:

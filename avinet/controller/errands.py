@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from avinet.aio import Tasks, pause, within
 from avinet.controller.reverse import SignatureRefused
-from avinet.errors import AvinetError, Conflict, Forbidden, Invalid, NotFound, TimedOut, Unavailable
+from avinet.errors import AvinetError, Conflict, Forbidden, Invalid, NotFound, PeerError, TimedOut, Unavailable
 from avinet.feed import Feed
 from avinet.transcript import Piece, Transcript, mark
 from avinet.wire.command import (
@@ -31,6 +31,7 @@ from avinet.wire.message import encode
 AWAY_S = 60.0
 """How long a service engine whose tunnel was lost in the middle of a job is waited for."""
 LOOK_S = 1.0
+MOST_BYTES = 1 << 60
 AFTER_S = 30.0
 """How much later than its time a job must have ended there."""
 _REFUSED = (Invalid, NotFound, Forbidden, SignatureRefused)
@@ -140,6 +141,8 @@ class Errand:
                     case CommandOutput(stream=stream, text=text):
                         self.feed.write(stream == "err", text.encode())
                     case CommandLeftOut(bytes=count):
+                        if self.feed.transcript.size + count > MOST_BYTES:
+                            raise PeerError(f"service engine {self.id} says that it printed more than there is")
                         self.feed.skip(count)
                     case Ended():
                         self.ended = event

@@ -29,7 +29,7 @@ from avinet.controller.settings import ControllerSettings
 from avinet.controller.upgrade import upgrade
 from avinet.enrolment.door import enrolment_routes
 from avinet.errors import AvinetError, LocalError
-from avinet.files import FolderLock, files_missing, private_folder
+from avinet.files import FolderLock, files_missing, private_folder, sweep
 from avinet.flow.allowance import Allowance
 from avinet.rest.answering import DoorLimits
 from avinet.rest.door import Door
@@ -98,6 +98,7 @@ class ControllerService(Service):
         state = private_folder(folder / settings.state)
         self._lock = FolderLock(state)
         self._lock.acquire()
+        sweep(state)
         for step in upgrade(state):
             self.log.info(
                 "the state folder {state} has format {to} now: {what}", state=state, to=step.to, what=step.what

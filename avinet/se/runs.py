@@ -6,6 +6,7 @@ has printed is a transcript, whose beginning and end are on the disk once it has
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -142,6 +143,7 @@ class Runs:
         self._folder = private_folder(folder)
         self._in_thread = in_thread
         self._tasks = tasks
+        self._forgetting = threading.Lock()
         self._live: dict[str, tuple[Run, Deferred[Ended]]] = {}
 
     async def start(self, job: str, execute: Execute) -> Run:
@@ -198,10 +200,11 @@ class Runs:
         """Keep a run, and forget the oldest: ids begin with their time."""
         write_atomic(self._folder / job, msgspec.json.encode(kept))
         total = 0
-        for number, path in enumerate(sorted(self._folder.iterdir(), reverse=True)):
-            total += path.stat().st_size
-            if number >= KEPT or (number and total > KEPT_BYTES):
-                path.unlink()
+        with self._forgetting:  # calls come from several threads
+            for number, path in enumerate(sorted(self._folder.glob("[!.]*"), reverse=True)):
+                total += path.stat().st_size
+                if number >= KEPT or (number and total > KEPT_BYTES):
+                    path.unlink()
 
     def _read(self, job: str) -> Run | None:
         path = self._folder / job

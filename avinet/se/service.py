@@ -22,7 +22,7 @@ from avinet.dataplane.choose import choose_dataplane
 from avinet.enrolment.client import Enrolment, read_trust, tls_client
 from avinet.enrolment.identity import Identity
 from avinet.errors import AvinetError, Unauthenticated, Unavailable
-from avinet.files import FolderLock, private_folder
+from avinet.files import FolderLock, private_folder, sweep
 from avinet.rest.door import Door
 from avinet.rest.table import Table
 from avinet.se.authority import NodeAuthority
@@ -80,6 +80,7 @@ class EngineService(Service):
         state = private_folder(folder / settings.state)
         self._lock = FolderLock(state)
         self._lock.acquire()
+        sweep(state)
         self._identity = Identity(state, folder / settings.image, folder / settings.user_data, settings.id)
         manifest = self._identity.manifest
         self._clock = EngineClock(wall, manifest.built)

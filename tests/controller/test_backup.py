@@ -6,6 +6,8 @@ import io
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tarfile
 import threading
 from datetime import UTC, datetime
@@ -23,7 +25,7 @@ from avinet.controller.epochs import SEEN
 from avinet.controller.standing import SINCE, TRUST, sign_trust
 from avinet.enrolment.records import EngineRecord, engine_key, put_record, ratchet_key
 from avinet.errors import AvinetError, Conflict, Invalid, LocalError
-from avinet.files import private_folder
+from avinet.files import private_folder, work_folder
 from avinet.store.interface import Put, Transaction
 from avinet.store.tables import Tables
 from avinet.trust import keys
@@ -183,6 +185,45 @@ class BackupTests(SynchronousTestCase):
         restore(self.file, self.there, "ann", NOW)
         self.assertIn(engine_key("se-1"), self.entries(self.there.state))
         self.assertFalse((self.there.state / "restore-begun").exists())
+
+    def killed(self, code: str) -> None:
+        """Run `code` in a process of its own, which is killed when it says that it is ready."""
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+        assert process.stdout is not None
+        self.assertEqual(process.stdout.readline(), b"ready\n")
+        process.kill()
+        process.communicate()
+
+    def test_what_a_backup_that_was_killed_has_left_goes_with_the_next(self) -> None:
+        self.killed(
+            "import time\n"
+            "from pathlib import Path\n"
+            "from avinet.controller import backup\n"
+            "backup._pack = lambda *_: (print('ready', flush=True), time.sleep(600))\n"
+            f"backup.back_up(backup.Place(Path({str(self.state)!r})), Path({str(self.file)!r}), 1.0)\n"
+        )
+        [left] = self.folder.glob(".avinet-backup-*")
+        self.assertTrue((left / "store.sqlite").exists(), "it is a whole copy with all the secrets")
+        with work_folder(self.folder, ".avinet-backup-") as another:
+            self.assertFalse(left.exists())
+            back_up(self.place, self.file, NOW)
+            self.assertTrue(another.exists(), "somebody is at work there")
+        self.assertEqual(list(self.folder.glob(".*")), [])
+
+    def test_what_a_restore_that_was_killed_has_left_goes_with_the_next(self) -> None:
+        back_up(self.place, self.file, NOW)
+        state = str(self.there.state)
+        self.killed(
+            "import os, time\n"
+            "from pathlib import Path\n"
+            "from avinet.controller import backup\n"
+            "backup._go_on = lambda *_: (print('ready', flush=True), time.sleep(600))\n"
+            f"backup.restore(Path({str(self.file)!r}), backup.Place(Path({state!r})), 'ann', 1.0)\n"
+        )
+        self.assertEqual(len(list(self.there.state.glob(".restore-*"))), 1)
+        (self.there.state / ".receipt.json.4711.new").write_bytes(b"half")
+        restore(self.file, self.there, "ann", NOW)
+        self.assertEqual(sorted(each.name for each in self.there.state.iterdir()), ["lock", "store.sqlite", "trust"])
 
     def test_a_full_disk_is_not_taken_for_a_bad_backup(self) -> None:
         back_up(self.place, self.file, NOW)

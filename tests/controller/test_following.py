@@ -66,6 +66,12 @@ class LostTests(JobCase):
         self.assertEqual(found.left_out, 1000)
         self.assertIn("four\n... (1000 bytes left out)\nend", found.output)
 
+    def test_one_that_counts_without_end_is_not_believed(self) -> None:
+        job = self.begin("a")
+        self.fleet.asked["a"].say(CommandStarted(), *[CommandLeftOut(bytes=2**62)] * 4)
+        [found] = self.results(job)
+        self.assertEqual((found.outcome, found.left_out), ("unknown", 0))
+
     def test_one_that_does_not_come_back_is_unknown_with_what_came(self) -> None:
         job = self.lose()
         self.wait(AWAY_S + 1)

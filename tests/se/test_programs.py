@@ -119,6 +119,7 @@ class ProgramTests(ProgramCase):
         running = as_deferred(self.run_program(python(code, timeout_s=60)))
         await seen
         running.cancel()
+        running.cancel()
         self.assertEqual(await running, Ended(exit_status=137, signal="KILL"))
 
     async def test_cancelled_it_may_say_goodbye(self) -> None:
