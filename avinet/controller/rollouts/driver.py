@@ -14,7 +14,7 @@ from avinet.aio import Tasks, pause, within
 from avinet.config import rollout as rules
 from avinet.config.catalogue import Catalogue, Rolling
 from avinet.config.compile import Target, applies
-from avinet.config.health import Tally, judge
+from avinet.config.health import Before, Tally, judge
 from avinet.config.rollout import RolloutRecord
 from avinet.config.rollouts import Rollouts
 from avinet.controller.rollouts.course import Course, shown
@@ -178,7 +178,11 @@ class RolloutDriver:
         settling = any(self._observed.unsettled(id, plan.lost_s) for id in batch.ids)
         if settling and not record.promoted and held_s < plan.deadline_s:
             return
-        found = {id: self._observed.before(id, course.of, plan.least_requests) for id in batch.ids}
+        found: dict[str, Before] = {}
+        for index, id in enumerate(batch.ids):
+            if index % BREATH == BREATH - 1:
+                await pause(self._clock, 0)
+            found[id] = self._observed.before(id, course.of, plan.least_requests)
         await self._rollouts.remember(record, found)
         if course.before is not None:
             course.before.update(found)
