@@ -52,7 +52,7 @@ class Answer:
     status: int
     records: tuple[Audited, ...] = ()
     alarms: tuple[Audited, ...] = ()
-    receipt: bytes | None = None
+    receipt: bytes | None = field(default=None, repr=False)
 
     def fits(self, reply: Reply | None) -> bool:
         """Whether this was the reply; None is one that was lost."""
@@ -70,7 +70,7 @@ class Life:
     approved: str = ""
     key: str = ""
     former: tuple[str, ...] = ()
-    receipt: bytes | None = None
+    receipt: bytes | None = field(default=None, repr=False)
 
 
 class Turned(NamedTuple):
