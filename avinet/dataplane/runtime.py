@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from avinet.aio import within
+from avinet.dataplane.render import RELAY
 from avinet.errors import Unavailable
 
 TIMEOUT_S = 5.0
@@ -113,8 +114,8 @@ def description(answer: str) -> str:
 
 
 def stat_lines(answer: str) -> tuple[list[FrontendLine], list[ServerLine]]:
-    """The frontends and servers in `show stat`."""
-    rows = list(csv.DictReader(answer.lstrip("# ").splitlines()))
+    """The frontends and servers in `show stat`, of the services that operators know."""
+    rows = [row for row in csv.DictReader(answer.lstrip("# ").splitlines()) if row["pxname"] != RELAY]
     frontends = [
         FrontendLine(row["pxname"].removeprefix("f."), int(row["scur"] or 0), int(row["stot"] or 0))
         for row in rows

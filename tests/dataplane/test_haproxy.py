@@ -68,6 +68,28 @@ class HAProxyTests(TLSContract, DataplaneContract, TestCase):
         await eventually("records arrive at the new driver", counted)
 
     @asynchronous
+    async def test_without_its_driver_it_rests(self) -> None:
+        """It has nowhere to bring its records: that costs it nothing, and it finds the next one that is there."""
+        a, port = self.server("a"), free_port()
+        await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
+        master = self.plane._master
+        [worker] = (await master.find()).workers
+        await self.plane._intake.close()
+        await self.plane._port.stopListening()
+        await ask(port)
+
+        async def up_s() -> int:
+            info = await master.stats("show info")
+            return next(int(line.split()[1]) for line in info.splitlines() if line.startswith("Uptime_sec:"))
+
+        async def later() -> bool:
+            return await up_s() >= begun + 3
+
+        begun, before = await up_s(), ticks(worker)
+        await eventually("three seconds have gone by", later)
+        self.assertLess(ticks(worker) - before, 0.1 * 3 * os.sysconf("SC_CLK_TCK"))
+
+    @asynchronous
     async def test_what_changed_meanwhile_is_applied_when_it_is_found(self) -> None:
         a, port, second = self.server("a"), free_port(), free_port()
         await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
@@ -423,3 +445,9 @@ ALLOWED = {
     "server", "defaults", "option", "retries", "load-server-state-from-file", "frontend", "mode", "bind",
     "log-format", "use_backend", "default_backend", "backend", "balance", "http-check", "http-reuse",
 }  # fmt: skip
+
+
+def ticks(process: int) -> int:
+    """The CPU time that a process has had, in ticks of the clock."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
