@@ -27,7 +27,7 @@ from typing import IO
 import msgspec
 
 from avinet import __version__
-from avinet.controller.certificates.records import CERTIFICATES
+from avinet.controller.certificates.records import CERTIFICATES, CertificateRecord
 from avinet.controller.epochs import SEEN
 from avinet.controller.standing import SINCE, sign_trust
 from avinet.controller.standing import TRUST as TRUST_KEY
@@ -338,7 +338,8 @@ def _delivered_anew(tables: Tables) -> Iterator[Put]:
         page = tables.range(CERTIFICATES, 1, after)
         for entry in page.entries:
             after = entry.key
-            yield Put(entry.key, entry.value)
+            record = msgspec.json.decode(entry.value, type=CertificateRecord)
+            yield put_record(entry.key, msgspec.structs.replace(record, revision=0))
         more = page.more
 
 

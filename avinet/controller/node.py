@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -20,6 +21,8 @@ from avinet.config.documents import Documents
 from avinet.config.rollouts import Rollouts
 from avinet.config.states import States
 from avinet.controller.certificates.overview import CertificateOverview
+from avinet.controller.certificates.reseal import Resealing
+from avinet.controller.certificates.seals import Seals
 from avinet.controller.certificates.supply import Supply
 from avinet.controller.certificates.vault import Vault
 from avinet.controller.epochs import Epochs
@@ -55,10 +58,10 @@ from avinet.store.interface import Put, Store
 from avinet.telemetry.fleet import Fleet
 from avinet.trust.document import sign_document
 from avinet.trust.domain import Domain
-from avinet.trust.sealing import Seal
 from avinet.wire.fleet import Claimed, EngineCreate
 from avinet.wire.jobs import JobOrder
 
+T = TypeVar("T")
 BREATH = 200
 """How many service engines are looked through before the reactor gets its turn."""
 TOLD_S = 1.0
@@ -103,7 +106,7 @@ class Node:
         folder: Path,
         store: Store,
         domain: Domain,
-        seal: Seal,
+        seals: Seals,
         *,
         addresses: tuple[list[str], list[str]],
         now: Callable[[], float],
@@ -139,17 +142,22 @@ class Node:
             self._reserved,
         )
         known = Known(lambda: self.directory)
+
+        def in_thread(work: Callable[[], T]) -> Deferred[T]:
+            return deferToThreadPool(reactor, reactor.getThreadPool(), work)
+
         self.certificates = Vault(
             reactor,
             store,
             self.tasks,
-            seal,
+            seals,
             domain.node,
             lambda: self.documents,
             self._certificate_changed,
-            lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
+            in_thread,
             now,
         )
+        self.resealing = Resealing(store, self.certificates, seals, domain.node, in_thread, now)
         self.documents = Documents(reactor, store, known, self.certificates, now, self._recorded)
         self.states = States(reactor, store)
         self.desired = Desired(reactor, store, self.documents, known, self._desired_changed, random)
@@ -267,6 +275,7 @@ class Node:
         await self.jobs.start()
         self.audit.start()
         self.rollouts.start()
+        self.tasks.spawn(self.resealing.go_on(), "sealing the private keys of certificates anew")
         self.tasks.spawn(self.expiries.keep(), "looking what expires")
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
         self.tasks.spawn(self.keys.keep(), "keeping the keys of this node")

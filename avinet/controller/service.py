@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from avinet.aio import Tasks
+from avinet.controller.certificates.seals import Seals
 from avinet.controller.engine_door import control_routes, report_routes
 from avinet.controller.node import Node
 from avinet.controller.operators import operator_routes, peer_name
@@ -44,7 +45,7 @@ from avinet.ssh.tunnel import ServerTunnel, Services, Tunnel
 from avinet.store.sqlite import SQLiteStore
 from avinet.trust.domain import Domain
 from avinet.trust.domain import load as load_domain
-from avinet.trust.sealing import SECRETS_KEY, load_or_make_seal
+from avinet.trust.sealing import SECRETS_KEY
 from avinet.trust.succession import settled
 from avinet.trust.tls import ServerTLS
 
@@ -112,11 +113,11 @@ class ControllerService(Service):
         now = datetime.fromtimestamp(wall(), UTC)
         self._domain = settled(domain, now).renewed(now)
         secrets_key = self._domain.folder / SECRETS_KEY
-        if not secrets_key.exists():
+        self._seals = Seals(secrets_key)
+        if self._seals.lost:
             self.log.error(
                 "{path} is lost: another key is made, and what that one sealed stays closed", path=secrets_key
             )
-        self._seal = load_or_make_seal(secrets_key)
         self._tls = ServerTLS(self._domain.server, self._domain.issuing.chain)
         self._tunnel_server: Server | None = None
         self._store = SQLiteStore(reactor, state / "store.sqlite")
@@ -166,7 +167,7 @@ class ControllerService(Service):
             self._folder,
             self._store,
             self._domain,
-            self._seal,
+            self._seals,
             addresses=(self._addresses(self._https), self._addresses(self._ssh)),
             now=self._wall,
             random=self._random,

@@ -125,6 +125,13 @@ class CertificateStored(Message, frozen=True, kw_only=True):
     service_engines: Count = 0
 
 
+class Resealed(Message, frozen=True, kw_only=True):
+    """So many private keys were sealed with a new key; `closed` cannot be opened, and are as before."""
+
+    certificates: Count
+    closed: Count = 0
+
+
 class CertificateEarlier(Message, frozen=True, kw_only=True):
     """A version of a certificate that was replaced: `fingerprint` is the SHA-256 of its DER."""
 

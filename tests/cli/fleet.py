@@ -10,6 +10,7 @@ from avinet.wire.certificates import (
     CertificateList,
     CertificateStored,
     CertificateUse,
+    Resealed,
 )
 from avinet.wire.config import (
     Config,
@@ -137,6 +138,7 @@ CERTIFICATE = Certificate(
 )
 CERTIFICATES = CertificateList(items=[CERTIFICATE])
 STORED = CertificateStored(name="shop", version=3, changed=True, service_engines=2)
+RESEALED = Resealed(certificates=4, closed=1)
 JOB = Job(
     id="0000000000001-abc",
     command="ping",

@@ -92,6 +92,7 @@ CHANGES = (
         fleet.STORED,
         "shop: version 3; 2 service engines are sent it",
     ),
+    Verb("certificate reseal", "POST /v1/secrets-key", fleet.RESEALED, "sealed anew: 4 certificates\n1 cannot"),
 )
 PLAIN = (
     Verb("run se-1 ping", "POST /v1/jobs?follow=1", fleet.RUN, "pong from se-1\n"),

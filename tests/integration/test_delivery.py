@@ -69,6 +69,7 @@ class DeliveryTests(NodeCase):
         self.assertEqual([self.shown(name).get("holders") for name in ("shop", "unused")], [["se-1"], None])
         self.another_version_goes_there_and_changes_no_configuration()
         self.while_the_node_is_away_nothing_is_lost()
+        self.sealed_anew_it_is_the_same()
         self.assertNotIn("se-2 holds certificate", self.log())
         self.assertNotIn("has refused", self.log())
 
@@ -98,3 +99,17 @@ class DeliveryTests(NodeCase):
         self.machine.until("it is served", lambda: self.desk.served(self.port, "blog.example.com") == leaf)
         self.machine.until("it is said", lambda: self.shown("blog")["held"] == 1)
         self.assertEqual(self.log().count("se-1 holds certificate shop"), 2, "what is held is not sent again")
+
+    def sealed_anew_it_is_the_same(self) -> None:
+        """No service engine is sent what is only sealed with another key on the node."""
+        path, count = self.node.folder / "controller" / "trust" / "secrets.key", self.log().count("holds certificate")
+        before = path.read_bytes()
+        self.assertEqual(self.machine.avictl("certificate", "reseal"), "sealed anew: 3 certificates\n")
+        self.assertNotEqual(path.read_bytes(), before)
+        self.machine.kill("controller")
+        self.node.start_controller()
+        self.machine.until("it is back", self.in_sync)
+        self.assertEqual((self.shown("shop")["held"], self.shown("shop").get("problem")), (1, None))
+        self.assertEqual(self.log().count("holds certificate"), count)
+        leaf = self.desk.put("shop").chain[0]
+        self.machine.until("another version is served", lambda: self.desk.served(self.port, "shop.example.com") == leaf)

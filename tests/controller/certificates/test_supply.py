@@ -12,7 +12,6 @@ from avinet.config.compile import Compiled, compiled
 from avinet.controller.certificates import supply as supply_module
 from avinet.controller.certificates.supply import PUSH_S, Supply
 from avinet.errors import Invalid, LocalError, NotFound, PeerError, TimedOut, Unavailable
-from avinet.trust.sealing import KEY_BYTES, Seal
 from avinet.wire.certificates import (
     CertificatePush,
     CertificateRefusal,
@@ -214,7 +213,8 @@ class RefusalTests(SupplyCase):
         self.failureResultOf(bringing, PeerError)
 
     def test_a_key_that_cannot_be_opened_is_not_sent_and_said(self) -> None:
-        self.vault = self.opened(Seal(bytes(KEY_BYTES)))
+        self.secrets_key.unlink()
+        self.vault = self.opened()
         self.supply = Supply(self.clock, self.engines, self.engines, self.vault)
         self.assertEqual(self.supply.missing("se-1"), [])
         self.assertIn("put the certificate again", self.supply.waits("se-1"))
