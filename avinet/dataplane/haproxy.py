@@ -132,6 +132,8 @@ class HAProxy:
                 await self._write_key(name)
                 if await self._master.find() is not None:
                     await self._exchange(name)
+                else:  # what is started next has to take it
+                    await self._master.check(self._master.written())
             except AvinetError:
                 self._certificates[name] = before
                 await self._write_key(name)

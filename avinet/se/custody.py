@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from avinet.aio import Tasks
-from avinet.errors import Invalid
+from avinet.errors import AvinetError, Invalid
 from avinet.se.keystore import Held, Keystore, checked
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.certificates import (
@@ -125,9 +125,7 @@ class Custody:
         try:
             if before != version:
                 self._check_place(version, before)
-                held = await self._in_thread(lambda: checked(material))
-                await self._dataplane.take_certificate(version.name, held.certificate)
-                await self._keep(held)
+                await self._serve(await self._in_thread(lambda: checked(material)))
         except Invalid as error:
             why = _CONTROL.sub(" ", str(error))[:_REASON_CHARS]
             self.log.warn("certificate {name} was refused: {why}", name=version.name, why=why)
@@ -144,12 +142,18 @@ class Custody:
         if before is None and len(self._held) >= HELD:
             raise Invalid(f"{HELD} certificates are held already")
 
-    async def _keep(self, held: Held) -> None:
-        await self._in_thread(lambda: self._keystore.keep(held))
-        self._held[held.version.name] = held.version
-        self.log.info(
-            "certificate {name} of revision {revision} taken", name=held.version.name, revision=held.version.revision
-        )
+    async def _serve(self, held: Held) -> None:
+        """Serve a version, and keep it: what the disk has no room for is not served."""
+        name = held.version.name
+        await self._in_thread(lambda: self._keystore.lay_out(held))
+        try:
+            await self._dataplane.take_certificate(name, held.certificate)
+        except AvinetError:
+            await self._in_thread(lambda: self._keystore.discard(name))
+            raise
+        await self._in_thread(lambda: self._keystore.keep(name))
+        self._held[name] = held.version
+        self.log.info("certificate {name} of revision {revision} taken", name=name, revision=held.version.revision)
 
     def applied(self, config: Config) -> None:
         """`config` runs now, and is remembered: what it does not name will be forgotten."""

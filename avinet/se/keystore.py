@@ -13,7 +13,7 @@ import msgspec
 from twisted.logger import Logger
 
 from avinet.errors import AvinetError, Invalid, LocalError
-from avinet.files import cannot, private_folder, read_limited, remove_durably, write_atomic
+from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
 from avinet.trust.sealing import Seal, load_or_make_seal
 from avinet.trust.server_certificate import ServerCertificate, parse
 from avinet.wire.certificates import CertificateMaterial, CertificateVersion, material_sha256
@@ -21,7 +21,7 @@ from avinet.wire.message import Message, decode
 
 FOLDER, KEY = "certificates", "secrets.key"
 _FILE_LIMIT_BYTES = 128 * 1024
-_ENDING = ".json"
+_ENDING, _ASIDE = ".json", ".next"
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,9 @@ class Keystore:
             self._key.unlink(missing_ok=True)
             seal = load_or_make_seal(self._key)
         for path in sorted(self._folder.iterdir()):
+            if path.suffix != _ENDING or path.name.startswith("."):  # what was laid out when a process ended
+                path.unlink(missing_ok=True)
+                continue
             try:
                 held = self._read(path, seal)
                 found[held.version.name] = held
@@ -81,13 +84,25 @@ class Keystore:
         key = seal.open(file.sealed, _about(file.version)).decode("ascii")
         return checked(CertificateMaterial(version=file.version, chain=file.chain, key=key), known_good=True)
 
-    def keep(self, held: Held) -> None:
-        """Have this version on the disk, in place of the one before. Raises `LocalError`, and then that one stays."""
+    def lay_out(self, held: Held) -> None:
+        """Have this version on the disk, beside the one before; `keep` or `discard` it. Raises `LocalError`."""
         private_folder(self._folder)
         seal, certificate = load_or_make_seal(self._key), held.certificate
         sealed = seal.seal(certificate.key_pem.encode("ascii"), _about(held.version))
         file = _File(version=held.version, chain=certificate.chain_pem, sealed=sealed)
-        write_atomic(self._path(held.version.name), msgspec.json.encode(file))
+        write_atomic(self._aside(held.version.name), msgspec.json.encode(file))
+
+    def keep(self, name: str) -> None:
+        """Have what was laid out in place of the one before. Raises `LocalError`, and then that one stays."""
+        try:
+            self._aside(name).rename(self._path(name))
+            sync_folder(self._folder)
+        except OSError as error:
+            raise cannot("write", self._path(name), error) from error
+
+    def discard(self, name: str) -> None:
+        """Have what was laid out no more."""
+        self._aside(name).unlink(missing_ok=True)
 
     def remove(self, name: str) -> None:
         """Have none of this name any more. Raises `LocalError`."""
@@ -100,6 +115,9 @@ class Keystore:
 
     def _path(self, name: str) -> Path:
         return self._folder / (name + _ENDING)
+
+    def _aside(self, name: str) -> Path:
+        return self._folder / (name + _ASIDE)
 
 
 def _about(version: CertificateVersion) -> str:

@@ -341,6 +341,18 @@ class HAProxyTests(TLSContract, DataplaneContract, TestCase):
         self.assertEqual(await self.serial(port, "shop.example"), after.serial)
 
     @asynchronous
+    async def test_while_it_is_gone_nothing_is_taken_that_it_would_not_start_with(self) -> None:
+        port = await self.serve_tls()
+        self.plane._tasks.stop()
+        await self.plane._master.end_leftovers()
+        weak, after = Issuer("Weak CA", key=rsa_key(1024)).serve("shop.example"), self.issuer.serve("shop.example")
+        await self.assertFailure(ensureDeferred(self.plane.take_certificate("shop", weak)), Invalid)
+        await self.plane.take_certificate("shop", after)
+        await self.plane.apply(self.plane._config)
+        await eventually("its server is up", lambda: self.up("a"))
+        self.assertEqual(await self.serial(port, "shop.example"), after.serial)
+
+    @asynchronous
     async def test_keys_are_in_private_files_and_nowhere_else(self) -> None:
         await self.serve_tls()
         after = self.issuer.serve("shop.example")

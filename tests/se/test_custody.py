@@ -60,7 +60,7 @@ class CustodyTests(SynchronousTestCase):
         self.successResultOf(ensureDeferred(self.custody.start()))
 
     def in_thread(self, call: Callable[[], Any]) -> Deferred[Any]:
-        if self.disk is not None and "keep" in call.__code__.co_names:
+        if self.disk is not None and "lay_out" in call.__code__.co_names:
             raise self.disk
         return succeed(call())
 

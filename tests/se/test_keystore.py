@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.errors import LocalError
-from avinet.se.keystore import Keystore, checked
+from avinet.se.keystore import Held, Keystore, checked
 from tests.issuing import Issuer, rsa_key
 from tests.se.delivery import material
 
@@ -23,29 +23,44 @@ class KeystoreTests(SynchronousTestCase):
         self.shop = checked(material("shop", 5, self.issuer.serve("shop.example", key=rsa_key())))
         self.api = checked(material("api", 6, self.issuer.serve("api.example")))
 
+    def keep(self, held: Held) -> None:
+        self.keystore.lay_out(held)
+        self.keystore.keep(held.version.name)
+
     def test_without_anything_there_is_nothing(self) -> None:
         self.assertEqual(Keystore(self.state).read(), {})
         self.assertEqual(list(self.state.iterdir()), [])
 
     def test_what_is_kept_is_read_again(self) -> None:
-        self.keystore.keep(self.shop)
-        self.keystore.keep(self.api)
+        self.keep(self.shop)
+        self.keep(self.api)
         self.assertEqual(Keystore(self.state).read(), {"shop": self.shop, "api": self.api})
 
     def test_another_version_takes_the_place_of_one(self) -> None:
-        self.keystore.keep(self.shop)
+        self.keep(self.shop)
         after = checked(material("shop", 9, self.issuer.serve("shop.example")))
-        self.keystore.keep(after)
+        self.keep(after)
         self.assertEqual(Keystore(self.state).read(), {"shop": after})
 
     def test_what_is_removed_is_gone(self) -> None:
-        self.keystore.keep(self.shop)
+        self.keep(self.shop)
         self.keystore.remove("shop")
         self.keystore.remove("never")
         self.assertEqual(Keystore(self.state).read(), {})
 
+    def test_what_was_laid_out_and_not_kept_changes_nothing(self) -> None:
+        self.keep(self.shop)
+        after = checked(material("shop", 9, self.issuer.serve("shop.example")))
+        self.keystore.lay_out(after)
+        self.assertEqual(Keystore(self.state).read(), {"shop": self.shop})
+        self.assertEqual([each.name for each in (self.state / "certificates").iterdir()], ["shop.json"])
+        self.keystore.lay_out(after)
+        self.keystore.discard("shop")
+        self.keystore.discard("never")
+        self.assertEqual([each.name for each in (self.state / "certificates").iterdir()], ["shop.json"])
+
     def test_keys_are_sealed_and_files_private(self) -> None:
-        self.keystore.keep(self.shop)
+        self.keep(self.shop)
         secret = [line for line in self.shop.certificate.key_pem.splitlines() if len(line) > 20]
         for path in self.state.rglob("*"):
             self.assertEqual(path.stat().st_mode & 0o077, 0, path)
@@ -53,14 +68,14 @@ class KeystoreTests(SynchronousTestCase):
                 self.assertFalse([line for line in secret if line.encode() in path.read_bytes()], path)
 
     def test_a_copy_of_the_certificates_without_the_key_beside_them_opens_nothing(self) -> None:
-        self.keystore.keep(self.shop)
+        self.keep(self.shop)
         (self.state / "secrets.key").unlink()
         self.assertEqual(Keystore(self.state).read(), {})
         self.assertEqual(len(self.flushLoggedErrors()), 0)
 
     def test_what_is_damaged_or_of_another_is_lost_and_the_rest_is_read(self) -> None:
         for held in (self.shop, self.api):
-            self.keystore.keep(held)
+            self.keep(held)
         folder = self.state / "certificates"
         text = (folder / "shop.json").read_text()
         (folder / "other.json").write_text(text)
@@ -72,15 +87,15 @@ class KeystoreTests(SynchronousTestCase):
         self.assertEqual([each.name for each in folder.iterdir()], ["api.json"])
 
     def test_a_key_that_is_damaged_is_made_anew(self) -> None:
-        self.keystore.keep(self.shop)
+        self.keep(self.shop)
         (self.state / "secrets.key").write_bytes(b"short")
         self.assertEqual(Keystore(self.state).read(), {})
-        self.keystore.keep(self.api)
+        self.keep(self.api)
         self.assertEqual(Keystore(self.state).read(), {"api": self.api})
 
     def test_what_cannot_be_written_leaves_the_one_before(self) -> None:
-        self.keystore.keep(self.shop)
+        self.keep(self.shop)
         (self.state / "certificates" / "api.json").mkdir()
-        self.assertRaises(LocalError, self.keystore.keep, self.api)
+        self.assertRaises(LocalError, self.keep, self.api)
         (self.state / "certificates" / "api.json").rmdir()
         self.assertEqual(Keystore(self.state).read(), {"shop": self.shop})
