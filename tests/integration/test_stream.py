@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 from typing_extensions import override
@@ -18,9 +17,9 @@ from avinet.cli.exits import OK, REMOTE, UNREACHABLE
 from demo.machine import AVICTL
 from tests.integration.node import PATIENCE_S, NodeCase
 
-FLOOD_BYTES = 1 << 30
+FLOOD_BYTES = 256 << 20
 RSS_BYTES = 160 << 20
-"""What a process may have at most that 1 GiB has gone through."""
+"""What a process may have at most that all of it has gone through."""
 FOLLOW = """
 import os, sys, time
 print("begun", flush=True)
@@ -214,12 +213,11 @@ class FloodTests(StreamCase):
         status = Path(f"/proc/{process}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
-    def test_a_gibibyte_goes_through_or_is_left_out_and_fills_nobody(self) -> None:
+    def test_a_flood_goes_through_or_is_left_out_and_fills_nobody(self) -> None:
         machine = self.node.machine
         asleep = self.begin("run", "se-2", "flood")
         self.line(asleep)
         asleep.send_signal(signal.SIGSTOP)
-        began = time.monotonic()
         done = subprocess.Popen(
             [*AVICTL, "run", "se-1", "flood", "--timeout", "600"],
             cwd=self.node.folder,
@@ -233,7 +231,6 @@ class FloodTests(StreamCase):
         _, status, used = os.wait4(done.pid, 0)
         done.returncode = os.waitstatus_to_exitcode(status)
         self.assertEqual((done.returncode, total), (OK, FLOOD_BYTES))
-        self.took_s = time.monotonic() - began
         self.assertLess(used.ru_maxrss * 1024, RSS_BYTES)
         for name in ("controller", "se-1", "se-2"):
             self.assertLess(self.high(machine.process(name)), RSS_BYTES, name)
@@ -246,4 +243,3 @@ class FloodTests(StreamCase):
         [result] = machine.asked("jobs", "show", asleep_job)["items"]
         self.assertEqual((result["id"], result["exit_status"]), ("se-2", 0))
         self.assertGreater(result["left_out"], FLOOD_BYTES - (1 << 20))
-        print(f"1 GiB in {self.took_s:.1f} s", file=sys.stderr)
