@@ -100,6 +100,16 @@ class Follower:
             self._feed.taken()
         return taken
 
+    async def pieces(self) -> AsyncGenerator[Piece | int, None]:
+        """All that there is and comes, until the end; a number is how many bytes were left out there."""
+        while True:
+            for each in self.take():
+                yield each
+            if not self.behind:
+                if self._feed.ended:
+                    return
+                await self._feed.changed.wait()
+
     def leave(self) -> None:
         """Follow no longer."""
         self._feed.left(self)
@@ -108,9 +118,11 @@ class Follower:
 class Feed:
     """A transcript under way; `changed` rings when there is more of it, and when it has ended."""
 
-    def __init__(self, clock: IReactorTime, head: int = HEAD_BYTES, tail: int = TAIL_BYTES) -> None:
+    def __init__(
+        self, clock: IReactorTime, head: int = HEAD_BYTES, tail: int = TAIL_BYTES, changed: Bell | None = None
+    ) -> None:
         self.transcript = Transcript(head, tail)
-        self.changed = Bell()
+        self.changed = changed or Bell()
         self.ended = False
         self._clock = clock
         self._followers: list[Follower] = []
@@ -136,20 +148,6 @@ class Feed:
         follower = Follower(self, pace or Pace(self._clock), place)
         self._followers.append(follower)
         return follower
-
-    async def pieces(self, place: int = 0) -> AsyncGenerator[Piece | int, None]:
-        """What is printed behind `place`, until the end; a number is how many bytes were left out there."""
-        follower = self.follow(place)
-        try:
-            while True:
-                for each in follower.take():
-                    yield each
-                if not follower.behind:
-                    if self.ended:
-                        return
-                    await self.changed.wait()
-        finally:
-            follower.leave()
 
     # those who wait for readers
 

@@ -6,10 +6,17 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import resource
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from avinet.errors import LocalError
+
+_ASIDE = re.compile(r"\..+\.[0-9]+\.new\Z")
+"""What `write_atomic` and the like write, with the id of their process, before they rename it."""
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -32,6 +39,55 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         with contextlib.suppress(OSError):
             aside.unlink()
         raise cannot("write", path, error) from error
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed have left aside below `folder`, which is ours alone now."""
+    for path in [each for each in folder.rglob(".*.new") if _ASIDE.match(each.name)]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+@contextlib.contextmanager
+def work_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """A private folder in `parent` that is gone afterwards; those of processes that were killed go, too.
+
+    Whoever is at work in one holds it locked. Raises `LocalError`.
+    """
+    try:
+        for left in parent.glob(f"{prefix}*"):
+            with _locked(left) as free:
+                if free:
+                    shutil.rmtree(left, ignore_errors=True)
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    except OSError as error:
+        raise cannot("make a folder in", parent, error) from error
+    try:
+        with _locked(path):
+            yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold `folder`, if nobody does; whether that is so."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        yield False
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -57,6 +113,17 @@ def private_folder(path: Path) -> Path:
     except OSError as error:
         raise cannot("use the folder", path, error) from error
     return path
+
+
+def is_in_memory(folder: Path) -> bool:
+    """Whether the file system of `folder` is one that is in memory; see proc_pid_mountinfo(5)."""
+    try:
+        device = folder.stat().st_dev
+        mounts = [line.split() for line in Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines()]
+    except OSError:
+        return False
+    number = f"{os.major(device)}:{os.minor(device)}"
+    return any(words[2] == number and words[words.index("-") + 1] in ("tmpfs", "ramfs") for words in mounts)
 
 
 def read_limited(path: Path, limit_bytes: int) -> bytes:

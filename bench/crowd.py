@@ -8,7 +8,7 @@ keys are those of `bench.site`, and they dial from addresses of 127.0.0.0/8. FIR
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from random import random
 from time import time
@@ -46,7 +46,8 @@ from avinet.ssh.server import Server
 from avinet.taps.process import fewer_collections, keep_memory, more_files
 from avinet.telemetry.reports import Reporter
 from avinet.trust.server_certificate import ServerCertificate
-from avinet.wire.command import CommandRequest, CommandResult, Ended, OperatorKey
+from avinet.wire.certificates import CertificatePush, CertificateState
+from avinet.wire.command import CommandEvent, CommandRequest, Ended, OperatorKey
 from avinet.wire.config import Config, ConfigPush, ConfigState
 from avinet.wire.message import decode
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
@@ -158,11 +159,12 @@ class Member:
         self.configured: Deferred[None] = Deferred()
         """Fires with the first configuration."""
         dataplane = Memory()
-        self._applier = Applier(reactor, dataplane, folder / "none", _in_memory, random)
+        self._applier = Applier(reactor, dataplane, folder / "none", _in_memory, random, lambda config: None)
         reporter = Reporter(
             reactor,
             dataplane,
             lambda: self._applier.state,
+            CertificateState,
             boot=self._boot,
             interval_s=SETTINGS.report_interval_s,
             wall=time,
@@ -216,7 +218,16 @@ class Member:
             self.configured.callback(None)
         return state
 
-    async def command(self, request: CommandRequest) -> CommandResult:
+    async def take_certificates(self, push: CertificatePush) -> CertificateState:
+        return CertificateState(held=[each.version for each in push.certificates])
+
+    async def command(self, request: CommandRequest) -> AsyncGenerator[CommandEvent, None]:
+        raise Invalid("there are no commands here")
+
+    async def output(self, job: str, after: int) -> AsyncGenerator[CommandEvent, None]:
+        raise Invalid("there are no commands here")
+
+    def cancel(self, job: str) -> None:
         raise Invalid("there are no commands here")
 
     async def trust(self, signed: SignedTrust) -> int:

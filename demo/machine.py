@@ -128,21 +128,25 @@ class Machine:
                 process.kill()
                 process.wait()
         end_instances(self.folder)
+        end_marked(f"AVINET_SOCKET={self.socket}")  # a load balancer outlives the service engine that started it
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def end_instances(folder: Path) -> None:
     """End what still runs on instances below `folder`: a demo that failed half-way leaves nothing behind."""
-    marks = [json.loads(path.read_text())["mark"] for path in folder.glob("instances/*/instance.json")]
-    for mark in marks:
-        wanted = f"AVINET_INSTANCE={mark}".encode()
-        for place in Path("/proc").iterdir():
-            if place.name.isdigit():
-                try:
-                    if wanted in (place / "environ").read_bytes().split(b"\0"):
-                        os.kill(int(place.name), signal.SIGKILL)
-                except OSError:
-                    continue
+    for path in folder.glob("instances/*/instance.json"):
+        end_marked(f"AVINET_INSTANCE={json.loads(path.read_text())['mark']}")
+
+
+def end_marked(variable: str) -> None:
+    """End every process that was started with `variable` in its environment."""
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            try:
+                if variable.encode() in (place / "environ").read_bytes().split(b"\0"):
+                    os.kill(int(place.name), signal.SIGKILL)
+            except OSError:
+                continue
 
 
 def free_ports(count: int) -> list[int]:

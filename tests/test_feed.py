@@ -102,7 +102,7 @@ class FeedTests(SynchronousTestCase):
 
     def test_its_pieces_come_until_the_end(self) -> None:
         self.feed.write(False, b"one")
-        pieces = self.feed.pieces()
+        pieces = self.feed.follow().pieces()
 
         async def following() -> Piece | int:
             return await pieces.__anext__()

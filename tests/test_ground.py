@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from hypothesis import given
@@ -23,7 +24,17 @@ from typing_extensions import override
 from avinet.aio import News, Slots, Tasks, as_deferred, cancellable, pause, within
 from avinet.backoff import Backoff
 from avinet.errors import Invalid, LocalError, TimedOut
-from avinet.files import FolderLock, cannot, files_missing, private_folder, read_limited, write_atomic
+from avinet.files import (
+    FolderLock,
+    cannot,
+    files_missing,
+    is_in_memory,
+    private_folder,
+    read_limited,
+    sweep,
+    work_folder,
+    write_atomic,
+)
 from avinet.ids import parse_id, random_name
 from avinet.settings import Settings, load, parse
 from avinet.units import format_bytes, format_seconds, parse_bytes, parse_seconds
@@ -71,6 +82,27 @@ class BackoffTests(SynchronousTestCase):
 class FileTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = private_folder(Path(self.mktemp()))
+
+    def test_what_was_killed_leaves_nothing_aside_for_long(self) -> None:
+        below = private_folder(self.folder / "trust")
+        for left in (self.folder / ".receipt.json.4711.new", below / ".key.1.new"):
+            left.write_bytes(b"half")
+        (private_folder(self.folder / ".trust.12.new") / "key").write_bytes(b"half")
+        others = {self.folder / "receipt.json", self.folder / ".x.new", below / "a.1.new"}
+        for other in others:
+            other.write_bytes(b"whole")
+        sweep(self.folder)
+        self.assertEqual({each for each in self.folder.rglob("*") if each.is_file()}, others)
+        self.assertFalse((self.folder / ".trust.12.new").exists())
+
+    def test_a_folder_for_work_is_gone_afterwards_and_what_others_left_too(self) -> None:
+        (private_folder(self.folder / ".work-left") / "secret").write_bytes(b"s")
+        with work_folder(self.folder, ".work-") as here, work_folder(self.folder, ".work-") as there:
+            self.assertEqual(here.stat().st_mode & 0o777, 0o700)
+            self.assertEqual({here, there}, set(self.folder.iterdir()))
+        self.assertEqual(list(self.folder.iterdir()), [])
+        with self.assertRaises(LocalError), work_folder(self.folder / "nowhere", ".work-"):
+            self.fail("there is no such folder")
 
     def test_a_file_is_replaced_whole_and_private(self) -> None:
         path = self.folder / "key"
@@ -127,6 +159,12 @@ class Inner(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Outer(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str = "x"
     inner: Inner = Inner()
+
+    def test_a_folder_is_in_memory_or_it_is_not(self) -> None:
+        with TemporaryDirectory(dir="/dev/shm") as folder:
+            self.assertTrue(is_in_memory(Path(folder)))
+        self.assertFalse(is_in_memory(Path("/proc")))
+        self.assertFalse(is_in_memory(self.folder / "missing"))
 
 
 class OpenFilesTests(SynchronousTestCase):

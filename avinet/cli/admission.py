@@ -123,6 +123,7 @@ def _show(context: Context, rules: EnrolmentRules) -> None:
             ("policy", f"{rules.policy} ({meaning[rules.policy]})"),
             ("pending", f"at most {rules.pending} wait, {rules.pending_from_one} from one source"),
             ("pending for", format_seconds(rules.pending_s)),
+            ("by image", f"each image lets in at most {rules.by_image} alone, under the policy image"),
         ]
     )
 
@@ -139,9 +140,15 @@ def show(context: Context) -> None:
 @click.option("--pending", type=click.IntRange(1, 1000), help="How many may wait for approval.")
 @click.option("--pending-from-one", type=click.IntRange(1, 1000), help="... from one address (IPv6: one /64).")
 @click.option("--pending-for", help="How long each may wait, such as 12h.")
+@click.option("--by-image", type=click.IntRange(1, 1_000_000), help="How many each image may let in alone.")
 @pass_context
 def set_(
-    context: Context, policy: str | None, pending: int | None, pending_from_one: int | None, pending_for: str | None
+    context: Context,
+    policy: str | None,
+    pending: int | None,
+    pending_from_one: int | None,
+    pending_for: str | None,
+    by_image: int | None,
 ) -> None:
     """Change who gets in, in the whole domain."""
     change = RulesChange(
@@ -149,6 +156,7 @@ def set_(
         pending=pending,
         pending_from_one=pending_from_one,
         pending_s=None if pending_for is None else parse_seconds(pending_for),
+        by_image=by_image,
     )
     if change == RulesChange():
         raise click.UsageError("there is nothing to change")

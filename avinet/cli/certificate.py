@@ -17,6 +17,7 @@ from avinet.wire.certificates import (
     CertificateList,
     CertificatePut,
     CertificateStored,
+    Resealed,
 )
 
 _FILE_BYTES = PUT_LIMIT_BYTES // 4
@@ -27,7 +28,7 @@ expect_option = click.option(
 
 @click.group()
 def certificate() -> None:
-    """Certificates of virtual services: put, list, show, delete."""
+    """Certificates of virtual services: put, list, show, delete, and seal their private keys anew."""
 
 
 def place(name: str) -> str:
@@ -148,3 +149,19 @@ def delete(context: Context, name: str, expect: int | None) -> None:
     context.node.request("DELETE", place(name), headers=_matching(expect))
     if context.output == "table":
         print(f"deleted: {escaped(name)}")
+
+
+@certificate.command()
+@pass_context
+def reseal(context: Context) -> None:
+    """Seal the private keys of all certificates with a new key of this node, and forget the one before.
+
+    What is in older backups is sealed with the one before, which is in them too. Service engines notice nothing.
+    """
+    done = context.node.ask("POST", "/v1/secrets-key", Resealed, timeout_s=300)
+    if context.output != "table":
+        emit(done, context.output)
+        return
+    print(f"sealed anew: {done.certificates} certificates")
+    if done.closed:
+        print(f"{done.closed} cannot be opened: avictl certificate list names them")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from typing import Any
 
@@ -10,19 +11,27 @@ import click
 import msgspec
 
 from avinet.cli.context import Context, pass_context
+from avinet.cli.node import with_query
+from avinet.cli.rollout import follow as follow_rollout
+from avinet.cli.rollout import plan_options, rollout_group, under_way
 from avinet.cli.shown import emit, escaped, moment, one_line, table
 from avinet.errors import Conflict, Invalid, LocalError, NotFound, TooLarge
 from avinet.ids import parse_id
 from avinet.wire.config import DOCUMENT_LIMIT_BYTES, Document, DocumentVersion
 from avinet.wire.fleet import DocumentApplied, DocumentList
 from avinet.wire.message import convert
+from avinet.wire.rollout import RolloutOrder, RolloutPlan
 
 FILE_LIMIT_BYTES = 4 * DOCUMENT_LIMIT_BYTES
 
 
 @click.group()
 def config() -> None:
-    """Configuration documents: apply, get, list, delete, history, diff, rollback, schema."""
+    """Configuration documents: apply, get, list, delete, history, diff, rollback, rollout, schema."""
+
+
+config.add_command(rollout_group)
+force_option = click.option("--force", is_flag=True, help="Also where a roll-out is under way: it is taken back.")
 
 
 def read_documents(path: str) -> list[Any]:
@@ -60,22 +69,43 @@ def place(name: str) -> str:
 @click.option(
     "-f", "--file", "files", multiple=True, required=True, help="A YAML, JSON or TOML file; - is standard input."
 )
+@plan_options
+@click.option("--follow", is_flag=True, help="Show the roll-out as it goes; ends with 7 when it is stopped.")
+@force_option
 @pass_context
-def apply(context: Context, files: tuple[str, ...]) -> None:
-    """Create or replace documents. All files are read and checked before the first one is applied."""
+def apply(context: Context, files: tuple[str, ...], plan: RolloutPlan | None, follow: bool, force: bool) -> int:
+    """Create or replace documents. All files are read and checked before the first one is applied.
+
+    They apply everywhere at once, or with --rollout come to their service engines in batches.
+    """
+    if follow and plan is None:
+        raise click.UsageError("there is nothing to follow: say --rollout too")
     documents = [convert(plain, Document, path) for path in files for plain in read_documents(path)]
     if not documents:
         raise Invalid("there is no document in these files")
+    applied: list[DocumentApplied] = []
     for document in documents:
-        done = context.node.ask("PUT", place(document.name), DocumentApplied, document)
+        if plan is None:
+            target = with_query(place(document.name), force="1" if force else "")
+            done = context.node.ask("PUT", target, DocumentApplied, document)
+        else:
+            order = RolloutOrder(document=document, plan=plan, force=force)
+            done = context.node.ask("POST", "/v1/rollouts", DocumentApplied, order)
+        applied.append(done)
         if context.output != "table":
-            emit(done, context.output)
-        elif done.changed:
+            if not follow:
+                emit(done, context.output)
+        elif not done.changed:
+            print(f"{done.name}: unchanged, version {done.version}")
+        elif plan is None:
             print(
                 f"{done.name}: version {done.version}; {done.service_engines} service engines have a new configuration"
             )
         else:
-            print(f"{done.name}: unchanged, version {done.version}")
+            print(f"{done.name}: version {done.version} rolls out to {done.service_engines} service engines")
+    if not follow:
+        return 0
+    return max([follow_rollout(context, done.name) for done in applied if done.changed], default=0)
 
 
 @config.command()
@@ -108,6 +138,8 @@ def _versions(context: Context, found: DocumentList) -> None:
             for each in found.items
         ],
     )
+    for line in under_way(found.rollouts):
+        print(line)
 
 
 @config.command("list")
@@ -115,8 +147,9 @@ def _versions(context: Context, found: DocumentList) -> None:
 def list_(context: Context) -> None:
     """All documents, in their current versions."""
     pages = context.node.pages("/v1/configurations", DocumentList, limit="100")
-    items = [each for page in pages for each in page.items]
-    _versions(context, DocumentList(items=items))
+    whole = list(pages)
+    items = [each for page in whole for each in page.items]
+    _versions(context, DocumentList(items=items, rollouts=[each for page in whole for each in page.rollouts]))
 
 
 @config.command()
@@ -142,8 +175,11 @@ def _version(context: Context, name: str, number: int) -> DocumentVersion:
 
 
 def _latest(context: Context, name: str) -> list[DocumentVersion]:
-    """The last two versions of a document, the newest first."""
-    return context.node.ask("GET", f"{place(name)}/versions?limit=2", DocumentList).items
+    """The last two versions of a document, the newest first; that the last one is being rolled out is said."""
+    found = context.node.ask("GET", f"{place(name)}/versions?limit=2", DocumentList)
+    for line in under_way(found.rollouts):
+        print(line, file=sys.stderr)
+    return found.items
 
 
 @config.command()
@@ -211,10 +247,11 @@ def rollback(context: Context, name: str, number: int | None) -> None:
 
 @config.command()
 @click.argument("name")
+@force_option
 @pass_context
-def delete(context: Context, name: str) -> None:
+def delete(context: Context, name: str, force: bool) -> None:
     """Delete a document; its versions stay."""
-    context.node.request("DELETE", place(name))
+    context.node.request("DELETE", with_query(place(name), force="1" if force else ""))
     if context.output == "table":
         print(f"deleted: {name}")
 

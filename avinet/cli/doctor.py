@@ -11,18 +11,24 @@ import msgspec
 from avinet.cli.context import Context, pass_context
 from avinet.cli.exits import FAULT, OK
 from avinet.cli.node import Node
-from avinet.cli.shown import emit, escaped, one_line
+from avinet.cli.rollout import summary
+from avinet.cli.shown import emit, escaped, moment, one_line
 from avinet.errors import AvinetError
 from avinet.units import format_seconds
+from avinet.wire.expiry import Expiry, ExpiryKind
 from avinet.wire.fleet import Status
 
 PATIENCE_S = 10.0
 STALL_S = 0.25
 """What keeps a node longer from everything else is felt by whoever waits for it."""
-SHORTEST_S = 86400.0
-"""A node certificate lives for days and is renewed after a third of its life: one day left means that renewal fails."""
-ISSUING_S, ROOT_S = 90 * 86400.0, 365 * 86400.0
-"""How early another one should follow: fleets have machines that sleep for months."""
+
+
+_EXPIRES: dict[ExpiryKind, tuple[str, str]] = {
+    "node-certificate": ("certificate", "renewal fails: see the node's log, and whether its issuing CA has expired"),
+    "issuing-ca": ("issuing CA", "make another one: avictl root issue"),
+    "root-ca": ("root CA", "have another one follow it: see the recipe, the root CA expires"),
+    "certificate": ("certificate {}", "put a new one: avictl certificate put; or delete it, if nobody needs it"),
+}
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -48,6 +54,13 @@ def doctor(context: Context) -> int:
     return OK if all(each.good for each in found) else FAULT
 
 
+def _expiry(found: Expiry) -> Finding:
+    what, hint = _EXPIRES[found.kind]
+    left_s = found.not_after - time.time()
+    seen = f"valid for {format_seconds(left_s)}" if left_s > 0 else f"expired at {moment(found.not_after)}"
+    return Finding(what.format(found.name), found.urgency == "none", seen, hint)
+
+
 def examine(node: Node) -> Iterator[Finding]:
     """Each finding; the first that is not good may be the last, as nothing is known without the node."""
     begun = time.monotonic()
@@ -63,19 +76,14 @@ def examine(node: Node) -> Iterator[Finding]:
         f"busy with one thing for at most {found.longest_stall_s * 1000:.0f} ms of late",
         "the machine is overloaded, or its disk is slow; service engines may be put onto more nodes",
     )
-    left_s = max(0.0, found.node_certificate_expires - time.time())
-    yield Finding(
-        "certificate",
-        left_s > SHORTEST_S,
-        f"valid for {format_seconds(left_s)}",
-        "renewal fails: see the node's log, and whether its issuing CA has expired",
-    )
-    for what, until, enough_s, hint in (
-        ("issuing CA", found.issuing_ca_expires, ISSUING_S, "make another one: avictl root issue"),
-        ("root CA", found.root_ca_expires, ROOT_S, "have another one follow it: see the recipe, the root CA expires"),
-    ):
-        left_s = max(0.0, until - time.time())
-        yield Finding(what, left_s > enough_s, f"valid for {format_seconds(left_s)}", hint)
+    yield from map(_expiry, found.expiries)
+    if found.certificates:
+        yield Finding(
+            "private keys",
+            not found.certificates_closed,
+            f"of {found.certificates} certificates, those of {found.certificates_closed} cannot be opened",
+            "restore trust/secrets.key from a backup, or put the certificates again that avictl certificate list names",
+        )
     counts = found.engines
     yield Finding(
         "service engines",
@@ -90,6 +98,13 @@ def examine(node: Node) -> Iterator[Finding]:
         f"{counts.in_sync} run what they should, {counts.refused} have refused it",
         "avictl se show ID gives the reason; apply a document that mends it",
     )
+    for rollout in found.rollouts:
+        yield Finding(
+            "roll-out",
+            rollout.state != "stopped",
+            f"{rollout.name}, {summary(rollout)}" + (f": {rollout.why}" if rollout.why else ""),
+            f"take it back, or go on: avictl config rollout abort {rollout.name}, or resume",
+        )
     yield Finding(
         "servers",
         not found.servers_down,

@@ -41,8 +41,8 @@ def list_(context: Context) -> None:
         emit(found, context.output)
         return
     table(
-        ["IMAGE", "STATE", "NOT AFTER", "KEY"],
-        [(each.id, each.state, moment(each.not_after), each.fingerprint) for each in found.items],
+        ["IMAGE", "STATE", "NOT AFTER", "LET IN", "KEY"],
+        [(each.id, each.state, moment(each.not_after), str(each.let_in), each.fingerprint) for each in found.items],
     )
 
 

@@ -14,10 +14,13 @@ from typing_extensions import override
 
 from avinet.errors import AvinetError, Invalid, PeerError, TimedOut, Unavailable
 from avinet.rest.problems import PROBLEM_LIMIT_BYTES, error_from
+from avinet.wire.jobs import LINE_BYTES
 from avinet.wire.message import decode, encode
 
 MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 PIPE_OPEN_S = 30.0
+SILENT_S = 40.0
+"""How long a streamed answer may be silent."""
 PAGES = 10_000
 _PIECE_BYTES = 256 * 1024
 
@@ -122,10 +125,29 @@ class Node:
     ) -> M:
         """The answer as a message of type `into`. Raises what `request` raises."""
         data = self.request(method, target, body, timeout_s=timeout_s, headers=headers)
+        return self._decoded(data, into)
+
+    def _decoded(self, data: bytes, into: type[M]) -> M:
         try:
             return decode(data, into, limit_bytes=MESSAGE_LIMIT_BYTES, what="answer of the node")
         except Invalid as error:
             raise PeerError(error.what, hint="is avictl of the same version as the node?") from error
+
+    def stream(self, method: str, target: str, into: Any, body: Any = None) -> Iterator[Any]:
+        """The messages of a streamed answer, as they come. Raises what `ask` raises, and `TimedOut` after silence."""
+        timeout_s = self.timeout_s or SILENT_S
+        sent = {"content-type": "application/json"} if body is not None else {}
+        with self._said(timeout_s), contextlib.closing(_UnixConnection(self.path, timeout_s)) as connection:
+            connection.request(method, target, encode(body) if body is not None else None, sent)
+            answer = connection.getresponse()
+            if answer.status >= 400:
+                until = time.monotonic() + timeout_s
+                raise _refusal(answer, connection.read(answer, PROBLEM_LIMIT_BYTES, until))
+            while line := answer.readline(LINE_BYTES + 1):
+                if not line.endswith(b"\n"):
+                    raise PeerError("the node broke off its answer, or sent a line that is too long")
+                if line.strip():
+                    yield self._decoded(line, into)
 
     def pages(self, target: str, into: type[P], **query: str) -> Iterator[P]:
         """All pages of a list. Raises what `ask` raises, and `PeerError` for a list without end."""

@@ -62,6 +62,19 @@ def emit_json(data: bytes) -> None:
     print(text)
 
 
+def emit_line(value: Any, output: Output) -> None:
+    """Print one message of many, as it comes: a line of JSON, or a document of YAML."""
+    if output != "json":
+        print("---")
+        emit(value, output)
+    else:
+        text = msgspec.json.encode(value).decode()
+        if sys.stdout.isatty():
+            text = "".join(each if each.isprintable() else _json_escape(each) for each in text)
+        print(text)
+    sys.stdout.flush()
+
+
 def _json_escape(each: str) -> str:
     pair = each.encode("utf-16-be")
     return "".join(f"\\u{pair[at] << 8 | pair[at + 1]:04x}" for at in range(0, len(pair), 2))

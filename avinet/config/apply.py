@@ -74,19 +74,27 @@ def verified(push: ConfigPush) -> Verified:
 class Applier:
     """Applies what is pushed to `dataplane`; `file` remembers the last good version.
 
-    The data plane is started with the last good version, or with the first that is pushed.
+    The data plane is started with the last good version, or with the first that is pushed. `applied` is told of each
+    that runs, once it is remembered.
     """
 
     log = Logger()
 
     def __init__(
-        self, clock: IReactorTime, dataplane: Dataplane, file: Path, in_thread: InThread, random: Callable[[], float]
+        self,
+        clock: IReactorTime,
+        dataplane: Dataplane,
+        file: Path,
+        in_thread: InThread,
+        random: Callable[[], float],
+        applied: Callable[[Config], None],
     ) -> None:
         self._clock = clock
         self._dataplane = dataplane
         self._file = file
         self._in_thread = in_thread
         self._random = random
+        self._applied = applied
         self._started = False
         self._last_good = Verified(Config())
         self._runs_last_good = True
@@ -142,6 +150,11 @@ class Applier:
         self._follow_with((job, done))
         await done
         return self._state
+
+    def try_again(self) -> None:
+        """What kept the last good version from running may be gone: try at once."""
+        if not self._runs_last_good:
+            self._awaken()
 
     def _follow_with(self, following: tuple[Verified, Deferred[None]] | None) -> None:
         """The newest one waits for its turn; the one that waited has been overtaken."""
@@ -259,6 +272,7 @@ class Applier:
             applied=self._last_good.version,
             applied_count=self._state.applied_count + 1,
         )
+        self._applied(self._last_good.config)
 
     def _refuse(self, version: ConfigVersion, error: AvinetError) -> None:
         """Keep in mind that a version is wrong, when it is newer than what runs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from avinet.config.compile import Compiled, Target, applies, compiled
@@ -71,6 +71,10 @@ class Catalogue:
     def _rolling(self, name: str, rolling: Rolling | None) -> dict[str, Rolling]:
         others = {each: found for each, found in self.rolling.items() if each != name}
         return others if rolling is None else {**others, name: rolling}
+
+    def in_use(self) -> Iterable[Document]:
+        """All documents, in each version that is in use."""
+        return self._in_use.values()
 
     def naming(self, certificate: str) -> list[str]:
         """The documents that name a certificate, in a version that is in use, sorted."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
+from twisted.logger import Logger
 
 from avinet.config import rollout as rules
 from avinet.config.catalogue import Catalogue, Rolling
@@ -55,6 +56,8 @@ def former_of(catalogue: Catalogue, name: str) -> DocumentVersion | None:
 
 class Rollouts:
     """The roll-outs of a domain. `now` is the time of day in seconds since 1970."""
+
+    log = Logger()
 
     def __init__(self, store: Store, versions: Versions, now: Callable[[], float], audit: Audit) -> None:
         self._store = store
@@ -131,7 +134,10 @@ class Rollouts:
                 after = entry.key
                 id = after.removeprefix(prefix).decode("ascii")
                 if record.turn(id):
-                    found[id] = msgspec.json.decode(entry.value, type=Before)
+                    try:
+                        found[id] = msgspec.json.decode(entry.value, type=Before)
+                    except msgspec.ValidationError as error:  # of a newer version: nothing is known of it then
+                        self.log.warn("{key} in the store cannot be read: {why}", key=after.decode(), why=str(error))
             more = page.more
         return found
 

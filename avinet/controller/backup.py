@@ -6,7 +6,8 @@ it names is among the files read after it.
 
 A store that comes back is older than what service engines remember. So its revisions and the epoch of its trust
 document go on far above any that they have seen (what is lower is refused), what is desired is compiled anew under
-those, the secrets of their hellos are forgotten, and claims that were open then are closed.
+those, certificates are delivered anew as they are in the backup, the secrets of their hellos are forgotten, and claims
+that were open then are closed.
 """
 
 from __future__ import annotations
@@ -22,18 +23,28 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import IO
 
 import msgspec
 
 from avinet import __version__
+from avinet.controller.certificates.records import CERTIFICATES, CertificateRecord
 from avinet.controller.epochs import SEEN
 from avinet.controller.standing import SINCE, sign_trust
 from avinet.controller.standing import TRUST as TRUST_KEY
 from avinet.enrolment.records import ENGINES, RATCHETS, AuditRecord, EngineRecord, put_audit, put_record
 from avinet.errors import Conflict, Invalid, LocalError
-from avinet.files import FolderLock, cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
+from avinet.files import (
+    FolderLock,
+    cannot,
+    private_folder,
+    read_limited,
+    remove_durably,
+    sweep,
+    sync_folder,
+    work_folder,
+    write_atomic,
+)
 from avinet.store.interface import OPERATIONS, Delete, Put, Transaction
 from avinet.store.resting import STORE, FilePlace
 from avinet.store.tables import Tables
@@ -85,25 +96,25 @@ def back_up(place: Place, out: Path, now: float, copy_store: Callable[[Path], No
     `copy_store` writes a copy of a store that is not in the state folder to a new SQLite file.
     """
     domain = load(place.state / TRUST)
-    with TemporaryDirectory(prefix=".avinet-backup-", dir=out.parent) as work:
+    with work_folder(out.parent, ".avinet-backup-") as work:
         if copy_store is None:
-            _copy_store(place.state / STORE, Path(work) / STORE)
+            _copy_store(place.state / STORE, work / STORE)
         else:
-            copy_store(Path(work) / STORE)
-        sources = {STORE: Path(work) / STORE}
+            copy_store(work / STORE)
+        sources = {STORE: work / STORE}
         trust = place.state / TRUST
         for path in sorted(each for each in trust.rglob("*") if each.is_file() and not each.is_symlink()):
             name = f"{TRUST}/{path.relative_to(trust).as_posix()}"
             if _PATH.match(name):  # what an editor has left there is none of ours
-                sources[name] = _kept(path, Path(work) / name)
+                sources[name] = _kept(path, work / name)
         if place.settings is not None:
-            sources[SETTINGS] = _kept(place.settings, Path(work) / SETTINGS)
+            sources[SETTINGS] = _kept(place.settings, work / SETTINGS)
         files = {name: _measured(path) for name, path in sources.items()}
         manifest = Manifest(
             format=FORMAT, version=__version__, domain=domain.id, node=domain.node, time=now, files=files
         )
-        _pack(sources, manifest, Path(work) / "backup")
-        os.replace(Path(work) / "backup", out)
+        _pack(sources, manifest, work / "backup")
+        os.replace(work / "backup", out)
         sync_folder(out.parent)
     return manifest
 
@@ -184,19 +195,20 @@ def restore(backup: Path, place: Place, actor: str, now: float) -> Manifest:
                 f"there is a store in {place.state}, without its domain of trust",
                 hint=f"move {STORE} and all that begins like it away first",
             )
-        with TemporaryDirectory(prefix=".restore-", dir=place.state) as work:
-            manifest = _unpack(backup, Path(work))
-            domain = load(Path(work) / TRUST)
+        sweep(place.state)
+        with work_folder(place.state, ".restore-") as work:
+            manifest = _unpack(backup, work)
+            domain = load(work / TRUST)
             if (domain.id, domain.node) != (manifest.domain, manifest.node):
                 raise Invalid(f"{backup} says that it is of another node than it is")
-            _go_on(Path(work) / STORE, domain, manifest, actor, now)
+            _go_on(work / STORE, domain, manifest, actor, now)
             write_atomic(
                 place.state / _BEGUN, b""
             )  # a store without a domain of trust is of a restore that was cut off
             for left in place.state.glob(f"{STORE}*"):
                 left.unlink()
             for name in (STORE, TRUST):
-                os.rename(Path(work) / name, place.state / name)
+                os.rename(work / name, place.state / name)
             sync_folder(place.state)
             remove_durably(place.state / _BEGUN)
     except OSError as error:
@@ -280,6 +292,9 @@ def _go_on(store: Path, domain: Domain, manifest: Manifest, actor: str, now: flo
             puts = [*_closed(tables), *_newer_trust(tables, domain, ahead)]
             for at in range(0, len(puts), OPERATIONS):
                 tables.transact(Transaction((), tuple(puts[at : at + OPERATIONS])))
+        for put in _delivered_anew(tables):
+            with tables.committed():
+                tables.transact(Transaction((), (put,)))
         for prefix in _FORGOTTEN:
             for some in _keys(tables, prefix):
                 with tables.committed():
@@ -323,6 +338,18 @@ def _newer_trust(tables: Tables, domain: Domain, ahead: int) -> Iterator[Put]:
         document = msgspec.json.decode(signed.document, type=TrustDocument)
         document = msgspec.structs.replace(document, epoch=document.epoch + ahead)
         yield Put(TRUST_KEY, encode(sign_trust(document, domain.issuing)))
+
+
+def _delivered_anew(tables: Tables) -> Iterator[Put]:
+    """Each certificate as it is, for a revision that no service engine has seen: it takes none that is lower."""
+    after, more = b"", True
+    while more:
+        page = tables.range(CERTIFICATES, 1, after)
+        for entry in page.entries:
+            after = entry.key
+            record = msgspec.json.decode(entry.value, type=CertificateRecord)
+            yield put_record(entry.key, msgspec.structs.replace(record, revision=0))
+        more = page.more
 
 
 def _keys(tables: Tables, prefix: bytes) -> Iterator[list[bytes]]:

@@ -5,42 +5,41 @@ A job has the same id on each service engine, which makes it durable before it s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.aio import CANCELLED, Slots, Tasks, as_deferred, pause, within
+from avinet.controller.errands import Asking, Errand
+from avinet.controller.job_followers import JobFollower, printed, seen
 from avinet.controller.job_records import JobRecords
-from avinet.controller.reverse import SignatureRefused
-from avinet.errors import AvinetError, Conflict, Forbidden, Invalid, NotFound, TimedOut
+from avinet.errors import AvinetError, Conflict, TimedOut
+from avinet.feed import Bell, Feed
 from avinet.ids import random_name
 from avinet.store.interface import Store
-from avinet.wire.command import CommandRequest, CommandResult
-from avinet.wire.jobs import KEPT_OUTPUT_BYTES, Job, JobList, JobOrder, JobOutcome, JobResult, JobResults, JobState
-from avinet.wire.message import encode
+from avinet.wire.command import OUTPUT_LIMIT_BYTES, CommandRequest, CommandResult
+from avinet.wire.jobs import Job, JobEvent, JobList, JobOrder, JobResult, JobResults, JobSeen, JobState
 
 RETRY_S = 5.0
 
 
-class Asking(Protocol):
-    """Runs a command on one service engine; see `avinet.controller.reverse.Reverse`."""
-
-    async def command(self, engine_id: str, request: CommandRequest, timeout_s: float) -> CommandResult: ...
-
-
 class _Running:
-    """A job under way: what it is now, and who waits for its next result."""
+    """A job under way: what it is now, who waits for its next result, and who follows what it prints."""
 
     def __init__(self, job: Job, order: JobOrder) -> None:
         self.job = job
         self.order = order
         self.stopped: JobState | None = None
-        self.waiting: list[Deferred[None]] = []
+        self.changed = Bell()
+        self.counted = Bell()
+        self.errands: dict[str, Errand] = {}
+        self.followers: list[JobFollower] = []
 
     @property
     def too_many_failures(self) -> bool:
@@ -82,8 +81,26 @@ class Jobs:
 
     async def begin(self, order: JobOrder, targets: Sequence[str], operator: str) -> Job:
         """Begin a job on `targets`; its results come one by one."""
+        return (await self._begun(order, targets, operator)).job
+
+    async def begin_followed(
+        self, order: JobOrder, targets: Sequence[str], operator: str
+    ) -> AsyncGenerator[JobEvent, None]:
+        """Begin a job on `targets`, and tell all of it; whoever reads this slowly slows it down."""
+        follower = JobFollower(self._clock)
+        return self._told(await self._begun(order, targets, operator, follower), follower)
+
+    async def _begun(self, order: JobOrder, targets: Sequence[str], operator: str, *followers: JobFollower) -> _Running:
         running = _Running(self._made_job(order, len(targets), operator), order)
-        await self._records.keep(running.job)
+        running.followers += followers
+        try:
+            await self._records.keep(running.job)
+        except AvinetError as error:
+            if not followers:
+                raise
+            self.log.warn(  # whoever follows it has what becomes of it
+                "job {job} of {operator} is not kept: {why}", job=running.job.id, operator=operator, why=str(error)
+            )
         self._running[running.job.id] = running
         self.log.info(
             "job {job}: {command} on {count} service engines, for {operator}",
@@ -93,22 +110,29 @@ class Jobs:
             operator=operator,
         )
         self._tasks.spawn(self._run(running, targets), f"job {running.job.id}")
-        return running.job
+        return running
 
     async def one(self, order: JobOrder, target: str, operator: str) -> CommandResult:
-        """Run a job on one service engine, whose whole answer is wanted. Raises what asking it raises."""
+        """Run a job on one service engine, whose whole answer is wanted. Raises why there is none."""
         job = self._made_job(order, 1, operator)
-        began, connected = self._clock.seconds(), self._connected(target)
-        try:
-            result = await self._asking.command(target, self._request(job, order), order.timeout_s)
-        except AvinetError as error:
-            outcome = _outcome_of(error) if connected else "unreachable"
-            kept = JobResult(number=1, id=target, outcome=outcome, error=str(error))
-            await self._keep_one(job, kept)
-            raise
-        kept = self._kept(1, target, result, self._clock.seconds() - began)
-        await self._keep_one(job, kept)
-        return result
+        errand = self._errand(target, job, order, Feed(self._clock, OUTPUT_LIMIT_BYTES // 3, OUTPUT_LIMIT_BYTES // 3))
+        await errand.run()
+        await self._keep_one(job, errand.result(1))
+        if errand.ended is None:
+            assert errand.error is not None
+            raise errand.error
+        output, error = errand.feed.transcript.texts()
+        return CommandResult(job=job.id, exit_status=errand.ended.exit_status, output=output, error=error)
+
+    def _errand(self, id: str, job: Job, order: JobOrder, feed: Feed) -> Errand:
+        request = CommandRequest(
+            job=job.id,
+            command=order.command,
+            arguments=order.arguments,
+            operator=job.operator,
+            timeout_s=order.timeout_s,
+        )
+        return Errand(self._clock, self._tasks, self._asking, self._connected, id, request, feed)
 
     async def _keep_one(self, job: Job, result: JobResult) -> None:
         """Keep a job that has ended; without a store its answer is worth more than its record."""
@@ -134,9 +158,6 @@ class Jobs:
             targets=targets,
         )
 
-    def _request(self, job: Job, order: JobOrder) -> CommandRequest:
-        return CommandRequest(job=job.id, command=order.command, arguments=order.arguments, operator=job.operator)
-
     async def _run(self, running: _Running, targets: Sequence[str]) -> None:
         order = running.order
         slots = Slots(order.at_once)
@@ -156,7 +177,8 @@ class Jobs:
             if running.job.ended < running.job.targets:
                 state = "interrupted"
             running.job = msgspec.structs.replace(running.job, state=state, finished=self._now())
-            self._tell(running)
+            running.counted.ring()
+            running.changed.ring()
         await self._keep_end(running)
         del self._running[running.job.id]
         await self._records.sweep_now_and_then()
@@ -177,56 +199,44 @@ class Jobs:
 
     async def _on(self, running: _Running, id: str) -> None:
         """Run a job on one service engine, and keep what became of it."""
-        order, began = running.order, self._clock.seconds()
-        result: JobResult | CommandResult
         if running.stopped or running.too_many_failures:
-            result = JobResult(number=0, id=id, outcome="skipped")
-        elif not self._connected(id):
-            result = JobResult(number=0, id=id, outcome="unreachable", error=f"service engine {id} is not connected")
-        else:
-            try:
-                result = await self._asking.command(id, self._request(running.job, order), order.timeout_s)
-            except AvinetError as error:
-                result = JobResult(number=0, id=id, outcome=_outcome_of(error), error=str(error))
-        took_s = self._clock.seconds() - began
-        number = running.job.ended + 1
-        if isinstance(result, CommandResult):
-            kept = self._kept(number, id, result, took_s)
-        else:
-            kept = msgspec.structs.replace(result, number=number, took_s=round(took_s, 3))
-        failed = kept.outcome != "done" or kept.exit_status != 0
-        running.job = msgspec.structs.replace(
-            running.job, ended=number, failed=running.job.failed + int(failed and kept.outcome != "skipped")
-        )
+            await self._keep(running, lambda number: JobResult(number=number, id=id, outcome="skipped"))
+            return
+        feed = Feed(self._clock, changed=running.changed)
+        errand = running.errands[id] = self._errand(id, running.job, running.order, feed)
+        for follower in running.followers:
+            follower.began(errand)
         try:
-            await self._records.keep(running.job, kept)
+            await errand.run()
+            await self._keep(running, errand.result, errand.why)
+            if (room := errand.feed.room(0)) is not None:
+                await room
+        finally:
+            del running.errands[id]
+
+    async def _keep(self, running: _Running, made: Callable[[int], JobResult], why: str = "") -> None:
+        """Count one result more, keep it, and tell it."""
+        number = running.job.ended + 1
+        result = made(number)
+        failed = result.outcome != "skipped" and (result.outcome != "done" or result.exit_status != 0)
+        running.job = msgspec.structs.replace(running.job, ended=number, failed=running.job.failed + int(failed))
+        try:
+            await self._records.keep(running.job, result)
         except AvinetError as error:  # what runs goes on: its end is not worth less for being told nobody
             self.log.warn("a result of job {job} is not kept: {why}", job=running.job.id, why=str(error))
-        self._tell(running)
-
-    def _kept(self, number: int, id: str, result: CommandResult, took_s: float) -> JobResult:
-        return JobResult(
-            number=number,
-            id=id,
-            outcome="done",
-            exit_status=result.exit_status,
-            output=_cut(result.output),
-            error=_cut(result.error),
-            took_s=round(took_s, 3),
-        )
-
-    def _tell(self, running: _Running) -> None:
-        waiting, running.waiting = running.waiting, []
-        for each in waiting:
-            if not each.called:
-                each.callback(None)
+        for follower in running.followers:
+            follower.ended(seen(result, why))
+        running.counted.ring()
+        running.changed.ring()
 
     def cancel(self, id: str) -> None:
-        """Begin no more of a job; what runs ends as it does. Raises `Conflict` when it has ended."""
+        """Begin no more of a job, and end what runs. Raises `Conflict` when it has ended."""
         running = self._running.get(id)
         if running is None or running.job.state != "running":
             raise Conflict(f"job {id} does not run", hint="see avictl jobs")
         running.stopped = "cancelled"
+        for errand in running.errands.values():
+            errand.cancel()
 
     # reading
 
@@ -235,14 +245,58 @@ class Jobs:
         items = await self._records.results(id, after)
         running = self._running.get(id)
         if not items and running is not None and running.job.state == "running" and wait_s:
-            waiter: Deferred[None] = Deferred(lambda _: None)
-            running.waiting.append(waiter)
-            try:
-                await within(self._clock, wait_s, waiter, "the job")
-            except TimedOut:
-                running.waiting.remove(waiter)
+            with suppress(TimedOut):
+                await within(self._clock, wait_s, running.counted.wait(), "the job")
             items = await self._records.results(id, after)
         return JobResults(job=await self._job(id), items=items)
+
+    async def follow(self, id: str, *, from_now: bool = False) -> AsyncGenerator[JobEvent, None]:
+        """All of a job, or what comes from now on: what ended before as it was kept. Raises `NotFound`."""
+        job, running = await self._job(id), self._running.get(id)
+        if running is None:
+            return self._told_as_kept(job, from_now)
+        follower, ended = JobFollower(self._clock), running.job.ended
+        for errand in running.errands.values():
+            follower.began(errand, errand.feed.transcript.size if from_now else 0)
+        running.followers.append(follower)
+        return self._told(running, follower, 0 if from_now else ended)
+
+    async def _told(self, running: _Running, follower: JobFollower, kept: int = 0) -> AsyncGenerator[JobEvent, None]:
+        """What is told to a follower: the first `kept` results, and what it is told itself."""
+        try:
+            yield JobSeen(job=running.job)
+            async for result in self._results(running.job.id, kept):
+                for event in printed(result):
+                    yield event
+            while True:
+                over, told = running.job.state != "running", False
+                for event in follower.events():
+                    told = True
+                    yield event
+                if not told:
+                    if over:
+                        break
+                    await running.changed.wait()
+            yield JobSeen(job=running.job)
+        finally:
+            running.followers.remove(follower)
+            follower.leave()
+
+    async def _told_as_kept(self, job: Job, from_now: bool) -> AsyncGenerator[JobEvent, None]:
+        yield JobSeen(job=job)
+        async for result in self._results(job.id, 0 if from_now else job.ended):
+            for event in printed(result):
+                yield event
+        yield JobSeen(job=job)
+
+    async def _results(self, id: str, count: int) -> AsyncGenerator[JobResult, None]:
+        """The first `count` results of a job."""
+        after = 0
+        while after < count and (page := await self._records.results(id, after)):
+            for result in page:
+                after = result.number
+                if after <= count:
+                    yield result
 
     async def _job(self, id: str) -> Job:
         running = self._running.get(id)
@@ -253,15 +307,3 @@ class Jobs:
     async def latest(self, *, limit: int, before: str) -> JobList:
         """Jobs before the one with the id `before`, the latest first."""
         return await self._records.latest(limit=limit, before=before)
-
-
-def _outcome_of(error: AvinetError) -> JobOutcome:
-    """What is known of a command that was sent when `error` came back: only a refusal says that it did not run."""
-    return "refused" if isinstance(error, (Invalid, NotFound, Forbidden, SignatureRefused)) else "unknown"
-
-
-def _cut(text: str, limit: int = KEPT_OUTPUT_BYTES) -> str:
-    """The beginning of a text, as much as is kept, by what it takes as JSON: a control character takes six bytes."""
-    if len(text) * 6 <= limit or len(encode(text)) <= limit:
-        return text
-    return text[: max(0, limit // 6 - 16)] + "\n... (cut)\n"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -20,9 +21,12 @@ from avinet.config.documents import Documents
 from avinet.config.rollouts import Rollouts
 from avinet.config.states import States
 from avinet.controller.certificates.overview import CertificateOverview
+from avinet.controller.certificates.reseal import Resealing
+from avinet.controller.certificates.seals import Seals
 from avinet.controller.certificates.supply import Supply
 from avinet.controller.certificates.vault import Vault
 from avinet.controller.epochs import Epochs
+from avinet.controller.expiry import EARLY, Early, Expiries, endings
 from avinet.controller.greetings import Greetings
 from avinet.controller.images import Images
 from avinet.controller.instances import Instances
@@ -54,10 +58,10 @@ from avinet.store.interface import Put, Store
 from avinet.telemetry.fleet import Fleet
 from avinet.trust.document import sign_document
 from avinet.trust.domain import Domain
-from avinet.trust.sealing import Seal
 from avinet.wire.fleet import Claimed, EngineCreate
 from avinet.wire.jobs import JobOrder
 
+T = TypeVar("T")
 BREATH = 200
 """How many service engines are looked through before the reactor gets its turn."""
 TOLD_S = 1.0
@@ -102,7 +106,7 @@ class Node:
         folder: Path,
         store: Store,
         domain: Domain,
-        seal: Seal,
+        seals: Seals,
         *,
         addresses: tuple[list[str], list[str]],
         now: Callable[[], float],
@@ -114,6 +118,7 @@ class Node:
         self._store = store
         self.now = now
         self.tasks = Tasks()
+        self._recorded_last = 0.0
         self.standing = Standing(store, domain, addresses, now, replaced, self._published)
         self.audit = AuditLog(
             store,
@@ -137,17 +142,22 @@ class Node:
             self._reserved,
         )
         known = Known(lambda: self.directory)
+
+        def in_thread(work: Callable[[], T]) -> Deferred[T]:
+            return deferToThreadPool(reactor, reactor.getThreadPool(), work)
+
         self.certificates = Vault(
             reactor,
             store,
             self.tasks,
-            seal,
+            seals,
             domain.node,
             lambda: self.documents,
             self._certificate_changed,
-            lambda work: deferToThreadPool(reactor, reactor.getThreadPool(), work),
+            in_thread,
             now,
         )
+        self.resealing = Resealing(store, self.certificates, seals, domain.node, in_thread, now)
         self.documents = Documents(reactor, store, known, self.certificates, now, self._recorded)
         self.states = States(reactor, store)
         self.desired = Desired(reactor, store, self.documents, known, self._desired_changed, random)
@@ -225,6 +235,10 @@ class Node:
             known.enrolled,
         )
         self.stalls = Stalls(reactor)
+        early = {**EARLY, "certificate": Early(settings.certificates.soon_s, settings.certificates.urgent_s)}
+        self.expiries = Expiries(
+            reactor, store, domain.node, lambda: endings(self.standing.domain, self.certificates), now, early
+        )
         self.overview = Overview(
             self.standing,
             self.directory,
@@ -233,6 +247,8 @@ class Node:
             self.desired,
             self.states,
             self.distributor,
+            self.certificates,
+            self.expiries,
             self.stalls,
             store,
             now,
@@ -260,6 +276,8 @@ class Node:
         await self.jobs.start()
         self.audit.start()
         self.rollouts.start()
+        self.tasks.spawn(self.resealing.go_on(), "sealing the private keys of certificates anew")
+        self.tasks.spawn(self.expiries.keep(), "looking what expires")
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
         self.tasks.spawn(self.keys.keep(), "keeping the keys of this node")
 
@@ -289,7 +307,7 @@ class Node:
             if record is None or record.state != "enrolled" or record.generation != session.login.generation:
                 self.sessions.cut(id, "the key may not log in any more")
             elif record.fingerprint != session.login.fingerprint:  # it will dial with the new one by itself
-                self._reactor.callLater(ROTATED_S, self.sessions.cut_off, session, "it has another key by now")
+                self._cut_after(ROTATED_S, session, "it has another key by now")
         if record is None:
             self.fleet.forget(id)
             self.states.forget(id)
@@ -305,6 +323,7 @@ class Node:
         self.tasks.spawn(self._renew(name), f"looking who is to be sent certificate {name}")
 
     async def _renew(self, name: str) -> None:
+        self.expiries.wake()
         for index, session in enumerate(self.sessions):
             if index % BREATH == BREATH - 1:
                 await pause(self._reactor, 0)
@@ -358,25 +377,31 @@ class Node:
 
     def _outdated(self, session: Session) -> None:
         """A service engine has a key of ours, and not the memory that belongs to it: it is told so, and cut off."""
-        self._reactor.callLater(TOLD_S, self.sessions.cut_off, session, "its ratchet is outdated")
+        self._cut_after(TOLD_S, session, "its ratchet is outdated")
+
+    def _cut_after(self, seconds: float, session: Session, why: str) -> None:
+        async def cut() -> None:
+            await pause(self._reactor, seconds)
+            self.sessions.cut_off(session, why)
+
+        self.tasks.spawn(cut(), f"ending a session of {session.id}")
 
     def _record_alarm(self, kind: str, id: str, source: str) -> None:
         self.tasks.spawn(self.engines.alarm(kind, id, source), "recording an alarm")
 
     def _recorded(self, kind: str, actor: str, name: str, outcome: str) -> Put:
-        """The record of a change of the document `name`."""
-        notice = kind in ("rollout-stopped", "rollout-rolled-back")
-        return put_audit(
-            AuditRecord(
-                time=self.now(),
-                node=self.standing.node.id,
-                kind=kind,
-                source=actor,
-                id=name,
-                outcome=outcome,
-                notice=notice,
-            )
+        """The record of a change of the document `name`; those of one transaction are in the order they are made in."""
+        self._recorded_last = max(self.now(), self._recorded_last + 0.0015)
+        record = AuditRecord(
+            time=self._recorded_last,
+            node=self.standing.node.id,
+            kind=kind,
+            source=actor,
+            id=name,
+            outcome=outcome,
+            notice=kind in ("rollout-stopped", "rollout-rolled-back"),
         )
+        return put_audit(record)
 
     # What operators ask for
 

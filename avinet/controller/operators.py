@@ -15,6 +15,7 @@ from avinet.controller.api.configuration import configuration_routes
 from avinet.controller.api.engines import engine_routes
 from avinet.controller.api.jobs import job_routes
 from avinet.controller.api.overview import overview_routes
+from avinet.controller.api.rollouts import rollout_routes
 from avinet.controller.api.succession import succession_routes
 from avinet.controller.node import Node
 from avinet.rest.openapi import openapi
@@ -44,6 +45,7 @@ def operator_routes(node: Node) -> Sequence[Route]:
         *engine_routes(node),
         *job_routes(node),
         *configuration_routes(node),
+        *rollout_routes(node),
         *certificate_routes(node),
         *succession_routes(node),
     ]

@@ -9,6 +9,8 @@ from avinet import __version__
 from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
 from avinet.config.states import States
+from avinet.controller.certificates.vault import Vault
+from avinet.controller.expiry import Expiries
 from avinet.controller.sessions import Session, Sessions
 from avinet.controller.standing import Standing
 from avinet.enrolment.directory import Directory
@@ -31,6 +33,8 @@ class Overview:
         desired: Desired,
         states: States,
         distributor: Distributor,
+        certificates: Vault,
+        expiries: Expiries,
         stalls: Stalls,
         store: Store,
         now: Callable[[], float],
@@ -42,6 +46,8 @@ class Overview:
         self._desired = desired
         self._states = states
         self._distributor = distributor
+        self._certificates = certificates
+        self._expiries = expiries
         self._stalls = stalls
         self._store = store
         self._now = now
@@ -93,9 +99,7 @@ class Overview:
             ssh=standing.node.ssh,
             https=standing.node.https,
             trust_epoch=standing.document.epoch,
-            node_certificate_expires=standing.domain.server.certificate.not_valid_after_utc.timestamp(),
-            issuing_ca_expires=standing.domain.issuing.certificate.not_valid_after_utc.timestamp(),
-            root_ca_expires=standing.domain.root.not_valid_after_utc.timestamp(),
+            expiries=self._expiries.shown(),
             revision=self._directory.revision,
             engines=EngineCounts(
                 expected=states["expected"],
@@ -108,6 +112,8 @@ class Overview:
             ),
             servers_up=up,
             servers_down=down,
+            certificates=len(certificates := list(self._certificates)),
+            certificates_closed=sum(bool(self._certificates.problem(name)) for name in certificates),
             longest_stall_s=round(self._stalls.longest_s, 3),
             store_silent_s=round(self._store.silent_s(), 1),
         )

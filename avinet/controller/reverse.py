@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from avinet.controller.sessions import Session, Sessions
-from avinet.errors import LocalError, PeerError, Unauthenticated
+from avinet.errors import Invalid, LocalError, PeerError, TooLarge, Unauthenticated
 from avinet.rest.client import Answer
 from avinet.trust import keys, signatures
 from avinet.trust.signatures import ENGINE_HEADER, FENCE_HEADER, SignedRequest
 from avinet.wire.certificates import CertificatePush, CertificateState
-from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
+from avinet.wire.command import CommandEvent, CommandRequest, OperatorKey, OutputRequest
 from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.fleet import EngineDelete
+from avinet.wire.jobs import LINE_BYTES
+from avinet.wire.message import decode
 from avinet.wire.trust import SignedTrust, TrustHeld
 
 PUSH_S = 60.0
@@ -64,12 +67,17 @@ class Reverse:
             self._sessions.hang_up(session)
         return answer.decoded(CertificateState, _STATE_BYTES)
 
-    async def command(self, engine_id: str, request: CommandRequest, timeout_s: float) -> CommandResult:
-        """Run a command."""
-        answer = await self._ask(
-            engine_id, "POST", "/v1/commands", request, timeout_s=timeout_s, limit_bytes=4 * 1024 * 1024
-        )
-        return answer.decoded(CommandResult, 4 * 1024 * 1024)
+    def run(self, engine_id: str, request: CommandRequest) -> AsyncGenerator[CommandEvent, None]:
+        """Run a command: what it prints, and how it ends. Raises what asking raises, and `Conflict` if it was run."""
+        return self._events(engine_id, "/v1/commands", request)
+
+    def output(self, engine_id: str, job: str, after: int) -> AsyncGenerator[CommandEvent, None]:
+        """What a job prints behind a place, and how it ends."""
+        return self._events(engine_id, f"/v1/commands/{job}/output", OutputRequest(after=after))
+
+    async def end(self, engine_id: str, job: str) -> None:
+        """Have a job end. Raises `NotFound` when it does not run."""
+        await self._ask(engine_id, "POST", f"/v1/commands/{job}/end", b"")
 
     async def trust(self, engine_id: str, signed: SignedTrust) -> int:
         """Push a trust document; the epoch of the one that it holds then."""
@@ -88,11 +96,29 @@ class Reverse:
         """Have the data plane drained and ended."""
         await self._ask(engine_id, "POST", "/v1/departure", EngineDelete(drain_s=drain_s), timeout_s=drain_s + 15)
 
+    async def _events(self, engine_id: str, path: str, body: Any) -> AsyncGenerator[CommandEvent, None]:
+        session = self._sessions.get(engine_id)
+        with self._believed(engine_id):
+            control = self._sessions.control(session)
+            async with aclosing(control.lines("POST", path, body, sign=self._signer(session))) as lines:
+                async for line in lines:
+                    try:
+                        event: CommandEvent = decode(line, CommandEvent, limit_bytes=LINE_BYTES)  # type: ignore[arg-type]
+                    except (Invalid, TooLarge) as error:
+                        raise PeerError(f"service engine {engine_id}: {error}") from error
+                    yield event
+
     async def _ask(self, engine_id: str, method: str, path: str, body: Any, **options: Any) -> Answer:
         session = self._sessions.get(engine_id)
-        try:
+        with self._believed(engine_id):
             control = self._sessions.control(session)
             return await control.request(method, path, body, sign=self._signer(session), **options)
+
+    @contextmanager
+    def _believed(self, engine_id: str) -> Iterator[None]:
+        """Say what it means that a service engine does not do what this node asks for."""
+        try:
+            yield
         except Unauthenticated as error:
             raise SignatureRefused(
                 f"service engine {engine_id} does not take this node's signature",

@@ -22,6 +22,7 @@ from typing_extensions import override
 from avinet.aio import Tasks, pause
 from avinet.backoff import Backoff
 from avinet.controller.api.silence import told_of_silence
+from avinet.controller.certificates.seals import Seals
 from avinet.controller.engine_door import control_routes, report_routes
 from avinet.controller.node import Node
 from avinet.controller.operators import operator_routes, peer_name
@@ -31,9 +32,10 @@ from avinet.controller.settings import ControllerSettings
 from avinet.controller.upgrade import upgrade
 from avinet.enrolment.door import enrolment_routes
 from avinet.errors import AvinetError, LocalError, Unavailable
-from avinet.files import FolderLock, files_missing, private_folder
+from avinet.files import FolderLock, files_missing, private_folder, sweep
 from avinet.flow.allowance import Allowance
-from avinet.rest.door import Door, DoorLimits
+from avinet.rest.answering import DoorLimits
+from avinet.rest.door import Door
 from avinet.rest.table import Table
 from avinet.sockets import direct
 from avinet.ssh.gate import Limits
@@ -45,7 +47,7 @@ from avinet.ssh.tunnel import ServerTunnel, Services, Tunnel
 from avinet.store.choose import choose_store
 from avinet.trust.domain import Domain
 from avinet.trust.domain import load as load_domain
-from avinet.trust.sealing import SECRETS_KEY, load_or_make_seal
+from avinet.trust.sealing import SECRETS_KEY
 from avinet.trust.succession import settled
 from avinet.trust.tls import ServerTLS
 
@@ -100,6 +102,7 @@ class ControllerService(Service):
         state = private_folder(folder / settings.state)
         self._lock = FolderLock(state)
         self._lock.acquire()
+        sweep(state)
         for step in upgrade(state):
             self.log.info(
                 "the state folder {state} has format {to} now: {what}", state=state, to=step.to, what=step.what
@@ -113,11 +116,11 @@ class ControllerService(Service):
         now = datetime.fromtimestamp(wall(), UTC)
         self._domain = settled(domain, now).renewed(now)
         secrets_key = self._domain.folder / SECRETS_KEY
-        if not secrets_key.exists():
+        self._seals = Seals(secrets_key)
+        if self._seals.lost:
             self.log.error(
                 "{path} is lost: another key is made, and what that one sealed stays closed", path=secrets_key
             )
-        self._seal = load_or_make_seal(secrets_key)
         self._tls = ServerTLS(self._domain.server, self._domain.issuing.chain)
         self._tunnel_server: Server | None = None
         self._store = choose_store(reactor, settings.store, folder, state, domain=domain.id, node=domain.node, now=wall)
@@ -168,7 +171,7 @@ class ControllerService(Service):
             self._folder,
             self._store,
             self._domain,
-            self._seal,
+            self._seals,
             addresses=(self._addresses(self._https), self._addresses(self._ssh)),
             now=self._wall,
             random=self._random,

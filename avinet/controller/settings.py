@@ -11,6 +11,7 @@ from avinet.settings import Settings
 from avinet.store.choose import StoreSettings
 
 Seconds = Annotated[float, Meta(gt=0, le=864000)]
+LongSeconds = Annotated[float, Meta(gt=0, le=315_360_000)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Addresses = Annotated[tuple[str, ...], Meta(min_length=1, max_length=16)]
 
@@ -54,6 +55,13 @@ class Enrolment(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True)
     calls_per_second: Annotated[float, Meta(ge=1, le=1_000_000)] = PER_S
 
 
+class Certificates(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How long before its end a certificate of a virtual service is to be renewed, and when that is urgent."""
+
+    soon_s: LongSeconds = 2592000.0
+    urgent_s: LongSeconds = 604800.0
+
+
 class Cloud(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The local driver: where its instances live, and what is written into their `se.toml` beside the paths."""
 
@@ -71,5 +79,6 @@ class ControllerSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fie
     ssh: Ssh = Ssh()
     https: Https = Https()
     enrolment: Enrolment = Enrolment()
+    certificates: Certificates = Certificates()
     cloud: Cloud = Cloud()
     store: StoreSettings = StoreSettings()

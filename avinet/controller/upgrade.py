@@ -12,12 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
+from avinet.config.versions import CURRENT
 from avinet.errors import Conflict, LocalError
 from avinet.files import cannot, private_folder, read_limited, sync_folder, write_atomic
+from avinet.store.tables import Tables
 from avinet.trust.domain import format_of, with_format
 from avinet.trust.sealing import SECRETS_KEY, load_seal, make_key
+from avinet.wire.config import DocumentVersion, certificates_of
 
-TRUST, RECORD = "trust", "trust/domain.json"
+TRUST, RECORD, STORE = "trust", "trust/domain.json", "store.sqlite"
 _FILE_BYTES = 16 * 1024 * 1024
 
 
@@ -26,7 +31,8 @@ class Step:
     """Brings a folder to the format `to`; `what` says to people how.
 
     `changes` are the files below the folder that it changes, of at most 16 MiB; the number of the format needs no
-    mention. `fits` raises `LocalError` where it cannot be taken; `take` may be called again after it was cut off.
+    mention. `fits` raises `LocalError` where it cannot be taken, `fits_back` `Conflict` where there is no way back from
+    it; `take` may be called again after it was cut off.
     """
 
     to: int
@@ -34,6 +40,7 @@ class Step:
     fits: Callable[[Path], None]
     take: Callable[[Path], None]
     changes: tuple[str, ...] = ()
+    fits_back: Callable[[Path], None] = lambda state: None
 
 
 def _secrets_fit(state: Path) -> None:
@@ -46,12 +53,35 @@ def _make_secrets(state: Path) -> None:
         make_key(path)
 
 
+def _without_tls(state: Path) -> None:
+    """An older version cannot read a document that names certificates, and so none of them."""
+    if not (state / STORE).exists():
+        return
+    tables = Tables(state / STORE)
+    try:
+        after, more = b"", True
+        while more:
+            page = tables.range(CURRENT, 100, after)
+            for entry in page.entries:
+                after = entry.key
+                found = msgspec.json.decode(entry.value, type=DocumentVersion)
+                if found.document is not None and certificates_of(found.document):
+                    raise Conflict(
+                        f"document {found.name} names certificates, which an older version cannot read",
+                        hint="start the node again, and delete it first: avictl config delete",
+                    )
+            more = page.more
+    finally:
+        tables.close()
+
+
 STEPS = (
     Step(
         to=2,
         what=f"a key that seals the private keys of virtual services: {TRUST}/{SECRETS_KEY}",
         fits=_secrets_fit,
         take=_make_secrets,
+        fits_back=_without_tls,
     ),
 )
 
@@ -86,12 +116,15 @@ def upgrade(state: Path, steps: Sequence[Step] = STEPS) -> list[Step]:
     return taken
 
 
-def undo(state: Path) -> int:
+def undo(state: Path, steps: Sequence[Step] = STEPS) -> int:
     """Go back by the last step; the format that the folder has then. Who calls this holds the lock of the folder.
 
     Raises `Conflict` when there is no way back from here.
     """
     found = format_of(state / TRUST)
+    for step in steps:
+        if step.to == found:
+            step.fits_back(state)
     copies = _copies(state, found)
     if not copies.is_dir():
         raise Conflict(f"the state folder {state} was made with format {found}: there is none to go back to")

@@ -11,11 +11,12 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IListeningPort
 
 from avinet.aio import Tasks, pause
-from avinet.dataplane.certificates import Certificates, require
+from avinet.dataplane.certificates import require
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.interface import ServerState
 from avinet.dataplane.listener import Listener, Served
 from avinet.dataplane.pools import LivePool
+from avinet.dataplane.tls import context
 from avinet.errors import Invalid, NotFound
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config, VirtualService
@@ -34,14 +35,14 @@ class _Open:
 
 
 class BuiltIn:
-    """See `avinet.dataplane.interface.Dataplane`. It ends with the process; `certificates` are what it has at first."""
+    """See `avinet.dataplane.interface.Dataplane`. It ends with the process."""
 
     name = "built-in"
 
-    def __init__(self, reactor: Any, certificates: Certificates) -> None:
+    def __init__(self, reactor: Any) -> None:
         self.changed: Callable[[], None] = lambda: None
         self._reactor = reactor
-        self._certificates = dict(certificates)
+        self._certificates: dict[str, ServerCertificate] = {}
         self._tasks = Tasks()
         self._config = Config()
         self._open: dict[Place, _Open] = {}
@@ -84,6 +85,7 @@ class BuiltIn:
 
     async def take_certificate(self, name: str, certificate: ServerCertificate) -> None:
         """See `Dataplane`."""
+        context(certificate, "1.2")
         self._certificates[name] = certificate
         for each in self._services():
             if each.service.tls is not None and name in each.service.tls.certificates:

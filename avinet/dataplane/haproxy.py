@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,12 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from avinet.aio import Tasks, pause
-from avinet.dataplane.certificates import Certificates, require
+from avinet.dataplane.certificates import require
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.exchange import PAYLOAD_BYTES, exchange
 from avinet.dataplane.intake import Intake, RequestRecord
 from avinet.dataplane.interface import ServerState
-from avinet.dataplane.key_files import KeyFiles, pem
+from avinet.dataplane.key_files import KeyFiles, own_name, pem
 from avinet.dataplane.master import Master, claim_ports
 from avinet.dataplane.render import KEYS, RECORDS_SOCKET, key_file, list_file, render
 from avinet.dataplane.runtime import stat_lines
@@ -33,20 +33,18 @@ RESTART_CAP_S = 10.0
 class HAProxy:
     """See `avinet.dataplane.interface.Dataplane`. All that it keeps is in `folder`; `program` is the binary.
 
-    `certificates` are what it has at first; those that it serves are in `keys` for it to read.
+    The certificates that it serves are in a folder below `keys` for it to read.
     """
 
     log = Logger()
 
-    def __init__(
-        self, reactor: Any, folder: Path, keys: Path, certificates: Certificates, program: str, version: str
-    ) -> None:
+    def __init__(self, reactor: Any, folder: Path, keys: Path, program: str, version: str) -> None:
         self.name = f"HAProxy {version}"
         self.changed: Callable[[], None] = lambda: None
         self._reactor = reactor
-        self._certificates = dict(certificates)
+        self._certificates: dict[str, ServerCertificate] = {}
         self._master = Master(reactor, folder, program)
-        self._keys = KeyFiles(keys, self._master.folder / KEYS)
+        self._keys = KeyFiles(keys / own_name(self._master.folder), self._master.folder / KEYS)
         self._unread: set[str] = set()
         self._tasks = Tasks()
         self._config: Config | None = None
@@ -74,12 +72,8 @@ class HAProxy:
 
     async def check(self, config: Config) -> None:
         """`haproxy -c`; see `Dataplane`."""
-        async with self._change:
-            try:
-                await self._check(config)
-            except Invalid:
-                await self._tidy(self._config)
-                raise
+        async with self._change, self._untaken():
+            await self._check(config)
 
     async def _check(self, config: Config) -> None:
         await self._write_keys(config)
@@ -87,7 +81,7 @@ class HAProxy:
 
     async def apply(self, config: Config) -> None:
         """Reload without losing a connection, or start what does not run; see `Dataplane`."""
-        async with self._change:
+        async with self._change, self._untaken():
             await self._write_keys(config)
             running = await self._master.find()
             if running is None:
@@ -135,12 +129,14 @@ class HAProxy:
             if before is None or self._config is None or name not in self._config.certificates:
                 return
             try:
-                await self._write_keys(self._config)
+                await self._write_key(name)
                 if await self._master.find() is not None:
                     await self._exchange(name)
+                else:  # what is started next has to take it
+                    await self._master.check(self._master.written())
             except AvinetError:
                 self._certificates[name] = before
-                await self._write_keys(self._config)
+                await self._write_key(name)
                 raise
 
     def drop_certificate(self, name: str) -> None:
@@ -159,6 +155,11 @@ class HAProxy:
 
         self._unread |= await self._master.in_thread(write)
 
+    async def _write_key(self, name: str) -> None:
+        """As `_write_keys`, for one of them."""
+        if await self._master.in_thread(lambda: self._keys.write(name, self._certificates[name])):
+            self._unread.add(name)
+
     async def _exchange(self, name: str) -> None:
         """Have HAProxy serve what is in the file of a certificate that it has read before."""
         text = pem(self._certificates[name])
@@ -169,6 +170,16 @@ class HAProxy:
             await self._master.check(self._master.written())
             await self._master.reload()
             self._unread.clear()
+
+    @contextlib.asynccontextmanager
+    async def _untaken(self) -> AsyncIterator[None]:
+        """Removes the keys that only a configuration needs that is not taken."""
+        try:
+            yield
+        except AvinetError:
+            if self._config is not None:
+                await self._tidy(self._config)
+            raise
 
     async def _tidy(self, config: Config | None) -> None:
         """Leave no key in a file that HAProxy does not need."""

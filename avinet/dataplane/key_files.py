@@ -6,12 +6,15 @@ HAProxy finds them through a link beside its configuration, so that their names 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
 
+from twisted.logger import Logger
+
 from avinet.dataplane.render import crt_list, key_file, list_file
-from avinet.files import cannot, private_folder, read_limited, write_atomic
+from avinet.files import cannot, is_in_memory, private_folder, read_limited, write_atomic
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Tls
 
@@ -23,15 +26,25 @@ def pem(certificate: ServerCertificate) -> str:
     return certificate.chain_pem + certificate.key_pem
 
 
+def own_name(folder: Path) -> str:
+    """What the keys of the HAProxy in `folder` are called, among those of others on this machine."""
+    return hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
+
+
 class KeyFiles:
     """The files in `folder`, which is made when there is anything to put into it; `link` leads HAProxy to it.
+
+    A folder that is not in memory is complained of in the log.
 
     All that it does takes the time of a disk, and raises `LocalError`.
     """
 
+    log = Logger()
+
     def __init__(self, folder: Path, link: Path) -> None:
         self._folder = folder
         self._link = link
+        self._made = False
 
     def write(self, name: str, certificate: ServerCertificate) -> bool:
         """Have the file of a certificate hold it; returns whether that is news."""
@@ -51,6 +64,12 @@ class KeyFiles:
 
     def _prepare(self) -> None:
         private_folder(self._folder)
+        if not self._made and not is_in_memory(self._folder):
+            self.log.warn(
+                "private keys are in {folder}, which is on a disk: set dataplane.keys to a folder in memory",
+                folder=str(self._folder),
+            )
+        self._made = True
         target = str(self._folder.absolute())
         with contextlib.suppress(OSError):
             if os.readlink(self._link) == target:

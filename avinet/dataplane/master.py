@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from avinet.aio import pause
 from avinet.dataplane.render import MASTER_SOCKET, STATE_FILE, STATS_SOCKET, described
-from avinet.dataplane.runtime import Processes, ask, description, first_alert, processes
+from avinet.dataplane.runtime import Processes, ask, description, first_alert, processes, state_of
 from avinet.errors import Invalid, LocalError, Unavailable
 from avinet.files import private_folder, write_atomic
 from avinet.wire.config import VirtualService
@@ -98,7 +98,8 @@ class Master:
         Raises `Unavailable` when somebody ends it, which says nothing against the configuration, and when it gives no
         sign within 10 s.
         """
-        (self.folder / STATE_FILE).touch()
+        path = self.folder / STATE_FILE
+        path.write_text(state_of(path.read_text("utf-8") if path.exists() else "", self.written()), "utf-8")
         with (self.folder / "haproxy.log").open("wb") as console:
             self._child = subprocess.Popen(
                 [
@@ -152,7 +153,7 @@ class Master:
         """Have the master read its configuration anew. Raises `Invalid` when it could not, and then the old workers
         go on; `Unavailable` when it gives no sign within 10 s.
         """
-        state = await self.stats("show servers state")
+        state = state_of(await self.stats("show servers state"), self.written())
         await self.in_thread(lambda: write_atomic(self.folder / STATE_FILE, state.encode("utf-8")))
         before = await self._show_proc()
         with contextlib.suppress(Unavailable):  # the master closes the connection as it begins anew

@@ -15,6 +15,8 @@ STATE_FILE = "server-state"
 KEYS = "keys"
 """The folder of certificates with their keys, and of lists of them."""
 LINE_BYTES = 65535
+_RELAY_SOCKET, RELAY = "relay.sock", "records.relay"
+"""What stands between the ring of records and their reader, who may be away."""
 _GROUPS = "X25519:prime256v1:secp384r1"
 _BALANCE = {"round-robin": "roundrobin", "least-connections": "leastconn"}
 _DESCRIPTION = "    description "
@@ -30,7 +32,7 @@ ring records
     size 4194304
     timeout connect 5s
     timeout server 10s
-    server se unix@{RECORDS_SOCKET}
+    server relay unix@{_RELAY_SOCKET}
 defaults
     timeout connect 5s
     timeout client 60s
@@ -41,6 +43,15 @@ defaults
     option redispatch
     retries 2
     load-server-state-from-file global
+# A ring that cannot connect tries again at once, for ever, with all of a core; here each attempt takes its time.
+listen {RELAY}
+    mode tcp
+    bind unix@{_RELAY_SOCKET} mode 600
+    timeout client 1h
+    timeout server 1h
+    tcp-request inspect-delay 250ms
+    tcp-request content accept if WAIT_END
+    server se unix@{RECORDS_SOCKET}
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from avinet.aio import within
+from avinet.dataplane.render import RELAY
 from avinet.errors import Unavailable
 
 TIMEOUT_S = 5.0
@@ -112,8 +114,8 @@ def description(answer: str) -> str:
 
 
 def stat_lines(answer: str) -> tuple[list[FrontendLine], list[ServerLine]]:
-    """The frontends and servers in `show stat`."""
-    rows = list(csv.DictReader(answer.lstrip("# ").splitlines()))
+    """The frontends and servers in `show stat`, of the services that operators know."""
+    rows = [row for row in csv.DictReader(answer.lstrip("# ").splitlines()) if row["pxname"] != RELAY]
     frontends = [
         FrontendLine(row["pxname"].removeprefix("f."), int(row["scur"] or 0), int(row["stot"] or 0))
         for row in rows
@@ -125,6 +127,45 @@ def stat_lines(answer: str) -> tuple[list[FrontendLine], list[ServerLine]]:
 def _server_line(row: dict[str, str]) -> ServerLine:
     check = " ".join(each for each in (row["check_status"].lstrip("* "), row["check_code"], row["last_chk"]) if each)
     return ServerLine(row["pxname"], row["svname"], row["status"], float(row["lastchg"] or 0), check)
+
+
+def state_of(answer: str, text: str) -> str:
+    """What `show servers state` says of those servers that are in the configuration `text` at the same place.
+
+    HAProxy believes the address and the port in a state file more than those in its configuration.
+    """
+    places = _places(text)
+    lines = answer.splitlines()
+    head = [line for line in lines[:2] if line == "1" or line.startswith("#")]
+    names = next((line.lstrip("# ").split() for line in head if line.startswith("#")), [])
+    kept = [line for line in lines[len(head) :] if _stays(dict(zip(names, line.split(), strict=False)), places)]
+    return "\n".join([*head, *kept]) + "\n"
+
+
+def _stays(state: dict[str, str], places: dict[tuple[str, str], tuple[str, str]]) -> bool:
+    place = places.get((state.get("be_name", ""), state.get("srv_name", "")))
+    if place is None or place[1] != state.get("srv_port"):
+        return False
+    if (named := state.get("srv_fqdn", "-")) != "-":
+        return named == place[0]
+    try:
+        return ipaddress.ip_address(place[0]) == ipaddress.ip_address(state.get("srv_addr", ""))
+    except ValueError:
+        return False
+
+
+def _places(text: str) -> dict[tuple[str, str], tuple[str, str]]:
+    """Host and port of each server in a configuration, by the names of its backend and its own."""
+    found: dict[tuple[str, str], tuple[str, str]] = {}
+    backend = ""
+    for line in text.splitlines():
+        words = line.split()
+        if not line.startswith(" "):
+            backend = words[1] if words[:1] == ["backend"] else ""
+        elif backend and words[0] == "server":
+            host, _, port = words[2].rpartition(":")
+            found[backend, words[1]] = host.removeprefix("ipv6@").strip("[]"), port
+    return found
 
 
 def first_alert(said: Sequence[str]) -> str:

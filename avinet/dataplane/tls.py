@@ -6,7 +6,7 @@ group of their own: every browser since 2015 knows what is left. There are no se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from OpenSSL import SSL, crypto
 from twisted.internet import ssl
@@ -16,6 +16,7 @@ from twisted.protocols.tls import TLSMemoryBIOProtocol
 from zope.interface import implementer
 
 from avinet.dataplane.certificates import Certificates
+from avinet.errors import Invalid
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Tls
 
@@ -37,47 +38,64 @@ _ACCEPTABLE = ssl.AcceptableCiphers.fromOpenSSLCipherString(f"{SUITES}:{CIPHERS}
 
 @implementer(IOpenSSLServerConnectionCreator)
 class Termination:
-    """Makes the server's end of TLS for one virtual service; `protocols` are offered by ALPN (RFC 7301)."""
+    """Makes the server's end of TLS for one virtual service; `protocols` are offered by ALPN (RFC 7301).
+
+    What OpenSSL needs for a certificate is made when that is asked for first.
+    """
 
     def __init__(self, protocols: Sequence[bytes]) -> None:
         self._protocols = protocols
         self._minimum = ""
         self._served: list[ServerCertificate] = []
-        self._contexts: list[SSL.Context] = []
-        self._by_name: dict[str, SSL.Context] = {}
+        self._by_name: dict[str, ServerCertificate] = {}
+        self._contexts: dict[ServerCertificate, SSL.Context] = {}
 
     def serve(self, tls: Tls, certificates: Certificates) -> None:
         """Serve new connections as `tls` says from now on, with what is held; those that are open stay as they are."""
-        wanted = [certificates[name] for name in tls.certificates]
-        known = {} if tls.minimum != self._minimum else dict(zip(map(id, self._served), self._contexts, strict=True))
+        self._served = [certificates[name] for name in tls.certificates]
+        same = tls.minimum == self._minimum
+        self._contexts = {each: self._contexts[each] for each in self._served if same and each in self._contexts}
         self._minimum = tls.minimum
-        self._contexts = [known.get(id(each)) or self._context(each, tls.minimum) for each in wanted]
-        self._served = wanted
-        self._by_name = {}
-        for each, context in zip(wanted, self._contexts, strict=True):
-            for name in each.names:
-                self._by_name.setdefault(name, context)
+        self._by_name = {name: each for each in reversed(self._served) for name in each.names}
 
-    def _context(self, certificate: ServerCertificate, minimum: str) -> SSL.Context:
-        context: SSL.Context = ssl.CertificateOptions(
+    def _context(self, certificate: ServerCertificate) -> SSL.Context:
+        made = self._contexts.get(certificate)
+        if made is None:
+            made = self._contexts[certificate] = context(certificate, self._minimum, self._protocols, self._chosen)
+        return made
+
+    def _chosen(self, asked: bytes | None) -> SSL.Context | None:
+        """What serves the name that a client asks for: its own, else that of `*.suffix`; None for the first one."""
+        name = (asked or b"").decode("ascii", "replace").lower()
+        found = self._by_name.get(name) or self._by_name.get("*." + name.partition(".")[2])
+        return self._context(found) if found is not None else None
+
+    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
+        """See `IOpenSSLServerConnectionCreator`."""
+        connection = SSL.Connection(self._context(self._served[0]), None)
+        connection.set_app_data(protocol)
+        return connection
+
+
+def context(
+    certificate: ServerCertificate,
+    minimum: str,
+    protocols: Sequence[bytes] = (),
+    chosen: Callable[[bytes | None], SSL.Context | None] | None = None,
+) -> SSL.Context:
+    """What OpenSSL serves `certificate` with, unless another one is `chosen` by name. Raises `Invalid`."""
+    try:
+        made: SSL.Context = ssl.CertificateOptions(
             privateKey=crypto.PKey.from_cryptography_key(certificate.key),
             certificate=crypto.X509.from_cryptography(certificate.chain[0]),
             extraCertChain=[crypto.X509.from_cryptography(each) for each in certificate.chain[1:]],
             raiseMinimumTo=_MINIMUM[minimum],
             acceptableCiphers=_ACCEPTABLE,
-            acceptableProtocols=self._protocols or None,
-            contextForServerName=self._chosen,
+            acceptableProtocols=protocols or None,
+            contextForServerName=chosen,
         ).getContext()
-        context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET)
-        return context
-
-    def _chosen(self, asked: bytes | None) -> SSL.Context | None:
-        """What serves the name that a client asks for: its own, else that of `*.suffix`; None for the first one."""
-        name = (asked or b"").decode("ascii", "replace").lower()
-        return self._by_name.get(name) or self._by_name.get("*." + name.partition(".")[2])
-
-    def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
-        """See `IOpenSSLServerConnectionCreator`."""
-        connection = SSL.Connection(self._contexts[0], None)
-        connection.set_app_data(protocol)
-        return connection
+    except SSL.Error as error:
+        said = "; ".join(str(each[-1]) for each in error.args[0]) if error.args else ""
+        raise Invalid(f"OpenSSL does not take it: {said or 'no reason given'}") from error
+    made.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_TICKET)
+    return made

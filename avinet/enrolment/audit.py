@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 from twisted.internet.defer import DeferredLock
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from avinet.aio import CANCELLED, News, Tasks, as_deferred, pause
@@ -85,7 +85,7 @@ class AuditLog:
         self._sealing = DeferredLock()
         self._watch: Watch | None = None
         self._sealer = False
-        self._due = False
+        self._due: IDelayedCall | None = None
         self._tiles = Tiles(store)
         self._recent: LogHead | None = None
         self._read_at = 0.0
@@ -100,6 +100,9 @@ class AuditLog:
         """Seal no more."""
         if self._watch is not None:
             self._watch.stop()
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
 
     async def _keep_sealing(self) -> None:
         news = News()
@@ -147,12 +150,11 @@ class AuditLog:
             self._watch = None
 
     def _seen(self, events: Sequence[Event]) -> None:
-        if not self._due and any(event.entry is not None for event in events):
-            self._due = True
-            self._clock.callLater(WAIT_S, self._seal_now)
+        if self._due is None and any(event.entry is not None for event in events):
+            self._due = self._clock.callLater(WAIT_S, self._seal_now)
 
     def _seal_now(self) -> None:
-        self._due = False
+        self._due = None
         self._tasks.spawn(self.seal(), "sealing the audit log")
 
     async def seal(self) -> HeadRecord:

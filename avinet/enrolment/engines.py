@@ -10,6 +10,7 @@ import msgspec
 from avinet.enrolment.decision import claim_digest
 from avinet.enrolment.records import (
     IMAGES,
+    LET_IN,
     RATCHETS,
     AuditRecord,
     EngineRecord,
@@ -213,6 +214,11 @@ class Engines:
         """All image keys."""
         page = await self._store.range(IMAGES)
         return [msgspec.json.decode(entry.value, type=ImageRecord) for entry in page.entries]
+
+    async def let_in(self) -> dict[str, int]:
+        """How many service engines each image key has let in alone; without those that have let in none."""
+        page = await self._store.range(LET_IN)
+        return {entry.key.removeprefix(LET_IN).decode("ascii"): int(entry.value) for entry in page.entries}
 
     async def add_image(self, record: ImageRecord, actor: str) -> None:
         """Let an image key enrol. Raises `Conflict` when the id is taken by another key."""

@@ -1,8 +1,8 @@
 """What the store remembers of service engines, keys, images and what was done with them.
 
 `engine/ID` is the record of a service engine, `key/FINGERPRINT` the id whose key it is, `image/ID` an image key,
-`pending/ID/FINGERPRINT` a request that waits for an operator, `enrolment` the rules of the domain; each change writes
-one record below `audit/` in the same transaction.
+`pending/ID/FINGERPRINT` a request that waits for an operator, `let-in/ID` how many an image key has let in alone,
+`enrolment` the rules of the domain; each change writes one record below `audit/` in the same transaction.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class RulesRecord(Record, frozen=True, kw_only=True):
     pending: int = 256
     pending_from_one: int = 32
     pending_s: float = 86400.0
+    by_image: int = 1000
 
 
 class AuditRecord(Record, frozen=True, kw_only=True):
@@ -99,6 +100,7 @@ class AuditRecord(Record, frozen=True, kw_only=True):
 
 
 ENGINES, AUDIT, IMAGES, PENDING, RATCHETS = b"engine/", b"audit/", b"image/", b"pending/", b"ratchet/"
+LET_IN = b"let-in/"
 RULES = b"enrolment"
 FORMER = 8
 """How many earlier keys of a service engine are remembered."""
@@ -134,6 +136,11 @@ def pending_key(id: str, fingerprint: str = "") -> bytes:
 def ratchet_key(id: str) -> bytes:
     """Where the digests of the last secrets of a service engine are."""
     return RATCHETS + id.encode("ascii")
+
+
+def let_in_key(image: str) -> bytes:
+    """Where it is counted how many service engines an image key alone has let in."""
+    return LET_IN + image.encode("ascii")
 
 
 def put_record(key: bytes, record: Record) -> Put:

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import msgspec
 from twisted.logger import Logger
 
+from avinet.aio import Slots
 from avinet.enrolment.challenge import check_nonce
 from avinet.enrolment.decision import decide
-from avinet.enrolment.pending import PendingRequests, rules_in
+from avinet.enrolment.pending import FULL_RETRY_S, PendingRequests, rules_in
 from avinet.enrolment.records import (
     RULES,
     AuditRecord,
@@ -20,12 +21,13 @@ from avinet.enrolment.records import (
     RulesRecord,
     engine_key,
     image_key,
+    let_in_key,
     owner_key,
     pending_key,
     put_audit,
     put_record,
 )
-from avinet.errors import AvinetError, Forbidden, Invalid, TooLarge, Unauthenticated, Unavailable
+from avinet.errors import AvinetError, Forbidden, Invalid, TooLarge, TooMany, Unauthenticated, Unavailable
 from avinet.flow.allowance import Allowance
 from avinet.rest.route import Request
 from avinet.store.interface import Delete, Entry, Put, Store, Transaction, Unchanged
@@ -75,6 +77,8 @@ class Registrar:
         self._now = now
         self._reserved = reserved
         self._alarms = Allowance(now, burst=ALARMS, per_s=ALARMS_PER_S)
+        self._unclaimed = Slots(1)
+        """Who has no claim is counted in one place: one after the other, nobody has to try again."""
 
     async def enrol(self, asked: Request) -> tuple[bool, bytes] | Waits:
         """Whether this request enrolled the service engine (or had before), and the receipt's bytes; or that it waits.
@@ -91,6 +95,12 @@ class Registrar:
             raise Unauthenticated(str(error)) from error
         image = await self._image(request.image)
         self._verify(asked, request, fingerprint, image)
+        if request.claim is not None:
+            return await self._decided(asked, request, fingerprint)
+        async with self._unclaimed:
+            return await self._decided(asked, request, fingerprint)
+
+    async def _decided(self, asked: Request, request: EnrolmentRequest, fingerprint: str) -> tuple[bool, bytes] | Waits:
         for _ in range(_RACES):
             done = await self._attempt(asked, request, fingerprint)
             if done is not None:
@@ -136,15 +146,16 @@ class Registrar:
         self, asked: Request, request: EnrolmentRequest, fingerprint: str
     ) -> tuple[bool, bytes] | Waits | None:
         """One reading and one transaction; None when another one came between the two."""
-        places = place, owner_place, image_place, rules_place, pending_place = (
+        places = place, owner_place, image_place, rules_place, pending_place, let_in_place = (
             engine_key(request.id),
             owner_key(fingerprint),
             image_key(request.image),
             RULES,
             pending_key(request.id, fingerprint),
+            let_in_key(request.image),
         )
         snapshot = await self._store.read(places)
-        entry, owner, image_entry, rules_entry, waiting = (snapshot.entries.get(each) for each in places)
+        entry, owner, image_entry, rules_entry, waiting, counted = (snapshot.entries.get(each) for each in places)
         engine = msgspec.json.decode(entry.value, type=EngineRecord) if entry else None
         rules, now = rules_in(rules_entry), self._now()
         verdict = decide(
@@ -157,9 +168,14 @@ class Registrar:
         if verdict.error is not None:
             await self._refused(asked, request, fingerprint, verdict.alarm, verdict.error)
             raise verdict.error
+        alone, let_in = verdict.outcome == "enrol" and verdict.by == "image", int(counted.value) if counted else 0
+        if alone and let_in >= rules.by_image:
+            full = _full(request.image, let_in)
+            await self._refused(asked, request, fingerprint, "image-used-up", full, of=request.image)
+            raise full
         conditions = tuple(
             Unchanged(each, snapshot.entries[each].revision if each in snapshot.entries else 0)
-            for each in (place, owner_place, image_place, rules_place)
+            for each in (place, owner_place, image_place, rules_place, *((let_in_place,) if alone else ()))
         )
         if verdict.outcome == "wait":
             return await self._wait(asked, request, fingerprint, waiting, rules, conditions)
@@ -181,13 +197,13 @@ class Registrar:
             management_address=request.management_address,
             hostname=request.hostname,
         )
-        alone = verdict.by == "image"
         audit = self._audit(asked, request, fingerprint, "enrolled-by-image" if alone else "enrolled", notice=alone)
         then = (
             put_record(place, enrolled),
             Put(owner_place, request.id.encode("ascii")),
             put_audit(audit),
             *((Delete(pending_place),) if waiting is not None else ()),
+            *((Put(let_in_place, b"%d" % (let_in + 1)),) if alone else ()),
         )
         if not (await self._store.transact(Transaction(conditions, then))).succeeded:
             return None
@@ -283,13 +299,27 @@ class Registrar:
         )
 
     async def _refused(
-        self, asked: Request, request: EnrolmentRequest, fingerprint: str, alarm: str, error: AvinetError
+        self,
+        asked: Request,
+        request: EnrolmentRequest,
+        fingerprint: str,
+        alarm: str,
+        error: AvinetError,
+        of: str = "",
     ) -> None:
-        """Log a refusal; an alarm is also recorded, some at once and one a minute for each kind and id."""
+        """Log a refusal; an alarm is also recorded, some at once and one a minute for each kind and id, or for `of`."""
         self.log.warn("enrolment of {id} from {peer} refused: {why}", id=request.id, peer=asked.peer, why=error.what)
-        place = f"{alarm} {request.id}"
+        place = f"{alarm} {of or request.id}"
         if not alarm or self._alarms.wait_s(place):
             return
         self._alarms.spend(place)
         record = self._audit(asked, request, fingerprint, alarm, alarm=True)
         await self._store.transact(Transaction((), (put_audit(record),)))
+
+
+def _full(image: str, let_in: int) -> TooMany:
+    return TooMany(
+        f"the image {image} has let in {let_in} service engines without a claim, as many as it may",
+        hint="raise that with avictl enrolment set --by-image, or build a new image",
+        retry_after_s=FULL_RETRY_S,
+    )

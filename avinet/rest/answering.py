@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, Protocol
 from urllib.parse import parse_qsl
 
 from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.web import http
 from typing_extensions import override
 
-from avinet.aio import Tasks
+from avinet.aio import CANCELLED, Tasks, as_deferred
 from avinet.errors import AvinetError, PeerError, TooLarge
 from avinet.rest.problems import problem, problem_of, rendered
 from avinet.rest.route import Pipe, Reply, Request
+from avinet.rest.streaming import NDJSON, Pump, Streamed
 from avinet.rest.table import Table
 from avinet.wire.message import encode
 from avinet.wire.problem import Problem
@@ -35,9 +38,24 @@ INERT = {
 _log = Logger()
 
 
+@dataclass(frozen=True)
+class DoorLimits:
+    """`read_s` bounds the time from a request's first byte to its last; `idle_s` a connection between requests.
+
+    `connections` bounds those that are open at once, `stalled_s` how long a streamed answer waits for its reader.
+    """
+
+    read_s: float = 30.0
+    idle_s: int = 60
+    connections: int = 1000
+    stalled_s: float = 600.0
+
+
 class Behind(Protocol):
     """What a request needs of its door."""
 
+    clock: IReactorTime
+    limits: DoorLimits
     table: Table
     tasks: Tasks
 
@@ -54,6 +72,8 @@ class Connection(Protocol):
     def refuse(self, status: int) -> None: ...
 
     def become_pipe(self, pipe: Pipe) -> None: ...
+
+    def break_off(self) -> None: ...
 
 
 class DoorRequest(http.Request):
@@ -108,9 +128,14 @@ class DoorRequest(http.Request):
             _log.failure("{method} {path} failed", method=self.method, path=self.path)
             reply = _said(problem(500, "an unexpected fault, which the node has logged"))
         if self._disconnected or self.finished:
+            if isinstance(reply, Streamed):
+                await reply.messages.aclose()
             return
         if isinstance(reply, Pipe):
             self.channel.become_pipe(reply)
+            return
+        if isinstance(reply, Streamed):
+            await self._stream(reply)
             return
         self.setResponseCode(reply.status)
         body, kind = b"" if reply.body is None else reply.body, "application/octet-stream"
@@ -124,7 +149,27 @@ class DoorRequest(http.Request):
             self.write(body)
         self.finish()
 
-    async def _routed(self) -> Reply | Pipe:
+    async def _stream(self, reply: Streamed) -> None:
+        """Answer with messages as they come; where one cannot be had the answer is broken off."""
+        for name, value in (INERT | {"content-type": NDJSON} | dict(reply.headers)).items():
+            self.setHeader(name, value)
+        channel, door = self.channel, self.channel.door
+        work = as_deferred(Pump(door.clock, self, door.limits.stalled_s).run(reply.messages))
+        self.notifyFinish().addErrback(lambda _: work.cancel())
+        try:
+            await work
+        except CANCELLED:  # the peer has gone, or the door is closing
+            channel.break_off()
+        except AvinetError as error:
+            _log.warn("{peer}: {path} is broken off: {why}", peer=channel.peer, path=self.path, why=str(error))
+            channel.break_off()
+        except Exception:  # the edge
+            _log.failure("{method} {path} failed", method=self.method, path=self.path)
+            channel.break_off()
+        else:
+            self.finish()
+
+    async def _routed(self) -> Reply | Pipe | Streamed:
         try:
             target = self.uri.decode("ascii")
             headers, repeated = _headers(self.requestHeaders.getAllRawHeaders())

@@ -6,7 +6,8 @@ can answer for another.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ from avinet.aio import CANCELLED, within
 from avinet.bodies import WholeBody
 from avinet.errors import AvinetError, PeerError, TooLarge, Unavailable
 from avinet.rest.problems import error_from
+from avinet.rest.streaming import SILENT_S, Lines
 from avinet.wire.message import decode, encode
 
 M = TypeVar("M")
@@ -87,11 +89,7 @@ class Client:
         connection is lost, `TimedOut` after `timeout_s`, `PeerError` for an answer that is no HTTP, `TooLarge` for one
         of more than `limit_bytes`.
         """
-        said = dict(headers or {})
-        if not isinstance(body, bytes):
-            body = encode(body)
-            said.setdefault("content-type", "application/json")
-        said.setdefault("host", self._authority)
+        said, body = self._said(headers or {}, body)
         if sign is not None:
             sign(method, path, said, body)
         return await within(
@@ -99,18 +97,56 @@ class Client:
         )
 
     async def _exchange(self, method: str, path: str, headers: dict[str, str], body: bytes, limit_bytes: int) -> Answer:
-        producer = WholeBody(body) if body else None
+        with self._reached():
+            response = await self._head(method, path, headers, body)
+            return await self._whole(response, limit_bytes)
+
+    async def lines(
+        self, method: str, path: str, body: Any, *, head_s: float = 10.0, sign: Sign | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The lines of a streamed answer, as they come; closing this closes the connection.
+
+        Raises what `request` raises: `TimedOut` when the answer does not begin within `head_s`, or when there is no
+        sign of life for `SILENT_S`.
+        """
+        said, body = self._said({}, body)
+        if sign is not None:
+            sign(method, path, said, body)
+        reader: Lines | None = None
+        try:
+            with self._reached():
+                where = f"{self.where} ({path})"
+                response = await within(self._clock, head_s, self._head(method, path, said, body), where)
+                if response.code >= 400:
+                    await within(self._clock, head_s, self._whole(response, ANSWER_LIMIT_BYTES), where)
+                reader = Lines(self.where)
+                response.deliverBody(reader)
+            while (line := await within(self._clock, SILENT_S, reader.next(), where)) is not None:
+                if line:
+                    yield line
+        finally:
+            if reader is not None:
+                reader.abort()
+
+    def _said(self, headers: Mapping[str, str], body: Any) -> tuple[dict[str, str], bytes]:
+        """Headers and body as they are sent."""
+        said = dict(headers)
+        if not isinstance(body, bytes):
+            body = encode(body)
+            said.setdefault("content-type", "application/json")
+        said.setdefault("host", self._authority)
+        return said, body
+
+    async def _head(self, method: str, path: str, headers: dict[str, str], body: bytes) -> IResponse:
         raw = Headers({name: [value] for name, value in headers.items()})
         uri = f"http://{self._authority}{path}".encode("ascii")
-        try:
-            response = await self._agent.request(method.encode("ascii"), uri, raw, producer)
-            data = await _collect(response, limit_bytes, self.where)
-        except (AvinetError, *CANCELLED):
-            raise
-        except (ConnectError, ConnectionLost) as error:
-            raise Unavailable(f"{self.where} cannot be reached: {error}") from error
-        except Exception as error:  # the edge: what a hostile answer makes of twisted.web's parser
-            raise _broken(error, self.where) from error
+        response: IResponse = await self._agent.request(
+            method.encode("ascii"), uri, raw, WholeBody(body) if body else None
+        )
+        return response
+
+    async def _whole(self, response: IResponse, limit_bytes: int) -> Answer:
+        data = await _collect(response, limit_bytes, self.where)
         found = {
             name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
             for name, values in response.headers.getAllRawHeaders()
@@ -118,6 +154,18 @@ class Client:
         if response.code >= 400:
             raise error_from(response.code, found, data, self.where)
         return Answer(response.code, found, data)
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Say of each thing that can go wrong on the way what it means."""
+        try:
+            yield
+        except (AvinetError, *CANCELLED):
+            raise
+        except (ConnectError, ConnectionLost) as error:
+            raise Unavailable(f"{self.where} cannot be reached: {error}") from error
+        except Exception as error:  # the edge: what a hostile answer makes of twisted.web's parser
+            raise _broken(error, self.where) from error
 
     def drop(self) -> None:
         """Close the idle connections because what they went through is gone; nobody waits for it."""

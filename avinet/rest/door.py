@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -21,25 +20,13 @@ from zope.interface import implementer
 
 from avinet.aio import Tasks
 from avinet.relay import Relay
-from avinet.rest.answering import INERT, SLICE_BYTES, DoorRequest
+from avinet.rest.answering import INERT, SLICE_BYTES, DoorLimits, DoorRequest
 from avinet.rest.problems import problem, rendered
 from avinet.rest.route import Pipe
 from avinet.rest.table import Table
 
 HEAD_LIMIT_BYTES = 16 * 1024
 PIPE_PROTOCOL = "avinet-pipe"
-
-
-@dataclass(frozen=True)
-class DoorLimits:
-    """`read_s` bounds the time from a request's first byte to its last; `idle_s` a connection between requests.
-
-    `connections` bounds those that are open at once.
-    """
-
-    read_s: float = 30.0
-    idle_s: int = 60
-    connections: int = 1000
 
 
 @implementer(IHalfCloseableProtocol)
@@ -188,6 +175,10 @@ class DoorChannel(http.HTTPChannel):
         near = self._pipe = Relay()
         near.makeConnection(transport)
         near.join(pipe.far)
+
+    def break_off(self) -> None:
+        """End the connection in the middle of an answer."""
+        self.transport.abortConnection()
 
     def _end_deadline(self) -> None:
         if self._deadline is not None and self._deadline.active():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from avinet.rest.route import Route
+from avinet.rest.streaming import NDJSON
 from avinet.wire.message import schemas
 from avinet.wire.problem import CONTENT_TYPE, Problem
 
@@ -17,7 +18,11 @@ def openapi(title: str, version: str, routes: Sequence[Route]) -> dict[str, Any]
     """The description, as a value that is ready for JSON."""
     types: list[Any] = [Problem]
     for route in routes:
-        types += [each for each in (route.takes, route.gives) if each not in (None, bytes) and each not in types]
+        types += [
+            each
+            for each in (route.takes, route.gives, route.streams)
+            if each not in (None, bytes) and each not in types
+        ]
     found, components = schemas(types)
     refs = {id(kind): schema for kind, schema in zip(types, found, strict=True)}
     paths: dict[str, dict[str, Any]] = {}
@@ -40,7 +45,7 @@ def _operation(route: Route, refs: dict[int, Any]) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "summary": route.summary,
         "responses": {
-            str(route.status): {"description": "Success"} | _content(route.gives, refs, "content"),
+            str(route.status): {"description": "Success"} | _given(route, refs),
             "default": {
                 "description": "A problem (RFC 9457)",
                 "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -52,6 +57,14 @@ def _operation(route: Route, refs: dict[int, Any]) -> dict[str, Any]:
     if route.takes is not None:
         operation["requestBody"] = {"required": True} | _content(route.takes, refs, "content")
     return operation
+
+
+def _given(route: Route, refs: dict[int, Any]) -> dict[str, Any]:
+    given = _content(route.gives, refs, "content")
+    if route.streams is None:
+        return given
+    lines = {NDJSON: {"schema": refs[id(route.streams)], "description": "one a line"}}
+    return {"content": given.get("content", {}) | lines}
 
 
 def _content(kind: Any, refs: dict[int, Any], name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from avinet.errors import Invalid
 from avinet.relay import Relay
+from avinet.rest.streaming import Streamed
 from avinet.wire.message import decode
 
 M = TypeVar("M")
@@ -69,12 +70,15 @@ class Pipe:
     far: Relay
 
 
-Answer = Callable[[Request], Awaitable[Reply | Pipe]]
+Answer = Callable[[Request], Awaitable[Reply | Pipe | Streamed]]
 
 
 @dataclass(frozen=True)
 class Route:
-    """One method on one path; `takes` and `gives` are the types of the bodies, `status` that of success."""
+    """One method on one path; `takes` and `gives` are the types of the bodies, `status` that of success.
+
+    `streams` is the type of the messages of a streamed answer.
+    """
 
     method: str
     path: str
@@ -85,3 +89,4 @@ class Route:
     limit_bytes: int = BODY_LIMIT_BYTES
     status: int = 200
     query: tuple[str, ...] = ()
+    streams: Any = None

@@ -6,16 +6,21 @@ the trust document names, for this service engine, with a fence no lower than th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Protocol
 
+from avinet.errors import NotFound
 from avinet.rest.route import Answer, Reply, Request, Route
-from avinet.wire.command import COMMAND_LIMIT_BYTES, CommandRequest, CommandResult, OperatorKey
+from avinet.rest.streaming import Streamed
+from avinet.wire.certificates import PUSH_LIMIT_BYTES, CertificatePush, CertificateState
+from avinet.wire.command import COMMAND_LIMIT_BYTES, CommandEvent, CommandRequest, OperatorKey, OutputRequest
 from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.fleet import EngineDelete
 from avinet.wire.trust import SignedTrust, TrustHeld
 
-PUSH_LIMIT_BYTES = 8 * 1024 * 1024
+CONFIG_PUSH_LIMIT_BYTES = 8 * 1024 * 1024
+_JOB = re.compile(r"[a-z0-9-]{8,64}\Z")
 
 
 class Authority(Protocol):
@@ -31,8 +36,17 @@ class Engine(Protocol):
     async def configure(self, push: ConfigPush) -> ConfigState:
         """Validate and apply; see `avinet.config.apply`."""
 
-    async def command(self, request: CommandRequest) -> CommandResult:
-        """Run a command, at most once for its job id."""
+    async def take_certificates(self, push: CertificatePush) -> CertificateState:
+        """Check, serve and keep; see `avinet.se.custody`."""
+
+    async def command(self, request: CommandRequest) -> AsyncGenerator[CommandEvent, None]:
+        """Run a command, at most once for its job id; what it prints, as it comes."""
+
+    async def output(self, job: str, after: int) -> AsyncGenerator[CommandEvent, None]:
+        """What a job prints behind a place. One that was never begun never will be."""
+
+    def cancel(self, job: str) -> None:
+        """Have a job end."""
 
     async def trust(self, signed: SignedTrust) -> int:
         """Take a trust document with a higher epoch; the one that it has then."""
@@ -50,11 +64,18 @@ class Engine(Protocol):
         """The state of the service engine, for people."""
 
 
+def _job(request: Request) -> str:
+    job = request.arguments["job"]
+    if not _JOB.match(job):
+        raise NotFound("there is no such job")
+    return job
+
+
 def control_routes(engine: Engine, authority: Authority) -> Sequence[Route]:
     """The routes of the `control` service."""
 
-    def signed(answer: Callable[[Request], Awaitable[Reply]]) -> Answer:
-        async def checked(request: Request) -> Reply:
+    def signed(answer: Callable[[Request], Awaitable[Reply | Streamed]]) -> Answer:
+        async def checked(request: Request) -> Reply | Streamed:
             authority.check(request)
             return await answer(request)
 
@@ -63,8 +84,19 @@ def control_routes(engine: Engine, authority: Authority) -> Sequence[Route]:
     async def configure(request: Request) -> Reply:
         return Reply(200, await engine.configure(request.decoded(ConfigPush)))
 
-    async def command(request: Request) -> Reply:
-        return Reply(200, await engine.command(request.decoded(CommandRequest)))
+    async def certificates(request: Request) -> Reply:
+        return Reply(200, await engine.take_certificates(request.decoded(CertificatePush)))
+
+    async def command(request: Request) -> Streamed:
+        return Streamed(await engine.command(request.decoded(CommandRequest)))
+
+    async def output(request: Request) -> Streamed:
+        after = request.decoded(OutputRequest).after
+        return Streamed(await engine.output(_job(request), after))
+
+    async def cancel(request: Request) -> Reply:
+        engine.cancel(_job(request))
+        return Reply(204)
 
     async def trust(request: Request) -> Reply:
         return Reply(200, TrustHeld(epoch=await engine.trust(request.decoded(SignedTrust))))
@@ -84,6 +116,7 @@ def control_routes(engine: Engine, authority: Authority) -> Sequence[Route]:
     async def status(request: Request) -> Reply:
         return Reply(200, engine.status())
 
+    job = "/v1/commands/<job>"
     return [
         Route(
             "PUT",
@@ -92,6 +125,15 @@ def control_routes(engine: Engine, authority: Authority) -> Sequence[Route]:
             "Apply a configuration",
             ConfigPush,
             ConfigState,
+            limit_bytes=CONFIG_PUSH_LIMIT_BYTES,
+        ),
+        Route(
+            "PUT",
+            "/v1/certificates",
+            signed(certificates),
+            "Take certificates with their keys",
+            CertificatePush,
+            CertificateState,
             limit_bytes=PUSH_LIMIT_BYTES,
         ),
         Route(
@@ -100,9 +142,11 @@ def control_routes(engine: Engine, authority: Authority) -> Sequence[Route]:
             signed(command),
             "Run a command",
             CommandRequest,
-            CommandResult,
             limit_bytes=COMMAND_LIMIT_BYTES,
+            streams=CommandEvent,
         ),
+        Route("POST", f"{job}/output", signed(output), "What it prints", OutputRequest, streams=CommandEvent),
+        Route("POST", f"{job}/end", signed(cancel), "Have it end", status=204),
         Route(
             "PUT", "/v1/trust", signed(trust), "Take a newer trust document", SignedTrust, TrustHeld, limit_bytes=10**6
         ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -21,15 +21,17 @@ from avinet.enrolment.identity import Identity
 from avinet.errors import Invalid, Unauthenticated
 from avinet.se.clock import EngineClock
 from avinet.se.commands import Command, CommandTable, Console, Outcome, as_json, no_arguments
+from avinet.se.custody import Custody
 from avinet.se.diagnose import Diagnosis, Probe
 from avinet.se.jobs import Journal
 from avinet.se.operators import OperatorKeys
 from avinet.se.programs import Program, Programs
-from avinet.se.runs import Runs
+from avinet.se.runs import Runs, told
 from avinet.se.witness import Witness
 from avinet.trust import keys
 from avinet.trust.document import verify_document
-from avinet.wire.command import CommandRequest, CommandResult, Ended, OperatorKey
+from avinet.wire.certificates import CertificatePush, CertificateState
+from avinet.wire.command import CommandEvent, CommandRequest, Ended, OperatorKey
 from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.message import decode
 from avinet.wire.session import Hello
@@ -54,6 +56,7 @@ class ServiceEngine:
         state: Path,
         boot: str,
         clock: EngineClock,
+        custody: Custody,
         witness: Witness,
         programs: Sequence[Program],
         tasks: Tasks,
@@ -68,6 +71,7 @@ class ServiceEngine:
         self._operators = operators
         self._boot = boot
         self._clock = clock
+        self._custody = custody
         self._started = clock.now()
         self._witness = witness
         self._links = links
@@ -102,7 +106,11 @@ class ServiceEngine:
         """See `Engine`."""
         return await self._applier.configure(push)
 
-    async def command(self, request: CommandRequest) -> CommandResult:
+    async def take_certificates(self, push: CertificatePush) -> CertificateState:
+        """See `Engine`."""
+        return await self._custody.take(push)
+
+    async def command(self, request: CommandRequest) -> AsyncGenerator[CommandEvent, None]:
         """See `Engine`."""
 
         async def execute(console: Console) -> Ended:
@@ -112,12 +120,18 @@ class ServiceEngine:
                 command=request.command,
                 operator=request.operator or "an operator",
             )
-            return await self.commands.run(request.command, request.arguments, console)
+            return await self.commands.run(request.command, request.arguments, console, request.timeout_s)
 
-        run = await self._runs.start(request.job, execute)
-        ended = await run.over()
-        output, error = run.feed.transcript.texts()
-        return CommandResult(job=request.job, exit_status=ended.exit_status, output=output, error=error)
+        return told(await self._runs.start(request.job, execute), 0)
+
+    async def output(self, job: str, after: int) -> AsyncGenerator[CommandEvent, None]:
+        """See `Engine`."""
+        return told(await self._runs.find(job), after)
+
+    def cancel(self, job: str) -> None:
+        """See `Engine`."""
+        self._runs.cancel(job)
+        self.log.info("job {job} is cancelled", job=job)
 
     async def run_line(self, line: str, console: Console) -> Ended:
         """A command line as SSH's `exec` carries it."""
@@ -153,6 +167,7 @@ class ServiceEngine:
         """See `Engine`."""
         self.log.info("departing: draining for {drain_s} s", drain_s=drain_s)
         await self._dataplane.shut_down(drain_s)
+        await self._custody.wipe()
 
     def hello(self) -> Hello:
         """The first request on a new tunnel."""
@@ -163,6 +178,7 @@ class ServiceEngine:
             dataplane=self._dataplane.name,
             hostname=socket.gethostname()[:253],
             config=self._applier.state,
+            certificates=self._custody.state,
             trust_epoch=self._identity.epoch,
             ratchet=self._identity.ratchet,
             log_size=self._witness.ask(),
@@ -189,6 +205,7 @@ class ServiceEngine:
             "dataplane": self._dataplane.name,
             "configuration": applied.revision if applied else None,
             "configuration_sha256": applied.sha256 if applied else None,
+            "certificates": {each.name: each.revision for each in self._custody.state.held},
             "refused": state.refused.revision if state.refused else None,
             "reason": state.reason,
         }

@@ -111,16 +111,22 @@ class Programs:
 
         timer = self._reactor.callLater(timeout_s, expire)
         try:
-            said = await running.wait()
-        except CancelledError:
-            running.end()
-            said = await running.wait()
+            said = await _end_of(running)
         finally:
             if timer.active():
                 timer.cancel()
         if late:
             console.write_error(f"{program.name} did not end within {timeout_s:g} s, and was ended\n".encode())
         return _ended(said, program, console)
+
+
+async def _end_of(running: _Running) -> bytes:
+    """What the guard says in the end; cancelled, that is soon."""
+    while True:
+        try:
+            return await running.wait()
+        except CancelledError:
+            running.end()
 
 
 def _ended(said: bytes, program: Program, console: Console) -> Ended:

@@ -6,7 +6,8 @@ has printed is a transcript, whose beginning and end are on the disk once it has
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from avinet.files import private_folder, read_limited, write_atomic
 from avinet.se.commands import Console
 from avinet.se.jobs import Journal
 from avinet.transcript import Piece, Text
-from avinet.wire.command import Ended
+from avinet.wire.command import CommandEvent, CommandLeftOut, CommandOutput, CommandStarted, Ended
 
 KEPT, KEPT_BYTES = 100, 32 * 1024 * 1024
 """How many of those that have ended are kept on the disk, and how large they may be in all."""
@@ -94,12 +95,6 @@ class Run:
         self.ended = ended
         self.feed.end()
 
-    async def over(self) -> Ended:
-        """How it ended, once it has."""
-        while self.ended is None:
-            await self.feed.changed.wait()
-        return self.ended
-
     # on the disk
 
     def kept(self) -> Kept:
@@ -121,6 +116,22 @@ class Run:
         return run
 
 
+async def told(run: Run, after: int) -> AsyncGenerator[CommandEvent, None]:
+    """What a run prints behind the place `after`, and how it ends; whoever reads this slowly slows it down."""
+    follower = run.feed.follow(after)
+    try:
+        yield CommandStarted()
+        async for each in follower.pieces():
+            if isinstance(each, Piece):
+                yield CommandOutput(stream="err" if each.error else "out", text=each.data.decode("utf-8", "replace"))
+            else:
+                yield CommandLeftOut(bytes=each)
+    finally:
+        follower.leave()
+    assert run.ended is not None
+    yield run.ended
+
+
 class Runs:
     """The runs of this service engine. Those that have ended are in `folder`, by their jobs' ids."""
 
@@ -132,6 +143,7 @@ class Runs:
         self._folder = private_folder(folder)
         self._in_thread = in_thread
         self._tasks = tasks
+        self._forgetting = threading.Lock()
         self._live: dict[str, tuple[Run, Deferred[Ended]]] = {}
 
     async def start(self, job: str, execute: Execute) -> Run:
@@ -188,10 +200,11 @@ class Runs:
         """Keep a run, and forget the oldest: ids begin with their time."""
         write_atomic(self._folder / job, msgspec.json.encode(kept))
         total = 0
-        for number, path in enumerate(sorted(self._folder.iterdir(), reverse=True)):
-            total += path.stat().st_size
-            if number >= KEPT or (number and total > KEPT_BYTES):
-                path.unlink()
+        with self._forgetting:  # calls come from several threads
+            for number, path in enumerate(sorted(self._folder.glob("[!.]*"), reverse=True)):
+                total += path.stat().st_size
+                if number >= KEPT or (number and total > KEPT_BYTES):
+                    path.unlink()
 
     def _read(self, job: str) -> Run | None:
         path = self._folder / job

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from avinet.dataplane.choose import choose_dataplane
 from avinet.enrolment.client import Enrolment, read_trust, tls_client
 from avinet.enrolment.identity import Identity
 from avinet.errors import AvinetError, Unauthenticated, Unavailable
-from avinet.files import FolderLock, private_folder
+from avinet.files import FolderLock, private_folder, sweep
 from avinet.rest.door import Door
 from avinet.rest.table import Table
 from avinet.se.authority import NodeAuthority
 from avinet.se.clock import EngineClock
 from avinet.se.control import control_routes
+from avinet.se.custody import Custody
 from avinet.se.diagnose import Probe
 from avinet.se.engine import ServiceEngine
+from avinet.se.keystore import Keystore
 from avinet.se.link import CONTROL, SSH, Link
 from avinet.se.operators import OperatorKeys
 from avinet.se.settings import EngineSettings
@@ -77,25 +80,27 @@ class EngineService(Service):
         state = private_folder(folder / settings.state)
         self._lock = FolderLock(state)
         self._lock.acquire()
+        sweep(state)
         self._identity = Identity(state, folder / settings.image, folder / settings.user_data, settings.id)
         manifest = self._identity.manifest
         self._clock = EngineClock(wall, manifest.built)
         self._boot = os.urandom(8).hex()
         self._dataplane = choose_dataplane(
-            reactor, settings.dataplane.engine, state / "dataplane", folder / settings.dataplane.keys, {}
+            reactor, settings.dataplane.engine, state / "dataplane", folder / settings.dataplane.keys
+        )
+        in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        self._custody = Custody(
+            reactor, Keystore(state), self._dataplane, in_thread, self._tasks, self._certificates_changed
         )
         self._applier = Applier(
-            reactor,
-            self._dataplane,
-            state / "configuration.json",
-            lambda call: deferToThreadPool(reactor, reactor.getThreadPool(), call),
-            random,
+            reactor, self._dataplane, state / "configuration.json", in_thread, random, self._custody.applied
         )
         operators = OperatorKeys(self._identity.nodes, self._clock.now)
         self._reporter = Reporter(
             reactor,
             self._dataplane,
             lambda: self._applier.state,
+            lambda: self._custody.state,
             boot=self._boot,
             interval_s=settings.report_interval_s,
             wall=self._clock.now,
@@ -111,6 +116,7 @@ class EngineService(Service):
             state=state,
             boot=self._boot,
             clock=self._clock,
+            custody=self._custody,
             witness=self._witness,
             programs=settings.commands,
             tasks=self._tasks,
@@ -123,6 +129,10 @@ class EngineService(Service):
         )
         self._state = state
 
+    def _certificates_changed(self) -> None:
+        self._reporter.changed()
+        self._applier.try_again()
+
     @override
     def startService(self) -> None:
         super().startService()
@@ -133,6 +143,7 @@ class EngineService(Service):
             self._failed(failure.value)
 
     async def _run(self) -> None:
+        await self._custody.start()
         await self._applier.start()
         if self._identity.receipt is None:
             await Enrolment(self._reactor, self._identity, now=self._wall, random=self._random).run()
@@ -239,6 +250,7 @@ class EngineService(Service):
     async def _stop(self) -> None:
         self._reporter.stop()
         await self._applier.stop()
+        self._custody.stop()
         if self._tunnels is not None:
             await self._tunnels.stop()
         await self._dataplane.detach()

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from avinet.aio import Tasks
 from avinet.dataplane.interface import Dataplane
 from avinet.errors import AvinetError
+from avinet.wire.certificates import CertificateState
 from avinet.wire.config import ConfigState
 from avinet.wire.report import Report, ServerHealth, ServiceTraffic, merge
 
@@ -47,7 +48,7 @@ def add_up(old: Sequence[ServiceTraffic], new: Sequence[ServiceTraffic]) -> list
 class Reporter:
     """Reports of `dataplane`, sent by whatever `attach` was last given; without it, counts add up.
 
-    `config` tells the state of the configuration, `wall` the time in seconds since 1970.
+    `config` and `certificates` tell the state of these, `wall` the time in seconds since 1970.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Reporter:
         clock: IReactorTime,
         dataplane: Dataplane,
         config: Callable[[], ConfigState],
+        certificates: Callable[[], CertificateState],
         *,
         boot: str,
         interval_s: float,
@@ -64,6 +66,7 @@ class Reporter:
         self._clock = clock
         self._dataplane = dataplane
         self._config = config
+        self._certificates = certificates
         self._boot = boot
         self._interval_s = interval_s
         self._wall = wall
@@ -72,7 +75,7 @@ class Reporter:
         self._seq = 0
         self._pending: list[ServiceTraffic] = []
         self._lost = 0
-        self._said: tuple[list[ServerHealth], ConfigState] | None = None
+        self._said: tuple[list[ServerHealth], ConfigState, CertificateState] | None = None
         self._timer: IDelayedCall | None = None
         self._reported = clock.seconds()
         self._sending = False
@@ -87,7 +90,7 @@ class Reporter:
         self._timer = self._clock.callLater(COALESCE_S, self._due) if send is not None else None
 
     def changed(self) -> None:
-        """The health of a server has changed."""
+        """The health of a server has changed, or what is held of certificates."""
         if (
             self._timer is not None
             and self._timer.active()
@@ -110,7 +113,8 @@ class Reporter:
             self._pending = add_up(self._pending, await self._dataplane.traffic())
             self._lost += self._dataplane.lost_records()
             health, config = sorted(self._dataplane.health(), key=lambda each: (each.pool, each.server)), self._config()
-            said_health, said_config = self._said or (None, None)
+            certificates = self._certificates()
+            said_health, said_config, said_certificates = self._said or (None, None, None)
             now = self._clock.seconds()
             report = Report(
                 seq=self._seq,
@@ -119,6 +123,7 @@ class Reporter:
                 interval_s=round(now - self._reported, 1),
                 health=health if health != said_health else None,
                 config=config if config != said_config else None,
+                certificates=certificates if certificates != said_certificates else None,
                 traffic=self._pending,
                 lost_records=self._lost,
             )
@@ -128,7 +133,7 @@ class Reporter:
             except AvinetError:
                 return
             if self._send is send:
-                self._said = (health, config)
+                self._said = (health, config, certificates)
             self._pending, self._lost, self._reported = [], 0, now
         finally:
             self._sending = False

@@ -51,10 +51,11 @@ class ServerCertificate:
         return self.chain[0].serial_number
 
 
-def parse(chain_pem: str, key_pem: str) -> ServerCertificate:
+def parse(chain_pem: str, key_pem: str, *, known_good: bool = False) -> ServerCertificate:
     """The certificate in `chain_pem`, with the key in `key_pem`.
 
-    Raises `Invalid`, which quotes nothing of the key, when one of them cannot be read, or they do not belong together.
+    One that is `known_good`, as it was checked before, is spared what takes long: whether RSA's primes are some. Raises
+    `Invalid`, which quotes nothing of the key, when one of them cannot be read, or they do not belong together.
     """
     try:
         chain = x509.load_pem_x509_certificates(chain_pem.encode())
@@ -64,7 +65,7 @@ def parse(chain_pem: str, key_pem: str) -> ServerCertificate:
             f"the certificate cannot be read: {error}", hint="it is PEM, the server's certificate first"
         ) from None
     _check_chain(chain)
-    key = _key(key_pem)
+    key = _key(key_pem, known_good)
     if chain[0].public_key() != key.public_key():
         raise Invalid(
             "the key is not that of the certificate", hint="the server's certificate stands first in the chain"
@@ -82,9 +83,9 @@ def _check_chain(chain: Sequence[x509.Certificate]) -> None:
             )
 
 
-def _key(pem: str) -> Key:
+def _key(pem: str, known_good: bool) -> Key:
     try:
-        key = load_pem_private_key(pem.encode(), password=None)
+        key = load_pem_private_key(pem.encode(), password=None, unsafe_skip_rsa_key_validation=known_good)
     except (ValueError, TypeError, UnsupportedAlgorithm):  # what they say may quote what they were given
         raise Invalid(
             "the key cannot be read", hint="it is PEM, not encrypted: openssl pkcs8 -topk8 -nocrypt"

@@ -38,8 +38,10 @@ ChainPem = Annotated[
     ),
 ]
 """The certificate of a server, and behind it those that lead to its root, each the issuer of the one before."""
+_WRITE_ONLY = Meta(extra_json_schema={"writeOnly": True})
 KeyPem = Annotated[
     str,
+    _WRITE_ONLY,
     spelled(
         rf"^-----BEGIN PRIVATE KEY-----\n{_BASE64}-----END PRIVATE KEY-----\n$(?!\n)",
         "a private key in PEM, as PKCS #8 without a password",
@@ -110,7 +112,7 @@ class CertificatePut(Redacted, Message, frozen=True, kw_only=True):
     """
 
     chain: Annotated[str, Meta(max_length=2 * CHAIN_CHARS)]
-    key: Annotated[str, Meta(max_length=2 * KEY_CHARS)]
+    key: Annotated[str, Meta(max_length=2 * KEY_CHARS), _WRITE_ONLY]
     force: bool = False
 
 
@@ -121,6 +123,13 @@ class CertificateStored(Message, frozen=True, kw_only=True):
     version: Count
     changed: bool
     service_engines: Count = 0
+
+
+class Resealed(Message, frozen=True, kw_only=True):
+    """So many private keys were sealed with a new key; `closed` cannot be opened, and are as before."""
+
+    certificates: Count
+    closed: Count = 0
 
 
 class CertificateEarlier(Message, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from avinet.wire.config import Config, ConfigState, ConfigVersion, DocumentVersion
+from avinet.wire.expiry import EXPIRIES, Expiry
 from avinet.wire.message import (
     Count,
     Fingerprint,
@@ -21,6 +22,7 @@ from avinet.wire.message import (
     UnixTime,
 )
 from avinet.wire.report import ServerHealth, ServiceTraffic
+from avinet.wire.rollout import Rollout
 
 Cursor = Annotated[str, Meta(max_length=256)]
 EngineState = Literal["expected", "enrolled", "revoked"]
@@ -102,14 +104,16 @@ class EnrolmentRules(Message, frozen=True, kw_only=True):
     """Who gets in, in the whole domain.
 
     Under `claim` it is whoever shows the claim that it was expected with, under `approve` also whom an operator lets in
-    by its fingerprint, under `image` whoever has the image key. `pending` requests may wait for an operator, of one
-    source (an IPv4 address or IPv6 /64) `pending_from_one`; each for `pending_s`.
+    by its fingerprint, under `image` whoever has the image key: of each image `by_image` of them, and no more.
+    `pending` requests may wait for an operator, of one source (an IPv4 address or IPv6 /64) `pending_from_one`; each
+    for `pending_s`.
     """
 
     policy: EnrolmentPolicy = "claim"
     pending: Annotated[int, Meta(ge=1, le=1000)] = 256
     pending_from_one: Annotated[int, Meta(ge=1, le=1000)] = 32
     pending_s: Annotated[float, Meta(ge=60, le=31_536_000)] = 86400.0
+    by_image: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000
 
 
 class RulesChange(Message, frozen=True, kw_only=True):
@@ -119,6 +123,7 @@ class RulesChange(Message, frozen=True, kw_only=True):
     pending: Annotated[int, Meta(ge=1, le=1000)] | None = None
     pending_from_one: Annotated[int, Meta(ge=1, le=1000)] | None = None
     pending_s: Annotated[float, Meta(ge=60, le=31_536_000)] | None = None
+    by_image: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
 
 
 class Pending(Message, frozen=True, kw_only=True):
@@ -189,12 +194,13 @@ class ImageBuild(Message, frozen=True, kw_only=True):
 
 
 class Image(Message, frozen=True, kw_only=True):
-    """An image key that service engines may enrol with while it is active."""
+    """An image key that service engines may enrol with while it is active; `let_in` is how many it let in alone."""
 
     id: Id
     state: Literal["active", "retired"]
     fingerprint: Fingerprint
     not_after: UnixTime
+    let_in: Count = 0
 
 
 class ImageList(Message, frozen=True, kw_only=True):
@@ -204,10 +210,11 @@ class ImageList(Message, frozen=True, kw_only=True):
 
 
 class DocumentList(Message, frozen=True, kw_only=True):
-    """The configuration documents, in their current versions."""
+    """Configuration documents in their current versions, or the versions of one; `rollouts` are those under way."""
 
     items: list[DocumentVersion]
     next: Cursor = ""
+    rollouts: list[Rollout] = []
 
 
 class DocumentApplied(Message, frozen=True, kw_only=True):
@@ -269,6 +276,9 @@ class Status(Message, frozen=True, kw_only=True):
     """The node and its fleet in one view. `longest_stall_s` is how long its loop did nothing else of late.
 
     `store_silent_s` is for how long its store has not answered: what is shown may have changed since then.
+    `rollouts` are those that are under way. `expiries` are what the node and its domain live by, and the certificates
+    of virtual services that expire. Of `certificates` in all, the private keys of `certificates_closed` cannot be
+    opened.
     """
 
     node: Id
@@ -278,15 +288,16 @@ class Status(Message, frozen=True, kw_only=True):
     ssh: list[str]
     https: list[str]
     trust_epoch: Count
-    node_certificate_expires: UnixTime
-    issuing_ca_expires: UnixTime = 0.0
-    root_ca_expires: UnixTime = 0.0
+    expiries: Annotated[list[Expiry], Meta(max_length=EXPIRIES)] = []
     revision: Revision
     engines: EngineCounts
     servers_up: Count = 0
     servers_down: Count = 0
+    certificates: Count = 0
+    certificates_closed: Count = 0
     longest_stall_s: Seconds = 0.0
     store_silent_s: Seconds = 0.0
+    rollouts: list[Rollout] = []
 
 
 class Event(Message, frozen=True, kw_only=True):

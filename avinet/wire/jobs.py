@@ -6,12 +6,15 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from avinet.wire.command import LONGEST_S, JobId, Signal, Stream
 from avinet.wire.message import Count, Id, Line, Message, Seconds, UnixTime
 
-KEPT_OUTPUT_BYTES = 64 * 1024
-"""What is kept of the output of a command on one service engine, and as much of its errors, as JSON."""
+KEPT_OUTPUT_BYTES = 128 * 1024
+"""What the output of a command on one service engine may take that is kept, and as much its errors, as JSON."""
 
-JobId = Annotated[str, Meta(pattern=r"^[a-z0-9-]{8,64}$(?!\n)")]
+LINE_BYTES = 1024 * 1024
+"""The longest line of a streamed answer."""
+
 JobState = Literal["running", "done", "stopped", "cancelled", "interrupted"]
 JobOutcome = Literal["done", "refused", "unreachable", "unknown", "skipped"]
 
@@ -20,7 +23,8 @@ class JobOrder(Message, frozen=True, kw_only=True):
     """Run `command` on the service engines `ids`, or on all whose labels match `selector` and that are enrolled.
 
     At most `at_once` run it at a time. With a `batch` that many must have ended before the next ones begin. Once more
-    than `failures` did not end with 0, no more begin.
+    than `failures` did not end with 0, no more begin. Each is ended after `timeout_s`; without it the service engine
+    knows how long its commands may take.
     """
 
     command: Id
@@ -30,7 +34,7 @@ class JobOrder(Message, frozen=True, kw_only=True):
     at_once: Annotated[int, Meta(ge=1, le=500)] = 20
     batch: Annotated[int, Meta(ge=0, le=10_000)] = 0
     failures: Annotated[int, Meta(ge=0, le=10_000)] | None = None
-    timeout_s: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    timeout_s: Annotated[float, Meta(gt=0, le=LONGEST_S)] | None = None
 
 
 class Job(Message, frozen=True, kw_only=True):
@@ -55,13 +59,16 @@ class JobResult(Message, frozen=True, kw_only=True):
     """What became of a job on one service engine.
 
     `done`: it ran, and ended with `exit_status`; `refused`: it was not taken; `unreachable`: it was never sent;
-    `unknown`: it was sent, and there was no answer; `skipped`: it was not sent, as the job had stopped.
+    `unknown`: it was sent, and it is not known how it ended; `skipped`: it was not sent, as the job had stopped. A
+    `signal` has ended it, as `TERM`. Of what it printed `left_out` bytes are not kept: a mark stands for them.
     """
 
     number: Count
     id: Id
     outcome: JobOutcome
     exit_status: Annotated[int, Meta(ge=0, le=255)] | None = None
+    signal: Signal = ""
+    left_out: Count = 0
     output: str = ""
     error: str = ""
     took_s: Seconds = 0.0
@@ -79,3 +86,46 @@ class JobResults(Message, frozen=True, kw_only=True):
 
     job: Job
     items: list[JobResult] = []
+
+
+class JobSeen(Message, frozen=True, kw_only=True, tag_field="event", tag="job"):
+    """The job as it is: the first that is told, and, once it has ended, the last."""
+
+    job: Job
+
+
+class JobStarted(Message, frozen=True, kw_only=True, tag_field="event", tag="started"):
+    """It was sent to this service engine."""
+
+    id: Id
+
+
+class JobOutput(Message, frozen=True, kw_only=True, tag_field="event", tag="output"):
+    """More was printed there."""
+
+    id: Id
+    stream: Stream = "out"
+    text: str
+
+
+class JobLeftOut(Message, frozen=True, kw_only=True, tag_field="event", tag="left_out"):
+    """So many bytes were printed there that nobody waited for, or that were not kept."""
+
+    id: Id
+    bytes: Count
+
+
+class JobEnded(Message, frozen=True, kw_only=True, tag_field="event", tag="ended"):
+    """What became of it there; see `JobResult`. `error` says why it is not known, or was not done."""
+
+    number: Count
+    id: Id
+    outcome: JobOutcome
+    exit_status: Annotated[int, Meta(ge=0, le=255)] | None = None
+    signal: Signal = ""
+    error: str = ""
+    took_s: Seconds = 0.0
+
+
+JobEvent = JobSeen | JobStarted | JobOutput | JobLeftOut | JobEnded
+"""What is told of a job while it runs, one a line."""

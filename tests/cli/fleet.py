@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from avinet.wire.certificates import (
     Certificate,
     CertificateEarlier,
     CertificateList,
     CertificateStored,
     CertificateUse,
+    Resealed,
 )
-from avinet.wire.command import CommandResult
 from avinet.wire.config import (
     Config,
     ConfigState,
@@ -20,6 +22,7 @@ from avinet.wire.config import (
     Server,
     VirtualService,
 )
+from avinet.wire.expiry import Expiry
 from avinet.wire.fleet import (
     Claimed,
     DocumentApplied,
@@ -38,8 +41,9 @@ from avinet.wire.fleet import (
     Readmitted,
     Status,
 )
-from avinet.wire.jobs import Job, JobList
+from avinet.wire.jobs import Job, JobEnded, JobList, JobOutput, JobSeen, JobStarted
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
+from avinet.wire.rollout import Rollout, RolloutFailure, RolloutList, RolloutPlan
 from avinet.wire.succession import NodeKeys, RootCA, RootList, Succession
 
 CHAIN = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
@@ -55,9 +59,11 @@ STATUS = Status(
     ssh=["0.0.0.0:22"],
     https=["0.0.0.0:8443"],
     trust_epoch=1,
-    node_certificate_expires=4_000_000_000.0,
-    issuing_ca_expires=4_000_000_000.0,
-    root_ca_expires=4_000_000_000.0,
+    expiries=[
+        Expiry(kind="node-certificate", name="node-1", not_after=4_000_000_000.0),
+        Expiry(kind="issuing-ca", name="ab12ab12ab12ab12", not_after=4_000_000_000.0),
+        Expiry(kind="root-ca", name="cd34cd34cd34cd34", not_after=4_000_000_000.0),
+    ],
     revision=9,
     engines=EngineCounts(enrolled=1, connected=1, in_sync=1),
     servers_up=1,
@@ -83,6 +89,28 @@ CONFIG = Config(virtual_services=DOCUMENT.virtual_services, pools=DOCUMENT.pools
 DOCUMENT_VERSION = DocumentVersion(name="web", version=3, author="ann", time=TIME, document=DOCUMENT)
 ENGINES = EngineList(items=[ENGINE])
 DOCUMENTS = DocumentList(items=[DOCUMENT_VERSION])
+ROLLOUT = Rollout(
+    name="web",
+    version=3,
+    former=2,
+    state="running",
+    phase="observing",
+    author="ann",
+    by="node-1",
+    started=TIME,
+    changed=TIME,
+    batch=2,
+    batches=4,
+    targets=100,
+    opened=10,
+    well=8,
+    waiting=1,
+    failed=1,
+    failures=[RolloutFailure(id="se-1", why="server web/blue is down")],
+    plan=RolloutPlan(max_failed=1),
+    tag="t1",
+)
+ROLLOUTS = RolloutList(items=[ROLLOUT])
 IMAGE = Image(id="image-1", state="active", fingerprint=FINGERPRINT, not_after=TIME)
 IMAGES = ImageList(items=[IMAGE])
 PENDING = Pending(
@@ -110,6 +138,7 @@ CERTIFICATE = Certificate(
 )
 CERTIFICATES = CertificateList(items=[CERTIFICATE])
 STORED = CertificateStored(name="shop", version=3, changed=True, service_engines=2)
+RESEALED = Resealed(certificates=4, closed=1)
 JOB = Job(
     id="0000000000001-abc",
     command="ping",
@@ -144,4 +173,10 @@ EVENTS = EventList(
 )
 CREATED = EnginesCreated(items=[Claimed(id="se-1", generation=1, expires=TIME, claim="c" * 22)])
 APPLIED = DocumentApplied(name="web", version=3, changed=True, service_engines=2)
-RESULT = CommandResult(job="j" * 24, exit_status=0, output="pong from se-1\n")
+RUN = [
+    JobSeen(job=msgspec.structs.replace(JOB, state="running", ended=0, finished=None)),
+    JobStarted(id="se-1"),
+    JobOutput(id="se-1", text="pong from se-1\n"),
+    JobEnded(number=1, id="se-1", outcome="done", exit_status=0),
+    JobSeen(job=JOB),
+]

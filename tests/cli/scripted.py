@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import pty
@@ -10,8 +11,9 @@ import socketserver
 import subprocess
 import sys
 import tempfile
+import termios
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,8 @@ class Asked:
     body: bytes
 
 
-Answer = Callable[[Asked], bytes]
+Answer = Callable[[Asked], "bytes | Iterator[bytes]"]
+"""An answer, or pieces of it, each of which is sent when the one before was."""
 
 
 def said(message: Any = b"", status: int = 200, kind: str = "application/json") -> bytes:
@@ -44,6 +47,14 @@ def said(message: Any = b"", status: int = 200, kind: str = "application/json") 
     body = message if isinstance(message, bytes) else encode(message)
     head = f"HTTP/1.1 {status} Said\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
     return head.encode() + body
+
+
+def told(*messages: Any, whole: bool = True) -> bytes:
+    """A streamed answer; one that is not `whole` is broken off."""
+    lines = [(each if isinstance(each, bytes) else encode(each)) + b"\n" for each in messages]
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(each), each) for each in lines)
+    head = b"HTTP/1.1 200 Said\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + chunks + (b"0\r\n\r\n" if whole else b"")
 
 
 def problem(message: Any, status: int) -> bytes:
@@ -66,7 +77,9 @@ class _Exchange(socketserver.StreamRequestHandler):
         asked = Asked(method, target, self.rfile.read(length))
         self.server.asked.append(asked)
         with contextlib.suppress(OSError):  # who asked may have read enough
-            self.wfile.write(self.server.answer(asked))
+            answer = self.server.answer(asked)
+            for piece in (answer,) if isinstance(answer, bytes) else answer:
+                self.wfile.write(piece)
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -131,8 +144,13 @@ class ScriptedCase(SynchronousTestCase):
         self.assertTrue(line.isprintable(), ended)
         return line
 
-    def on_terminal(self, *arguments: str, typed: bytes = b"", when: bytes = b"") -> tuple[int, bytes]:
-        """How `avictl` ends on a terminal, where `typed` is typed as soon as `when` is seen; and all that it shows."""
+    def on_terminal(
+        self, *arguments: str, typed: bytes = b"", when: bytes = b"", again: tuple[bytes, bytes] = (b"", b"")
+    ) -> tuple[int, bytes]:
+        """How `avictl` ends on a terminal, where `typed` is typed as soon as `when` is seen; and all that it shows.
+
+        `again` is what is typed after that, when what is seen.
+        """
         near, far = pty.openpty()
         with open(near, "r+b", buffering=0) as terminal:
             process = subprocess.Popen(
@@ -140,6 +158,8 @@ class ScriptedCase(SynchronousTestCase):
                 stdin=far,
                 stdout=far,
                 stderr=far,
+                start_new_session=True,
+                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
                 env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"},
             )
             os.close(far)
@@ -149,5 +169,5 @@ class ScriptedCase(SynchronousTestCase):
                     shown += data
                     if typed and when in shown:
                         terminal.write(typed)
-                        typed = b""
+                        (typed, when), again = again, (b"", b"")
             return process.wait(PATIENCE_S), shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import msgspec
@@ -12,11 +14,11 @@ from typing_extensions import override
 
 from avinet.aio import as_deferred
 from avinet.cli import events
-from avinet.cli.exits import UNREACHABLE
+from avinet.cli.exits import REFUSED, UNREACHABLE
 from avinet.trust.document import sign_document
 from avinet.wire.audit import LogEntries, LogHead
 from avinet.wire.fleet import EventList
-from avinet.wire.message import encode
+from avinet.wire.message import decode, encode
 from avinet.wire.problem import Problem
 from avinet.wire.trust import SignedTrust
 from tests.cli import fleet
@@ -58,15 +60,16 @@ class SearchTests(ScriptedCase):
         self.assertTrue(all("alarms=1" in each.target for each in self.asked))
 
 
-class VerifyTests(ScriptedCase):
+class LogCase(ScriptedCase):
+    """A node with an audit log of 600 records."""
+
     @override
     def setUp(self) -> None:
         super().setUp()
-        office = Office(MemoryStore(Clock()))
+        self.office = Office(MemoryStore(Clock()))
         for number in range(600):
-            self.result(office.expect(f"se-{number}"))
-        self.head: LogHead = self.result(office.log.seal()).head
-        self.entries = [each.decode() for each in self.result(office.log.entries(0, 1000))]
+            self.result(self.office.expect(f"se-{number}"))
+        self.seal()
         text = encode(document())
         issuing = domain().issuing
         self.trust = SignedTrust(
@@ -74,7 +77,13 @@ class VerifyTests(ScriptedCase):
         )
         self.answers(self.node)
 
-    def result(self, awaitable: object) -> object:
+    def seal(self) -> None:
+        """The node shows what is recorded by now."""
+        self.log = self.office.log
+        self.head: LogHead = self.result(self.log.seal()).head
+        self.entries = [each.decode() for each in self.result(self.log.entries(0, 1000))]
+
+    def result(self, awaitable: object) -> Any:
         return SynchronousTestCase.successResultOf(self, as_deferred(awaitable))  # type: ignore[arg-type]
 
     def node(self, asked: Asked) -> bytes:
@@ -83,9 +92,13 @@ class VerifyTests(ScriptedCase):
         if asked.target == "/v1/log/head":
             return said(self.head)
         query = dict(pair.split("=") for pair in asked.target.partition("?")[2].split("&"))
+        if asked.target.startswith("/v1/log/consistency"):
+            return said(self.result(self.log.since(int(query["first"]))))
         first, limit = int(query["first"]), int(query["limit"])
         return said(LogEntries(first=first, items=self.entries[first : first + limit]))
 
+
+class VerifyTests(LogCase):
     def test_a_log_that_is_whole(self) -> None:
         ended = self.avictl("events", "--verify")
         self.assertEqual((ended.code, ended.err), (0, ""))
@@ -95,7 +108,7 @@ class VerifyTests(ScriptedCase):
     def test_a_record_that_was_changed(self) -> None:
         self.entries[17] = self.entries[17].replace("operator", "somebody")
         ended = self.avictl("events", "--verify")
-        self.assertEqual((ended.code, ended.out), (UNREACHABLE, ""))
+        self.assertEqual((ended.code, ended.out), (REFUSED, ""))
         self.assertIn("the audit log was changed", ended.err)
 
     def test_it_believes_the_root_that_it_is_given_and_no_other(self) -> None:
@@ -104,5 +117,83 @@ class VerifyTests(ScriptedCase):
         wrong.write_bytes(domain().server.certificate_pem)
         self.assertEqual(self.avictl("events", "--verify", "--root", str(right)).code, 0)
         ended = self.avictl("events", "--verify", "--root", str(wrong))
-        self.assertEqual(ended.code, UNREACHABLE)
+        self.assertEqual(ended.code, REFUSED)
         self.assertIn("not signed as it must be", ended.err)
+
+
+class SinceHeadTests(LogCase):
+    """The log of now against the head that was kept, by its proof, or by all of its records."""
+
+    @override
+    def setUp(self) -> None:
+        super().setUp()
+        self.kept: Path = self.folder / "head.json"
+        self.since = ("events", "--since-head", str(self.kept))
+        first = self.avictl(*self.since)
+        self.assertEqual((first.code, first.err), (0, ""))
+        self.assertIn("600, and nothing to compare them with yet", first.out)
+
+    def there(self) -> LogHead:
+        return decode(self.kept.read_bytes(), LogHead, limit_bytes=10**5)
+
+    def rewrite(self, count: int) -> None:
+        """The node has another past, of so many records, which it signs."""
+        self.office = Office(MemoryStore(Clock()))
+        for number in range(count):
+            self.result(self.office.expect(f"other-{number}"))
+        self.seal()
+
+    def rewritten(self, *more: str) -> str:
+        """What it says when it finds that out; the head that was kept stays."""
+        before = self.kept.read_bytes()
+        ended = self.avictl(*self.since, *more)
+        self.assertEqual((ended.code, ended.out), (REFUSED, ""))
+        self.assertEqual(self.kept.read_bytes(), before)
+        return ended.err
+
+    def test_a_log_that_has_grown_is_checked_without_its_records(self) -> None:
+        self.assertEqual(self.there(), self.head)
+        for number in range(33):
+            self.result(self.office.expect(f"new-{number}"))
+        self.seal()
+        self.asked.clear()
+        ended = self.avictl(*self.since)
+        self.assertEqual((ended.code, ended.err), (0, ""))
+        self.assertIn("the 600 records of", ended.out)
+        self.assertEqual([each.target for each in self.asked if "entries" in each.target], [])
+        self.assertEqual((self.there().size, self.there()), (633, self.head))
+        self.assertEqual(self.avictl(*self.since).code, 0)
+
+    def test_or_with_all_of_them(self) -> None:
+        self.result(self.office.expect("one-more"))
+        self.seal()
+        ended = self.avictl(*self.since, "--verify")
+        self.assertIn("601, all there, none changed", ended.out)
+        self.assertIn("the 600 records of", ended.out)
+        self.assertEqual(self.there().size, 601)
+
+    def test_another_past_is_found_though_it_is_signed(self) -> None:
+        for count in (600, 601, 777):
+            self.rewrite(count)
+            self.assertEqual(self.avictl("events", "--verify").code, 0)
+            self.assertIn("was rewritten", self.rewritten())
+            self.assertIn("was rewritten", self.rewritten("--verify"))
+
+    def test_a_log_that_was_cut_off_is_found(self) -> None:
+        self.rewrite(599)
+        for more in ((), ("--verify",)):
+            self.assertIn("it had 600 records, and has 599", self.rewritten(*more))
+
+    def test_a_head_that_nobody_of_the_domain_has_signed_is_not_believed(self) -> None:
+        self.head = msgspec.structs.replace(self.head, time=self.head.time + 1)
+        self.assertIn("not signed as it must be", self.rewritten())
+
+    def test_the_log_of_another_domain_is_not_compared(self) -> None:
+        self.kept.write_bytes(encode(msgspec.structs.replace(self.head, domain="elsewhere")))
+        self.assertIn("the head of before is of elsewhere", self.rewritten())
+
+    def test_a_file_that_is_no_head_is_left_as_it_is(self) -> None:
+        self.kept.write_text("{}")
+        ended = self.avictl(*self.since)
+        self.assertIn("is no head of an audit log", ended.err)
+        self.assertEqual(self.kept.read_text(), "{}")

@@ -12,16 +12,21 @@ import msgspec
 import yaml
 
 from avinet.wire.fleet import EventList
+from avinet.wire.jobs import JobOutput
 from avinet.wire.problem import Problem
 from tests.cli import fleet
-from tests.cli.scripted import PATIENCE_S, ScriptedCase, problem, said
+from tests.cli.scripted import PATIENCE_S, ScriptedCase, problem, said, told
 
 ESCAPES = "\x1b]0;owned\x07\x1b[2J\x9b31m\x07\x08\x7f"
 HOSTILE = f"a{ESCAPES}\r\nroot@host# \u2028b\u202ec\u2066\u200f\U000e0041\ufeff\ttail"
 ENGINE = msgspec.structs.replace(
     fleet.ENGINE, hostname=HOSTILE, version=HOSTILE, dataplane=HOSTILE, image=HOSTILE, problem=HOSTILE, address=HOSTILE
 )
-RESULT = msgspec.structs.replace(fleet.RESULT, output=f"{HOSTILE}\n", error=HOSTILE)
+RUN = told(
+    *fleet.RUN[:2],
+    *(JobOutput(id="se-1", text=f"{HOSTILE}\n", stream=stream) for stream in ("out", "err")),
+    *fleet.RUN[3:],
+)
 EVENTS = EventList(items=[msgspec.structs.replace(fleet.EVENTS.items[0], kind=HOSTILE, outcome=HOSTILE)], next=HOSTILE)
 STATUS = msgspec.structs.replace(fleet.STATUS, version=HOSTILE, ssh=[HOSTILE], https=[HOSTILE])
 
@@ -50,7 +55,7 @@ class HostileTests(ScriptedCase):
         self.answers(said(ENGINE))
         self.assertEqual(json.loads(self.avictl("-o", "json", "se", "show", "se-1").out)["hostname"], HOSTILE)
         self.assertEqual(yaml.safe_load(self.avictl("-o", "yaml", "se", "show", "se-1").out)["hostname"], HOSTILE)
-        self.answers(said(RESULT))
+        self.answers(RUN)
         self.assertEqual(self.avictl("run", "se-1", "ping").out, f"{HOSTILE}\n")
 
     def test_a_refusal_is_one_line_whatever_it_says(self) -> None:
@@ -64,10 +69,12 @@ class HostileTests(ScriptedCase):
             ("se show se-1", ENGINE),
             ("-o json se show se-1", ENGINE),
             ("-o yaml se show se-1", ENGINE),
-            ("run se-1 ping", RESULT),
+            ("run se-1 ping", RUN),
+            ("-o json run se-1 ping", RUN),
+            ("jobs show 0000000000001-abc --follow", RUN),
             ("events", EVENTS),
         ):
-            self.answers(said(message))
+            self.answers(message if isinstance(message, bytes) else said(message))
             code, shown = self.on_terminal(*typed.split())
             self.assertEqual((code, driving(plain(shown))), (0, set()), (typed, shown))
             self.assertIn(b"owned", shown)

@@ -13,9 +13,11 @@ import yaml
 from typing_extensions import override
 
 from avinet.cli.main import avictl
+from avinet.wire.expiry import Expiry
+from avinet.wire.jobs import JobEnded, JobOutput
 from avinet.wire.message import encode
 from tests.cli import fleet
-from tests.cli.scripted import Asked, ScriptedCase, said
+from tests.cli.scripted import Asked, ScriptedCase, said, told
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ LISTINGS = (
     Verb("config list", "GET /v1/configurations?limit=100", fleet.DOCUMENTS, "web"),
     Verb("config get web", "GET /v1/configurations/web", fleet.DOCUMENT_VERSION, "name: web\n"),
     Verb("config history web", "GET /v1/configurations/web/versions?limit=100", fleet.DOCUMENTS, "ann"),
+    Verb("config rollout list", "GET /v1/rollouts", fleet.ROLLOUTS, "10 of 100"),
+    Verb("config rollout show web", "GET /v1/rollouts/web", fleet.ROLLOUT, "se-1  server web/blue is down\n"),
     Verb("certificate list", "GET /v1/certificates?limit=100", fleet.CERTIFICATES, "shop.example.com"),
     Verb("certificate show shop", "GET /v1/certificates/shop", fleet.CERTIFICATE, "web (shop-tls)"),
     Verb("events", "GET /v1/events?limit=50", fleet.EVENTS, "enrolment"),
@@ -73,14 +77,25 @@ CHANGES = (
     Verb("root retire ab12 --force", "POST /v1/roots/ab12/retirement", fleet.STEP, "  se-1\n"),
     Verb("config apply -f FILE", "PUT /v1/configurations/web", fleet.APPLIED, "web: version 3; 2 service engines"),
     Verb(
+        "config apply -f FILE --rollout --batch 1,50% --observe 1m",
+        "POST /v1/rollouts",
+        fleet.APPLIED,
+        "web: version 3 rolls out to 2 service engines\n",
+    ),
+    Verb("config rollout pause web", "POST /v1/rollouts/web/pause", fleet.ROLLOUT, "web: version 3: running, batch 2"),
+    Verb("config rollout resume web", "POST /v1/rollouts/web/resume", fleet.ROLLOUT, "10 of 100 service engines"),
+    Verb("config rollout promote web --all", "POST /v1/rollouts/web/promote", fleet.ROLLOUT, "(1 failed, 1 away)"),
+    Verb("config rollout abort web", "POST /v1/rollouts/web/abort", fleet.ROLLOUT, "web: version 3"),
+    Verb(
         "certificate put shop --chain CHAIN --key KEY --expect 2",
         "PUT /v1/certificates/shop",
         fleet.STORED,
         "shop: version 3; 2 service engines are sent it",
     ),
-    Verb("run se-1 ping", "POST /v1/service-engines/se-1/commands", fleet.RESULT, "pong from se-1\n"),
+    Verb("certificate reseal", "POST /v1/secrets-key", fleet.RESEALED, "sealed anew: 4 certificates\n1 cannot"),
 )
 PLAIN = (
+    Verb("run se-1 ping", "POST /v1/jobs?follow=1", fleet.RUN, "pong from se-1\n"),
     Verb("se delete --yes se-1 --drain 3", "DELETE /v1/service-engines/se-1?drain_s=3", b"", "deleted: se-1\n"),
     Verb("config delete web", "DELETE /v1/configurations/web", b"", "deleted: web\n"),
     Verb("certificate delete shop", "DELETE /v1/certificates/shop", b"", "deleted: shop\n"),
@@ -106,6 +121,7 @@ ELSEWHERE = {
     "root new",
     "root issue",
     "config rollback",
+    "config rollout follow",
     "jobs show",
     "backup",
     "restore",
@@ -154,7 +170,7 @@ class VerbTests(ScriptedCase):
     def test_it_asks_the_node_and_shows_its_answer_to_people(self) -> None:
         for verb in LISTINGS + CHANGES + PLAIN:
             self.asked.clear()
-            self.answers(said(verb.says))
+            self.answers(told(*verb.says) if isinstance(verb.says, list) else said(verb.says))
             if verb.typed == "status":
                 self.answers(lambda asked: said(fleet.STATUS if asked.target == "/v1/status" else fleet.ENGINES))
             ended = self.avictl(*self.typed(verb))
@@ -180,13 +196,16 @@ class VerbTests(ScriptedCase):
                 "fingerprint": fleet.FINGERPRINT,
                 "labels": {"a": "b"},
             },
-            "enrolment set --policy image --pending 7 --pending-for 2h": {
+            "enrolment set --policy image --pending 7 --pending-for 2h --by-image 40": {
                 "policy": "image",
+                "by_image": 40,
                 "pending": 7,
                 "pending_s": 7200.0,
             },
             "se label se-1 a=b c-": {"set": {"a": "b"}, "remove": ["c"]},
-            "run se-1 config --all -x": {"command": "config", "arguments": ["--all", "-x"], "timeout_s": 10.0},
+            "config rollout promote web": {},
+            "config rollout promote web --all": {"all": True},
+            "run se-1 config --all -x": {"command": "config", "arguments": ["--all", "-x"], "ids": ["se-1"]},
         }
         for typed, body in bodies.items():
             self.avictl(*typed.split())
@@ -203,7 +222,9 @@ class VerbTests(ScriptedCase):
             self.assertNotIn("SECRET", line)
 
     def test_a_command_that_fails_there_ends_with_7(self) -> None:
-        self.answers(said(msgspec.structs.replace(fleet.RESULT, exit_status=1, output="", error="no\n")))
+        said_no = JobOutput(id="se-1", stream="err", text="no\n")
+        end = JobEnded(number=1, id="se-1", outcome="done", exit_status=1)
+        self.answers(told(*fleet.RUN[:2], said_no, end, fleet.RUN[-1]))
         ended = self.avictl("run", "se-1", "ping")
         self.assertEqual((ended.code, ended.out, ended.err), (7, "", "no\n"))
 
@@ -238,12 +259,29 @@ class VerbTests(ScriptedCase):
             self.refused(4, "config", "apply", "-f", str(bad), *(["-f", str(self.file)] if text else []))
         self.assertEqual(self.asked, [])
 
-    def test_the_doctor_says_early_that_a_root_or_an_issuing_ca_ends(self) -> None:
-        soon = time.time() + 80 * 86400
-        self.answers(said(msgspec.structs.replace(fleet.STATUS, issuing_ca_expires=soon, root_ca_expires=soon)))
+    def test_the_doctor_and_the_status_say_what_expires(self) -> None:
+        soon, day = time.time() + 60, 86400
+        expiries = [
+            Expiry(kind="node-certificate", name="node-1", not_after=soon + day),
+            Expiry(kind="issuing-ca", name="ab12", not_after=soon + 80 * day, urgency="soon"),
+            Expiry(kind="root-ca", name="cd34", not_after=soon + 80 * day, urgency="urgent"),
+            Expiry(kind="certificate", name="shop", not_after=soon + 6 * day, urgency="urgent"),
+            Expiry(kind="certificate", name="blog", not_after=soon - day, urgency="expired"),
+        ]
+        status = msgspec.structs.replace(fleet.STATUS, expiries=expiries, certificates=9, certificates_closed=2)
+        self.answers(lambda asked: said(status if asked.target == "/v1/status" else fleet.ENGINES))
         lines = [line for line in self.avictl("doctor").out.splitlines() if line.startswith("BAD")]
-        self.assertEqual([line.split(":")[0] for line in lines], ["BAD  issuing CA", "BAD  root CA"])
-        self.assertIn("valid for 79d 23h; make another one: avictl root issue", lines[0])
+        self.assertEqual(
+            [line.split(":")[0].removeprefix("BAD  ") for line in lines],
+            ["issuing CA", "root CA", "certificate shop", "certificate blog", "private keys"],
+        )
+        self.assertIn("; make another one: avictl root issue", lines[0])
+        self.assertIn("valid for 6d", lines[2])
+        self.assertIn("; put a new one: avictl certificate put", lines[2])
+        self.assertIn("expired at 20", lines[3])
+        self.assertIn("of 9 certificates, those of 2 cannot be opened; restore trust/secrets.key", lines[4])
+        shown = self.avictl("status").out
+        self.assertRegex(shown, r"certificate shop in 6d.*; certificate blog has expired")
 
     def test_the_doctor_says_what_is_wrong_and_ends_with_1(self) -> None:
         self.answers(said(fleet.STATUS))

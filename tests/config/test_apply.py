@@ -18,7 +18,7 @@ from typing_extensions import override
 
 from avinet.config.apply import Applier, verified
 from avinet.errors import AvinetError, Invalid, LocalError, TooLarge, Unavailable
-from avinet.wire.config import ConfigPush, ConfigState
+from avinet.wire.config import Config, ConfigPush, ConfigState
 from tests.config.balancer import BAD_PORT, TAKEN_PORT, Balancer
 from tests.config.making import fired, push_of, web
 
@@ -35,6 +35,7 @@ class ApplyCase(SynchronousTestCase):
         self.file = Path(self.mktemp()) / "configuration.json"
         self.file.parent.mkdir()
         self.disk: Exception | None = None
+        self.applied: list[Config] = []
         self.applier = self.booted()
 
     def in_thread(self, call: Callable[[], None]) -> Deferred[None]:
@@ -43,7 +44,7 @@ class ApplyCase(SynchronousTestCase):
         return succeed(call())
 
     def booted(self) -> Applier:
-        applier = Applier(self.clock, self.balancer, self.file, self.in_thread, lambda: 0.5)
+        applier = Applier(self.clock, self.balancer, self.file, self.in_thread, lambda: 0.5, self.applied.append)
         self.successResultOf(applier.start())
         self.addCleanup(lambda: self.successResultOf(fired(applier.stop())))
         return applier
@@ -72,6 +73,17 @@ class ApplyTests(ApplyCase):
         self.apply(push(6))
         self.runs(push(6))
         self.assertEqual(self.balancer.done[2:], ["check", "apply"])
+
+    def test_of_what_runs_is_told_when_it_is_remembered_and_after_a_start(self) -> None:
+        self.refused(push(5, BAD_PORT))
+        self.assertEqual(self.applied, [])
+        self.apply(push(6))
+        self.disk = LocalError("the disk is full")
+        self.refused(push(7), LocalError)
+        self.assertEqual(self.applied, [verified(push(6)).config] * 2)
+        self.disk = None
+        self.booted()
+        self.assertEqual(self.applied, [verified(push(6)).config] * 3)
 
     def test_it_is_remembered_before_it_is_acknowledged(self) -> None:
         self.apply(push(5))
@@ -242,6 +254,17 @@ class BootTests(ApplyCase):
         self.runs(push(5))
         self.assertEqual(self.balancer.done[-2:], ["start", "start"])
 
+    def test_it_is_tried_at_once_when_what_stood_in_the_way_is_gone(self) -> None:
+        self.apply(push(5))
+        self.balancer.taken = {8005}
+        self.boot()
+        self.balancer.taken.clear()
+        self.applier.try_again()
+        self.runs(push(5))
+        done = list(self.balancer.done)
+        self.applier.try_again()
+        self.assertEqual(self.balancer.done, done)
+
     def test_a_file_that_was_damaged_changes_nothing_that_runs(self) -> None:
         for damage in (b"", b"{", self.damaged()):
             self.file.write_bytes(damage)
@@ -334,7 +357,7 @@ class Machine:
 
     def boot(self) -> Applier:
         self.dies_at = None
-        applier = Applier(self.clock, self.balancer, self.file, self.in_thread, lambda: 0.5)
+        applier = Applier(self.clock, self.balancer, self.file, self.in_thread, lambda: 0.5, lambda config: None)
         applier.start()
         return applier
 

@@ -36,7 +36,7 @@ class BuiltInTests(BalancerContract, TestCase):
         for each in held[:2]:
             each.close()
         self.addCleanup(held[2].close)
-        self.balancer = BuiltIn(reactor, {})
+        self.balancer = BuiltIn(reactor)
         self.addCleanup(lambda: ensureDeferred(self.balancer.shut_down(0)))
 
     @override

@@ -16,6 +16,7 @@ from avinet.config import rollouts as rollouts_module
 from avinet.config.compile import Target, compile_for
 from avinet.config.health import Before
 from avinet.errors import AvinetError, Conflict, Invalid, NotFound, Precondition
+from avinet.store.interface import Put, Transaction
 from avinet.wire.rollout import RolloutPlan
 from tests.config.making import document, fired, pool, service, web
 from tests.config.rolling import PLAN, RolloutCase
@@ -125,6 +126,12 @@ class CourseTests(RolloutCase):
         first = set(self.open())
         record = self.done(self.rollouts.under_way())["web"]
         self.assertEqual(self.done(self.rollouts.before(record)), {id: found[id] for id in first})
+        strange = Put(f"config/rollout-before/web/{record.version:08d}/{first.pop()}".encode(), b'{"down": 7}')
+        self.done(self.store.transact(Transaction((), (strange,))))
+        self.assertEqual(self.done(self.rollouts.before(record)), {})
+        first = set(self.open())
+        record = self.done(self.rollouts.under_way())["web"]
+        found = {id: found[id] for id in first}
         self.done(self.rollouts.forget([record]))
         self.assertEqual(self.done(self.rollouts.before(record)), {id: found[id] for id in first})
         self.done(self.rollouts.forget([]))

@@ -33,7 +33,9 @@ class Engine:
 
     def boot(self) -> None:
         self.boots += 1
-        self.applier = Applier(self.clock, self.balancer, self.file, lambda call: succeed(call()), lambda: 0.5)
+        self.applier = Applier(
+            self.clock, self.balancer, self.file, lambda call: succeed(call()), lambda: 0.5, lambda config: None
+        )
         self.applier.start()
 
 

@@ -6,6 +6,8 @@ import io
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tarfile
 import threading
 from datetime import UTC, datetime
@@ -18,19 +20,22 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.controller.backup import AHEAD, MANIFEST, Place, back_up, restore
+from avinet.controller.certificates.records import CertificateRecord, about, certificate_key
 from avinet.controller.epochs import SEEN
 from avinet.controller.standing import SINCE, TRUST, sign_trust
 from avinet.enrolment.records import EngineRecord, engine_key, put_record, ratchet_key
 from avinet.errors import AvinetError, Conflict, Invalid, LocalError
-from avinet.files import private_folder
+from avinet.files import private_folder, work_folder
 from avinet.store.interface import Put, Transaction
 from avinet.store.tables import Tables
 from avinet.trust import keys
 from avinet.trust.document import verify_document
 from avinet.trust.domain import found, load
+from avinet.trust.sealing import load_seal
 from avinet.trust.succession import check_successor, found_root, keep_successor, read_root
 from avinet.wire.message import encode
 from avinet.wire.trust import Node, SignedTrust, TrustDocument
+from tests.controller.certificates.making import ISSUER
 
 NOW = 1.8e9
 
@@ -120,6 +125,33 @@ class BackupTests(SynchronousTestCase):
         self.assertGreater(after.epoch, AHEAD)
         self.assertEqual(msgspec.structs.replace(after, epoch=3), document)
 
+    def test_certificates_are_delivered_anew_and_can_be_opened(self) -> None:
+        seal, served = load_seal(self.state / "trust" / "secrets.key"), ISSUER.serve("shop.example.com")
+        record = CertificateRecord(
+            version=3,
+            author="ann",
+            time=NOW,
+            chain=served.chain_pem,
+            sha256="ab" * 32,
+            sealed="",
+            sealed_by=seal.id,
+        )
+        sealed = seal.seal(served.key_pem.encode(), about("shop", record))
+        record = msgspec.structs.replace(record, sealed=sealed)
+        tables = Tables(self.state / "store.sqlite")
+        with tables.committed():
+            tables.transact(Transaction((), (put_record(certificate_key("shop"), record),)))
+        tables.close()
+        back_up(self.place, self.file, NOW)
+        restore(self.file, self.there, "ann", NOW)
+        tables = Tables(self.there.state / "store.sqlite")
+        self.addCleanup(tables.close)
+        entry = tables.read([certificate_key("shop")]).entries[certificate_key("shop")]
+        self.assertGreater(entry.revision, AHEAD)
+        self.assertEqual(msgspec.json.decode(entry.value, type=CertificateRecord), record)
+        again = load_seal(self.there.state / "trust" / "secrets.key")
+        self.assertEqual(again.open(record.sealed, about("shop", record)).decode(), served.key_pem)
+
     def test_claims_that_were_open_are_closed(self) -> None:
         tables = Tables(self.state / "store.sqlite")
         for number, changes in enumerate(({"claim_sha256": "a" * 64, "claim_expires": 4e9}, {"approved": "SHA256:x"})):
@@ -153,6 +185,45 @@ class BackupTests(SynchronousTestCase):
         restore(self.file, self.there, "ann", NOW)
         self.assertIn(engine_key("se-1"), self.entries(self.there.state))
         self.assertFalse((self.there.state / "restore-begun").exists())
+
+    def killed(self, code: str) -> None:
+        """Run `code` in a process of its own, which is killed when it says that it is ready."""
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+        assert process.stdout is not None
+        self.assertEqual(process.stdout.readline(), b"ready\n")
+        process.kill()
+        process.communicate()
+
+    def test_what_a_backup_that_was_killed_has_left_goes_with_the_next(self) -> None:
+        self.killed(
+            "import time\n"
+            "from pathlib import Path\n"
+            "from avinet.controller import backup\n"
+            "backup._pack = lambda *_: (print('ready', flush=True), time.sleep(600))\n"
+            f"backup.back_up(backup.Place(Path({str(self.state)!r})), Path({str(self.file)!r}), 1.0)\n"
+        )
+        [left] = self.folder.glob(".avinet-backup-*")
+        self.assertTrue((left / "store.sqlite").exists(), "it is a whole copy with all the secrets")
+        with work_folder(self.folder, ".avinet-backup-") as another:
+            self.assertFalse(left.exists())
+            back_up(self.place, self.file, NOW)
+            self.assertTrue(another.exists(), "somebody is at work there")
+        self.assertEqual(list(self.folder.glob(".*")), [])
+
+    def test_what_a_restore_that_was_killed_has_left_goes_with_the_next(self) -> None:
+        back_up(self.place, self.file, NOW)
+        state = str(self.there.state)
+        self.killed(
+            "import os, time\n"
+            "from pathlib import Path\n"
+            "from avinet.controller import backup\n"
+            "backup._go_on = lambda *_: (print('ready', flush=True), time.sleep(600))\n"
+            f"backup.restore(Path({str(self.file)!r}), backup.Place(Path({state!r})), 'ann', 1.0)\n"
+        )
+        self.assertEqual(len(list(self.there.state.glob(".restore-*"))), 1)
+        (self.there.state / ".receipt.json.4711.new").write_bytes(b"half")
+        restore(self.file, self.there, "ann", NOW)
+        self.assertEqual(sorted(each.name for each in self.there.state.iterdir()), ["lock", "store.sqlite", "trust"])
 
     def test_a_full_disk_is_not_taken_for_a_bad_backup(self) -> None:
         back_up(self.place, self.file, NOW)

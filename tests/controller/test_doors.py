@@ -21,7 +21,14 @@ from avinet.wire.problem import Problem
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get", "")
 SHARED = {("GET", "/v1/trust"), ("GET", "/v1/status"), ("GET", "/v1/configuration"), ("POST", "/v1/key-rotation")}
 """What stands behind several doors, each time as a route of its own: what is public, or means the peer itself."""
-FILLED = {"id": "se-1", "name": "web", "service": "ssh", "version": "3", "fingerprint": "ab12"}
+FILLED = {
+    "id": "se-1",
+    "name": "web",
+    "job": "0000000000001-abc",
+    "service": "ssh",
+    "version": "3",
+    "fingerprint": "ab12",
+}
 
 
 def doors() -> dict[str, list[Route]]:

@@ -2,83 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
-from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
-from twisted.trial.unittest import SynchronousTestCase
-from typing_extensions import override
 
-from avinet.aio import Tasks, as_deferred
+from avinet.aio import as_deferred
+from avinet.controller.errands import AWAY_S, LOOK_S
 from avinet.controller.job_records import KEPT
-from avinet.controller.jobs import RETRY_S, Jobs
+from avinet.controller.jobs import RETRY_S
 from avinet.controller.reverse import SignatureRefused
 from avinet.errors import Conflict, Invalid, NotFound, PeerError, TimedOut, Unavailable
-from avinet.wire.command import CommandRequest, CommandResult
-from avinet.wire.jobs import KEPT_OUTPUT_BYTES, Job, JobOrder, JobResult
-from tests.store.memory import MemoryStore
+from avinet.wire.jobs import KEPT_OUTPUT_BYTES, JobOrder
+from tests.controller.fleets import JobCase
 
 
-class Fleet:
-    """Service engines whose answers a test gives."""
-
-    def __init__(self) -> None:
-        self.asked: dict[str, Deferred[CommandResult]] = {}
-        self.requests: list[CommandRequest] = []
-        self.gone: set[str] = set()
-
-    async def command(self, engine_id: str, request: CommandRequest, timeout_s: float) -> CommandResult:
-        self.requests.append(request)
-        self.asked[engine_id] = Deferred()
-        return await self.asked[engine_id]
-
-    def answer(self, id: str, status: int = 0, output: str = "") -> None:
-        job = self.requests[0].job
-        self.asked.pop(id).callback(CommandResult(job=job, exit_status=status, output=output))
-
-    def fail(self, id: str, error: Exception) -> None:
-        self.asked.pop(id).errback(error)
-
-
-class JobTests(SynchronousTestCase):
-    @override
-    def setUp(self) -> None:
-        self.clock, self.fleet, self.tasks = Clock(), Fleet(), Tasks()
-        self.store = MemoryStore(self.clock)
-        self.addCleanup(self.tasks.stop)
-        self.time = 1e9
-        self.jobs = self.made()
-
-    def made(self) -> Jobs:
-        return Jobs(
-            self.clock,
-            self.store,
-            self.tasks,
-            self.fleet,
-            lambda id: id not in self.fleet.gone,
-            self.now,
-            lambda count: bytes(range(count)),
-        )
-
-    def now(self) -> float:
-        self.time += 0.001
-        return self.time
-
-    def result(self, awaitable: Any) -> Any:
-        return self.successResultOf(as_deferred(awaitable))
-
-    def begin(self, *targets: str, **order: Any) -> Job:
-        job: Job = self.result(self.jobs.begin(JobOrder(command="ping", ids=list(targets), **order), targets, "ann"))
-        return job
-
-    def results(self, job: Job, after: int = 0) -> list[JobResult]:
-        return list(self.result(self.jobs.results(job.id, after, 0)).items)
-
-    def state(self, job: Job) -> Job:
-        found: Job = self.result(self.jobs.results(job.id, 0, 0)).job
-        return found
-
+class JobTests(JobCase):
     def test_each_result_is_there_as_it_comes_and_the_job_ends_with_the_last(self) -> None:
         job = self.begin("a", "b")
         self.assertEqual((job.state, job.targets, job.operator), ("running", 2, "ann"))
@@ -111,7 +47,7 @@ class JobTests(SynchronousTestCase):
         job = self.begin(*targets, at_once=2)
         self.fleet.gone = set(targets)
         for id in list(self.fleet.asked):
-            self.fleet.fail(id, Unavailable("its tunnel is gone"))
+            self.fleet.fail(id, Conflict("its outcome is unknown"))
         self.assertEqual((self.state(job).state, self.state(job).ended, len(self.fleet.requests)), ("done", 5000, 2))
 
     def test_too_many_failures_stop_it(self) -> None:
@@ -126,8 +62,10 @@ class JobTests(SynchronousTestCase):
     def test_it_is_cancelled(self) -> None:
         job = self.begin("a", "b", at_once=1)
         self.jobs.cancel(job.id)
-        self.fleet.answer("a")
-        self.assertEqual([each.outcome for each in self.results(job)], ["done", "skipped"])
+        self.assertEqual(self.fleet.ended, ["a"], "what runs is ended")
+        self.fleet.answer("a", 143, signal="TERM")
+        found = self.results(job)
+        self.assertEqual([(each.outcome, each.signal) for each in found], [("done", "TERM"), ("skipped", "")])
         self.assertEqual(self.state(job).state, "cancelled")
         self.assertRaises(Conflict, self.jobs.cancel, job.id)
 
@@ -143,6 +81,12 @@ class JobTests(SynchronousTestCase):
             "wrong": Invalid("no such argument"),
         }.items():
             self.fleet.fail(id, error)
+        self.assertEqual(self.state(job).ended, 5, "the others may be asked again")
+        for _ in range(int(AWAY_S / LOOK_S) + 1):
+            self.clock.advance(LOOK_S)
+            for id in ("late", "lost"):
+                if id in self.fleet.asked:
+                    self.fleet.fail(id, Unavailable("it says nothing"))
         outcomes = {each.id: each.outcome for each in self.results(job)}
         self.assertEqual(
             outcomes,
@@ -181,12 +125,13 @@ class JobTests(SynchronousTestCase):
         [job] = self.result(self.jobs.latest(limit=10, before="")).items
         [kept] = self.results(job)
         self.assertLessEqual(len(kept.output), KEPT_OUTPUT_BYTES)
-        self.assertTrue(kept.output.endswith("(cut)\n"))
+        self.assertIn(f"... ({kept.left_out} bytes left out)", kept.output)
+        self.assertGreater(kept.left_out, 0)
 
     def test_one_that_fails_is_kept_and_raised(self) -> None:
         running = as_deferred(self.jobs.one(JobOrder(command="ping", ids=["a"]), "a", "ann"))
-        self.fleet.fail("a", TimedOut("no answer"))
-        self.failureResultOf(running, TimedOut)
+        self.fleet.fail("a", Conflict("it was started before, and its outcome is unknown"))
+        self.failureResultOf(running, Conflict)
         [job] = self.result(self.jobs.latest(limit=10, before="")).items
         self.assertEqual((job.failed, self.results(job)[0].outcome), (1, "unknown"))
 
@@ -212,19 +157,11 @@ class JobTests(SynchronousTestCase):
         [entry] = self.result(self.store.range(b"job/")).entries
         self.assertIn(b'"done"', entry.value)
 
-    def test_a_tunnel_that_is_lost_in_the_middle_leaves_the_outcome_unknown(self) -> None:
-        running = as_deferred(self.jobs.one(JobOrder(command="ping", ids=["a"]), "a", "ann"))
-        self.fleet.gone = {"a"}
-        self.fleet.fail("a", Unavailable("the tunnel was lost"))
-        self.failureResultOf(running, Unavailable)
-        [job] = self.result(self.jobs.latest(limit=10, before="")).items
-        self.assertEqual(self.results(job)[0].outcome, "unknown")
-
     def test_output_of_control_characters_is_kept_too(self) -> None:
         job = self.begin("a")
-        self.fleet.answer("a", output="\0" * KEPT_OUTPUT_BYTES)
+        self.fleet.answer("a", output="\1" * KEPT_OUTPUT_BYTES)
         [kept] = self.results(job)
-        self.assertTrue(kept.output.endswith("(cut)\n"))
+        self.assertIn("bytes left out", kept.output)
         self.assertLess(len(msgspec.json.encode(kept)), 2 * KEPT_OUTPUT_BYTES)
 
     def test_a_node_that_ended_meanwhile_says_so_when_it_is_back(self) -> None:
@@ -250,3 +187,4 @@ class JobTests(SynchronousTestCase):
 
     def test_there_is_no_such_job(self) -> None:
         self.failureResultOf(as_deferred(self.jobs.results("nothing-here", 0, 0)), NotFound)
+        self.failureResultOf(as_deferred(self.jobs.follow("nothing-here")), NotFound)

@@ -201,6 +201,16 @@ class BadTests(FleetCase):
         self.run_until(lambda: self.shown().state == "rolled-back")
         self.assertIn("server p/a is down", self.shown().why)
 
+    def test_virtual_services_of_others_that_use_its_pools_count_for_it(self) -> None:
+        self.apply(document("pools", pool("p", "a")))
+        self.apply(document("services", service("s", 70, "p")))
+        self.run_for(3)
+        self.roll(document("pools", pool("p", "a", "b")), batches=("1",), observe_s=1000)
+        self.run_until(lambda: self.shown("pools").phase == "observing")
+        self.failing = {70}
+        self.run_until(lambda: self.shown("pools").state == "rolled-back", 30)
+        self.assertIn("requests to s were answered with 5xx", self.shown("pools").why)
+
 
 class AwayTests(FleetCase):
     def test_who_is_away_holds_nothing_up_for_long_and_gets_it_when_it_comes(self) -> None:
@@ -333,11 +343,10 @@ class OperatorTests(FleetCase):
         self.roll(web("a", 91), batches=("100%",), observe_s=1)
         self.run_until(lambda: self.shown("a").state == "finished")
         self.roll(web("web", GOOD), observe_s=1000)
-        found = self.successResultOf(fired(self.node.driver.list())).items
+        found = self.successResultOf(fired(self.node.driver.latest())).items
         self.assertEqual([(each.name, each.state) for each in found], [("web", "running"), ("a", "finished")])
-        self.assertEqual(
-            [each.name for each in self.successResultOf(fired(self.node.driver.under_way())).items], ["web"]
-        )
+        self.run_for(1)
+        self.assertEqual([each.name for each in self.node.driver.known()], ["web"])
 
 
 class TogetherTests(FleetCase):

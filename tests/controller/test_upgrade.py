@@ -15,8 +15,13 @@ from avinet.cli.main import avictl
 from avinet.controller.upgrade import STEPS, Step, due, undo, upgrade
 from avinet.errors import AvinetError, Conflict, LocalError
 from avinet.files import FolderLock, private_folder
+from avinet.store.interface import Put, Transaction
+from avinet.store.tables import Tables
 from avinet.trust.domain import FORMAT, format_of, found, load, with_format
 from avinet.trust.sealing import load_seal
+from avinet.wire.config import Document, DocumentVersion, Tls
+from avinet.wire.message import encode
+from tests.config.making import document, pool, service
 from tests.trust.test_domain import Cut, tree
 
 
@@ -83,6 +88,26 @@ class UpgradeTests(SynchronousTestCase):
         upgrade(self.state)
         self.assertEqual(load_seal(self.state / "trust" / "secrets.key").open(sealed, "y"), b"x")
 
+    def test_there_is_no_way_back_for_a_document_that_an_older_version_cannot_read(self) -> None:
+        upgrade(self.state)
+
+        def write(document: Document | None) -> None:
+            version = DocumentVersion(name="shop", version=1, author="ann", time=1.0, document=document)
+            tables = Tables(self.state / "store.sqlite")
+            with tables.committed():
+                tables.transact(Transaction((), (Put(b"config/doc/shop", encode(version)),)))
+            tables.close()
+
+        tls = Tls(certificates=["shop"])
+        write(document("shop", pool("shop", "a"), service("shop", 443, "shop", tls=tls)))
+        error = self.assertRaises(Conflict, undo, self.state)
+        self.assertIn("document shop names certificates", str(error))
+        self.assertEqual(format_of(self.state / "trust"), 2)
+        for without in (document("shop", pool("shop", "a"), service("shop", 443, "shop")), None):
+            write(without)
+            self.assertEqual(undo(self.state), 1)
+            upgrade(self.state)
+
     def test_one_that_was_made_so_has_none_to_go_back_to(self) -> None:
         found(self.state / "new" / "trust", "node-1", datetime.now(UTC))
         self.assertRaises(Conflict, undo, self.state / "new")
@@ -148,7 +173,7 @@ class UpgradeTests(SynchronousTestCase):
         steps = (*STEPS, Step(to=3, what="a list", fits=lambda state: None, take=take, changes=("list",)))
         self.assertEqual([step.to for step in upgrade(self.state, steps)], [2, 3])
         self.assertEqual((path.read_text(), format_of(self.state / "trust")), ("13", 3))
-        self.assertEqual((undo(self.state), path.read_text()), (2, "1"))
+        self.assertEqual((undo(self.state, steps), path.read_text()), (2, "1"))
         self.assertEqual((undo(self.state), path.read_text()), (1, "1"))
 
     def test_what_cannot_be_written_is_one_line_and_leaves_the_older_one(self) -> None:

@@ -11,7 +11,6 @@ from twisted.internet.protocol import Factory
 
 from avinet.dataplane.interface import Dataplane
 from avinet.errors import Invalid, NotFound
-from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config, HealthCheck, Pool, Route, Server, Tls, VirtualService
 from tests.dataplane.servers import Digest, WebServer, ask, quiet, send_tcp
 from tests.running import asynchronous, eventually, free_port
@@ -32,7 +31,6 @@ class DataplaneContract:
     """Mix into a trial TestCase that makes a data plane in `make`, and sets `plane` to one in setUp."""
 
     plane: Dataplane
-    certificates: dict[str, ServerCertificate] = {}
 
     def make(self) -> Dataplane:
         raise NotImplementedError  # abstract
@@ -261,6 +259,22 @@ class DataplaneContract:
             return False
 
         await eventually("the port is closed", refused)
+
+    @asynchronous
+    async def test_a_server_that_has_moved_is_found_at_its_new_port_alone(self) -> None:
+        a, b, port = self.server("a"), self.server("b"), free_port()
+        await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
+        moved = Server(name="a", address="127.0.0.1", port=b.port)
+        config = Config(
+            virtual_services=[self.service(port)], pools=[Pool(name="p", servers=[moved], health_check=CHECK)]
+        )
+        await self.plane.apply(config)
+        self.assertEqual(await self.names(port, 2), ["b", "b"])
+        nowhere = Server(name="a", address="127.0.0.1", port=free_port())
+        pools = [Pool(name="p", servers=[nowhere], health_check=CHECK)]
+        await self.plane.apply(Config(virtual_services=[self.service(port)], pools=pools))
+        await eventually("it is down", lambda: [each.state for each in self.plane.health()] == ["down"])
+        self.assertEqual((await ask(port))[0], 503)
 
     @asynchronous
     async def test_a_service_keeps_its_port_under_another_name(self) -> None:

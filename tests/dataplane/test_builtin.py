@@ -13,4 +13,4 @@ from tests.dataplane.tls_contract import TLSContract
 
 class BuiltInTests(TLSContract, DataplaneContract, TestCase):
     def make(self) -> Dataplane:
-        return BuiltIn(reactor, self.certificates)
+        return self.given(BuiltIn(reactor))

@@ -63,25 +63,29 @@ class Open:
         assert shown is not None
         self.serial = x509.load_der_x509_certificate(shown).serial_number
 
-    def request(self, host: str, *headers: str, close: bool = False) -> bytes:
-        """The whole answer, head and body, to a GET."""
-        lines = ["GET / HTTP/1.1", f"Host: {host}", *headers, *(["Connection: close"] if close else []), "", ""]
-        self.tls.sendall("\r\n".join(lines).encode())
-        answer = b""
-        while not self._is_whole(answer):
+    def request(self, host: str, *headers: str, close: bool = False, path: str = "/", body: bytes = b"") -> bytes:
+        """The whole answer, head and body, to a GET, or to a POST of `body`."""
+        lines = [f"{'POST' if body else 'GET'} {path} HTTP/1.1", f"Host: {host}", *headers]
+        lines += [f"Content-Length: {len(body)}"] if body else []
+        lines += ["Connection: close"] if close else []
+        self.tls.sendall("\r\n".join([*lines, "", ""]).encode() + body)
+        answer = bytearray()
+        while self._missing(answer) > 0:
             more = self.tls.recv(65536)
             if not more:
                 break
             answer += more
-        return answer
+        return bytes(answer)
 
     @staticmethod
-    def _is_whole(answer: bytes) -> bool:
-        head, ended, body = answer.partition(b"\r\n\r\n")
-        length = next(
-            (int(each[15:]) for each in head.lower().split(b"\r\n") if each.startswith(b"content-length:")), 0
-        )
-        return bool(ended) and len(body) >= length
+    def _missing(answer: bytearray) -> int:
+        """How many bytes of an answer are to come; 1 or more before its head is whole."""
+        end = answer.find(b"\r\n\r\n")
+        if end < 0:
+            return 1
+        lines = bytes(answer[:end]).lower().split(b"\r\n")
+        length = next((int(each[15:]) for each in lines if each.startswith(b"content-length:")), 0)
+        return end + 4 + length - len(answer)
 
     def exchange(self, data: bytes) -> bytes:
         """What comes back for `data`, as many bytes."""

@@ -24,7 +24,7 @@ from avinet.trust import keys
 from avinet.wire.fleet import Claimed, EnrolmentPolicy
 from tests.enrolment.ledger import Reply
 from tests.enrolment.making import PORT, Office, domain
-from tests.enrolment.world import PENDING_FROM_ONE, PENDING_S, Done, Look, Reader, Wire, rotation
+from tests.enrolment.world import LIMITS, Done, Look, Reader, Wire, rotation
 from tests.store.memory import MemoryStore
 
 SOURCE = "192.0.2.7"
@@ -73,8 +73,7 @@ class MemoryWorld:
         self.reader = Reader(self.store, self.office.log)
         for id, key in self.images.items():
             self._done(self.office.admit_image(id=id, public_key=keys.public_line(key)))
-        self._done(self.office.policy("approve", pending_s=PENDING_S, pending_from_one=PENDING_FROM_ONE))
-        self._done(self.office.policy("claim"))
+        self._done(self.office.policy("claim", **LIMITS))
         self.look([], [])
 
     def _open(self) -> None:

@@ -52,7 +52,7 @@ class Answer:
     status: int
     records: tuple[Audited, ...] = ()
     alarms: tuple[Audited, ...] = ()
-    receipt: bytes | None = None
+    receipt: bytes | None = field(default=None, repr=False)
 
     def fits(self, reply: Reply | None) -> bool:
         """Whether this was the reply; None is one that was lost."""
@@ -70,7 +70,7 @@ class Life:
     approved: str = ""
     key: str = ""
     former: tuple[str, ...] = ()
-    receipt: bytes | None = None
+    receipt: bytes | None = field(default=None, repr=False)
 
 
 class Turned(NamedTuple):
@@ -100,10 +100,12 @@ class Ledger:
     policy: str = "claim"
     pending_s: float = 3000.0
     pending_from_one: int = 3
+    by_image: int = 3
     lives: dict[str, Life] = field(default_factory=dict)
     owner: dict[str, str] = field(default_factory=dict)
     waiting: dict[tuple[str, str], Waiting] = field(default_factory=dict)
     ratchets: dict[str, Turned] = field(default_factory=dict)
+    let_in: dict[str, int] = field(default_factory=dict)
     alarmed: set[tuple[str, str]] = field(default_factory=set)
 
     def copy(self) -> Ledger:
@@ -115,6 +117,7 @@ class Ledger:
             owner=dict(self.owner),
             waiting=dict(self.waiting),
             ratchets=dict(self.ratchets),
+            let_in=dict(self.let_in),
             alarmed=set(self.alarmed),
         )
 
@@ -141,7 +144,22 @@ class Ledger:
             return found
         if said.key in self.owner:
             return self._alarm(409, said, "key-of-another")
-        return self._wait(said, now) if found == "waits" else self._enrol(said, life, found)
+        if found == "waits":
+            return self._wait(said, now)
+        if found == "enrolled-by-image":
+            count = self.let_in.get(said.image, 0)
+            if count >= self.by_image:
+                return self._used_up(said)
+            self.let_in[said.image] = count + 1
+        return self._enrol(said, life, found)
+
+    def _used_up(self, said: Said) -> Answer:
+        """One alarm for each image, whatever they ask to be."""
+        answer, mark = self._alarm(429, said, "image-used-up"), ("image-used-up", said.image)
+        if mark in self.alarmed:
+            self.alarmed.add((mark[0], said.id))
+        self.alarmed.add(mark)
+        return answer
 
     def _with(self, said: Said, life: Life | None, now: float) -> Answer | str:
         if life is None:

@@ -16,7 +16,7 @@ from avinet.aio import Tasks, as_deferred
 from avinet.enrolment.audit import HEAD, LEASE_S, RETRY_S, SEALER, WAIT_S, AuditLog, leaf_key
 from avinet.enrolment.records import AuditRecord, put_audit
 from avinet.enrolment.verify import verify_log
-from avinet.errors import Invalid, PeerError, Unavailable
+from avinet.errors import Conflict, Invalid, Unavailable
 from avinet.store.interface import Delete, Put, Transaction
 from avinet.trust.document import sign_document
 from avinet.trust.domain import found
@@ -108,7 +108,7 @@ class AuditTests(SynchronousTestCase):
         self.assertEqual(self.result(self.log.proof(0, 3)), [])
 
     def broken(self, head: LogHead, records: list[str], why: str) -> None:
-        with self.assertRaises(PeerError) as caught:
+        with self.assertRaises(Conflict) as caught:
             verify_log(head, records, [domain().root])
         self.assertIn(why, str(caught.exception))
 
@@ -124,7 +124,7 @@ class AuditTests(SynchronousTestCase):
         for forged in (replaced(head, size=9), replaced(head, root="0" * 64), replaced(head, domain="other")):
             self.broken(forged, records[: forged.size], "not signed")
         stranger = found(Path(self.mktemp()) / "other", "node-1", datetime.now(UTC))
-        with self.assertRaises(PeerError):
+        with self.assertRaises(Conflict):
             verify_log(head, records, [stranger.root])
 
     def test_two_who_seal_at_once_seal_nothing_twice(self) -> None:

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.aio import Tasks, as_deferred
 from avinet.enrolment.directory import Directory, Login
 from avinet.errors import Unavailable
+from avinet.store.interface import Compacted
 from avinet.trust import keys
 from tests.enrolment.making import Newborn, Office
 from tests.store.memory import MemoryStore
@@ -72,7 +73,20 @@ class DirectoryTests(SynchronousTestCase):
         self.assertEqual(len(again), 1005)
         again.stop()
 
+    def test_what_was_missed_is_read_when_the_history_is_gone(self) -> None:
+        """(E11)"""
+        one = self.enrolled("se-1")
+        self.store.unavailable = "the disk is full"
+        self.store.break_watches(lambda: Compacted("the history is gone"))
+        self.store.unavailable = ""
+        self.result(self.office.engines.revoke("se-1", "operator"))
+        self.clock.advance(1)
+        self.clock.advance(0)
+        self.assertIsNone(self.directory.login(one))
+        self.assertIsNotNone(self.directory.login(self.enrolled("se-2")))
+
     def test_what_was_missed_is_read_when_the_watch_was_lost(self) -> None:
+        """(E11)"""
         one, two = self.enrolled("se-1"), self.enrolled("se-2")
         self.store.unavailable = "no quorum"
         self.store.break_watches(lambda: Unavailable("no quorum"))

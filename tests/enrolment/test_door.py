@@ -78,6 +78,7 @@ class DoorTests(SynchronousTestCase):
         self.assertEqual(first[2], again[2])
 
     def test_whatever_proves_nothing_gets_one_answer(self) -> None:
+        """(E5)"""
         good = self.signed()
         digest = good.headers["content-digest"]
         no_claim = Newborn("se-1", "w" * 32)
@@ -103,6 +104,7 @@ class DoorTests(SynchronousTestCase):
         self.assertEqual(self.post(self.signed(), path=self.signed().target.replace("se-1", "se%2d1"))[0], 401)
 
     def test_chunks_and_a_length_contradict_each_other(self) -> None:
+        """(E5)"""
         asked = self.signed()
         self.assertEqual(self.post(asked, "transfer-encoding: chunked")[0], 400)
 

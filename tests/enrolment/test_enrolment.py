@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.endpoints import SSL4ServerEndpoint
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import TestCase
 
 from avinet.aio import Tasks
@@ -179,6 +181,7 @@ class EnrolmentTests(TestCase):
 
     @asynchronous
     async def test_another_key_for_an_enrolled_id_is_refused_with_one_alarm(self) -> None:
+        """(E4)"""
         claim = await self.office.expect("se-1")
         await self.enrol(self.boot("a", "se-1", claim))
         clone = self.boot("b", "se-1", claim)
@@ -195,11 +198,13 @@ class EnrolmentTests(TestCase):
 
     @asynchronous
     async def test_the_claim_of_another_id_proves_nothing(self) -> None:
+        """(E4)"""
         await self.office.expect("se-1")
         await self.refused(self.boot("a", "se-1", await self.office.expect("se-2")), Unauthenticated)
 
     @asynchronous
     async def test_an_expired_claim_is_gone(self) -> None:
+        """(E4)"""
         identity = self.boot("a", "se-1", await self.office.expect("se-1", claim_s=600))
         self.office.time += 601
         self.assertIn("expired", await self.refused(identity, Gone))
@@ -210,6 +215,7 @@ class EnrolmentTests(TestCase):
 
     @asynchronous
     async def test_another_generation_is_gone(self) -> None:
+        """(E4)"""
         await self.refused(self.boot("a", "se-1", await self.office.expect("se-1"), generation=2), Gone)
 
     @asynchronous
@@ -233,6 +239,7 @@ class EnrolmentTests(TestCase):
 
     @asynchronous
     async def test_the_key_of_another_service_engine_is_refused(self) -> None:
+        """(E6)"""
         await self.enrol(self.boot("a", "se-1", await self.office.expect("se-1")))
         self.boot("b", "se-2", await self.office.expect("se-2"))
         stolen = (self.folder / "a" / "state" / "se_ed25519_key").read_bytes()
@@ -262,7 +269,10 @@ class EnrolmentTests(TestCase):
 
     @asynchronous
     async def test_a_wrong_clock_keeps_nobody_out(self) -> None:
-        for name, clock in (("past", 0.0), ("future", 4e9)):
+        """(E9)"""
+        for name, clock in (("past", 0.0), ("future", datetime(2100, 1, 1, tzinfo=UTC).timestamp())):
             identity = self.boot(name, f"se-{name}", await self.office.expect(f"se-{name}"))
-            await Enrolment(reactor, identity, now=lambda clock=clock: clock, random=lambda: 0.0).run()
+            with capturedLogs() as logged:
+                await Enrolment(reactor, identity, now=lambda clock=clock: clock, random=lambda: 0.0).run()
+            self.assertIn("the clock of this machine is wrong", " ".join(each["log_format"] for each in logged))
             self.assertEqual(keys.public_line(identity.key), keys.public_line(self.restart(name).key))

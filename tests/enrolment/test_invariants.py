@@ -26,7 +26,7 @@ KEYS = tuple(keys.generate() for _ in range(3))
 
 class InvariantTests(SynchronousTestCase):
     def test_they_hold(self) -> None:
-        acts = drive(MemoryWorld(), 60)
+        acts = drive(MemoryWorld(), 40)
         for kind in ("enrolments", "retries", "replays", "resets", "clones", "logins"):
             self.assertGreater(acts[kind], 0, kind)
 

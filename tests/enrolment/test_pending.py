@@ -15,7 +15,8 @@ from avinet.enrolment.registrar import Waits
 from avinet.errors import Conflict, Forbidden, Gone, NotFound, TooMany, Unauthenticated
 from avinet.wire.enrolment import Receipt
 from avinet.wire.message import decode
-from tests.enrolment.making import Newborn, Office
+from tests.enrolment.in_memory import Held
+from tests.enrolment.making import Newborn, Office, domain
 from tests.store.memory import MemoryStore
 
 
@@ -196,6 +197,45 @@ class PendingTests(SynchronousTestCase):
         self.fails(self.ask(Newborn("se-1", None)), Unauthenticated)
         self.enrols(Newborn("se-1", claim))
         self.assertFalse(self.result(self.office.events())[-1].notice)
+
+    def test_with_the_policy_image_each_image_lets_in_so_many_alone_and_then_raises_an_alarm(self) -> None:
+        self.result(self.office.policy("image", by_image=2))
+        first, second, third, expected = (Newborn(f"edge-{number}", None) for number in range(4))
+        self.enrols(first)
+        self.enrols(second)
+        failure = self.failureResultOf(as_deferred(self.ask(third)), TooMany)
+        self.assertIn("has let in 2 service engines without a claim", str(failure.value))
+        self.assertIn("--by-image", failure.value.hint)
+        self.assertEqual(self.result(self.office.alarms()), ["image-used-up"])
+        self.fails(self.ask(Newborn("edge-9", None)), TooMany)  # one alarm a minute, whoever it wants to be
+        self.assertEqual(self.result(self.ask(first))[0], False)
+        expected.claim = self.result(self.office.expect(expected.id))
+        self.enrols(expected)
+        self.result(self.office.engines.forget("edge-0", "ann"))
+        self.fails(self.ask(third), TooMany)
+        self.result(self.office.admit_image(id="image-2"))
+        third.image = "image-2"
+        self.enrols(third)
+        image = domain().first_image.id
+        self.assertEqual(self.result(self.office.engines.let_in()), {image: 2, "image-2": 1})
+        self.result(self.office.policy("image", by_image=3))
+        self.enrols(Newborn("edge-9", None))
+
+    def test_a_site_that_is_powered_on_with_the_policy_image_enrols_at_once(self) -> None:
+        """They are counted in one place, and nobody has to try again for that."""
+        self.result(self.office.policy("image", by_image=40))
+        held = Held(self.store)
+        self.office.registrar._store = held  # type: ignore[assignment]
+        held.holding = True
+        asking = [as_deferred(self.ask(Newborn(f"edge-{number}", None))) for number in range(41)]
+        while held.waiting:
+            held.waiting.pop().callback(None)
+        results: list[Any] = []
+        for each in asking:
+            each.addBoth(results.append)
+        [turned_away] = [each for each in results if isinstance(each, Failure)]
+        turned_away.trap(TooMany)
+        self.assertEqual(sum(each[0] for each in results if each is not turned_away), 40)
 
     def test_with_the_policy_image_what_was_expected_takes_its_claim_also_when_that_has_expired(self) -> None:
         self.result(self.office.policy("image"))

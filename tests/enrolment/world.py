@@ -23,7 +23,7 @@ from avinet.wire.session import KeyRotation
 from tests.enrolment import verifier
 from tests.enrolment.ledger import Audited, Reply
 
-PENDING_S, PENDING_FROM_ONE = 3000.0, 3
+LIMITS: dict[str, Any] = {"pending_s": 3000.0, "pending_from_one": 3, "by_image": 3}
 """The rules of each world, beside its policy."""
 
 

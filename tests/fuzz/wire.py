@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 
 from avinet.errors import AvinetError
-from avinet.wire import command, config, enrolment, fleet, problem, report, session, trust
+from avinet.wire import certificates, command, config, enrolment, fleet, problem, report, session, trust
 from avinet.wire.message import Message, decode, decode_signed, encode
 from tests.fuzz.steps import Draw, joined, steps
 from tests.fuzz.vocabulary import damaged
 from tests.fuzz.watch import check, watched
 
 LIMIT_BYTES = 1500
-_MODULES: tuple[ModuleType, ...] = (command, config, enrolment, fleet, problem, report, session, trust)
+_MODULES: tuple[ModuleType, ...] = (certificates, command, config, enrolment, fleet, problem, report, session, trust)
 TYPES: list[Any] = [
     each
     for module in _MODULES
@@ -185,6 +185,7 @@ def _smallest(described: Any, deep: int) -> Any:
 
 _TEXTS = (
     *("a", "/a", "127.0.0.1", "127.0.0.1:80", "a" * 16, "0" * 64, "TERM"),
+    *(f"-----BEGIN {what}-----\nAAAA\n-----END {what}-----\n" for what in ("CERTIFICATE", "PRIVATE KEY")),
     *("ssh-ed25519 " + "A" * 68, "SHA256:" + "A" * 43, "A" * 43 + "="),
 )
 

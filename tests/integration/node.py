@@ -24,10 +24,18 @@ class Node:
     """The process `controller` on `machine`, and those of service engines, each named by its id.
 
     `ssh_settings` are lines of the controller's settings for its door for tunnels, `store_settings` those for its
-    store, `address` is where service engines reach it.
+    store, `address` is where service engines reach it, `engine` is the data plane of those that the local driver
+    starts.
     """
 
-    def __init__(self, ssh_settings: str = "", address: str = "127.0.0.1", store_settings: str = "") -> None:
+    def __init__(
+        self,
+        ssh_settings: str = "",
+        address: str = "127.0.0.1",
+        engine: str = "builtin",
+        store_settings: str = "",
+    ) -> None:
+        self._engine = engine
         self._ssh_settings = ssh_settings
         self._store_settings = store_settings
         self._address = address
@@ -43,7 +51,7 @@ class Node:
             f'addresses = ["{self._address}"]\n\n'
             f'[ssh]\nlisten = ["{self._address}"]\nport = {ssh}\n{self._ssh_settings}\n'
             f'[https]\nlisten = ["{self._address}"]\nport = {https}\n\n'
-            f'[cloud]\nfolder = "instances"\nengine = "builtin"\n\n[store]\n{self._store_settings}\n'
+            f'[cloud]\nfolder = "instances"\nengine = "{self._engine}"\n\n[store]\n{self._store_settings}\n'
         )
 
     def init(self) -> None:
@@ -147,6 +155,7 @@ class NodeCase(SynchronousTestCase):
 
     engines: tuple[str, ...] = ()
     ssh_settings = ""
+    engine = "builtin"
 
     def store_settings(self) -> str:
         """Lines of the settings for the store of the node."""
@@ -154,7 +163,7 @@ class NodeCase(SynchronousTestCase):
 
     @override
     def setUp(self) -> None:
-        self.node = Node(self.ssh_settings, store_settings=self.store_settings())
+        self.node = Node(self.ssh_settings, engine=self.engine, store_settings=self.store_settings())
         self.addCleanup(self.node.machine.close)
         self.node.init()
         if self.engines:

@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import sqlite3
 
+from avinet.cli.exits import REFUSED
 from avinet.files import write_atomic
 from tests.integration.node import NodeCase
 
@@ -93,6 +94,12 @@ class IdentityTests(NodeCase):
     def test_a_past_that_was_removed_is_noticed_by_who_was_there(self) -> None:
         machine = self.node.machine
         self.assertIn("all there", machine.avictl("events", "--verify"))
+        head = self.node.folder / "head.json"
+        since = ("events", "--since-head", str(head))
+        self.assertIn("nothing to compare", machine.avictl(*since))
+        machine.avictl("se", "label", "se-1", "site=paris")
+        self.assertIn("begins with", machine.avictl(*since))
+        kept = head.read_bytes()
         machine.end("se-1")
         self.node.start_engine("se-1")
         machine.until("it is back", lambda: self.node.connected("se-1"))
@@ -104,6 +111,10 @@ class IdentityTests(NodeCase):
             self.assertGreater(removed.rowcount, 3)
             store.commit()
         self.node.start_controller()
+        ended = self.node.avictl(*since)
+        self.assertEqual((ended.returncode, ended.stdout), (REFUSED, b""))
+        self.assertRegex(ended.stderr, b"the audit log was (cut off|rewritten)")
+        self.assertEqual(head.read_bytes(), kept)
         machine.until(
             "it has noticed", lambda: "the past of the audit log was rewritten" in machine.log_tail("se-1", 99)
         )

@@ -64,16 +64,17 @@ class LifeTests(NodeCase):
     def test_a_command_runs_on_all_that_match_and_is_remembered(self) -> None:
         machine = self.node.machine
         machine.avictl("se", "label", "se-2", "room=2")
-        both = machine.avictl("run", "-l", "site=test", "ping").splitlines()
-        self.assertEqual(sorted(both[:2]), ["se-1  ok  pong from se-1", "se-2  ok  pong from se-2"])
-        self.assertIn("done: 2 of 2 ended well", both[2])
-        one = machine.asked("run", "-l", "site=test,room!=2", "status")
-        self.assertEqual([each["id"] for each in one["items"]], ["se-1"])
+        both = self.node.avictl("run", "-l", "site=test", "ping")
+        lines = sorted(both.stdout.decode().splitlines())
+        self.assertEqual(lines, ["se-1: pong from se-1", "se-2: pong from se-2"])
+        self.assertIn("done: 2 of 2 ended well", both.stderr.decode())
+        one = machine.avictl("run", "-l", "site=test,room!=2", "status", "-o", "json").splitlines()
+        self.assertEqual({json.loads(line).get("id") for line in one}, {None, "se-1"})
         machine.kill("se-2")
         machine.until("it is noticed", lambda: self.node.engine("se-2").get("connected_since") is None)
         done = self.node.avictl("run", "se-1,se-2", "ping")
         self.assertEqual(done.returncode, REMOTE)
-        self.assertIn("se-2  unreachable", done.stdout.decode())
+        self.assertIn("se-2: unreachable: ", done.stderr.decode())
         latest = machine.asked("jobs", "list")["items"][0]
         self.assertEqual((latest["command"], latest["targets"], latest["failed"]), ("ping", 2, 1))
         self.assertIn("se-1  ok  pong from se-1", machine.avictl("jobs", "show", latest["id"]))

@@ -7,8 +7,12 @@ import shlex
 import shutil
 from typing import Any
 
+from cryptography import x509
+
+from demo.machine import free_ports
 from tests.docs.reading import blocks, read
-from tests.integration.node import NodeCase
+from tests.integration.certificates import Desk
+from tests.integration.node import Node, NodeCase
 
 PAGE = "docs/recipes.rst"
 
@@ -19,6 +23,26 @@ def recipe(title: str) -> list[list[str]]:
     section = next(each for each in document.findall() if each.tagname == "section" and each[0].astext() == title)
     texts = [each.astext() for each in section.findall() if each.tagname == "literal_block"]
     return [shlex.split(line)[1:] for text in texts for line in text.splitlines() if line.startswith("avictl ")]
+
+
+class Served:
+    """A virtual service of `se-1` that serves a certificate."""
+
+    def __init__(self, node: Node, certificate: str) -> None:
+        (self.port,) = free_ports(1)
+        web = {"name": f"web-{self.port}", "address": "127.0.0.1", "port": self.port, "pool": "p"}
+        document = {
+            "name": "web",
+            "virtual_services": [{**web, "tls": {"certificates": [certificate]}}],
+            "pools": [{"name": "p", "servers": [{"name": "s", "address": "127.0.0.1", "port": 9}]}],
+        }
+        path = node.folder / "web.json"
+        path.write_text(json.dumps(document))
+        node.machine.avictl("config", "apply", "-f", str(path))
+
+    def by(self, desk: Desk) -> x509.Certificate:
+        """The certificate that is served now."""
+        return desk.served(self.port, "shop.example.com")
 
 
 class RecipeTests(NodeCase):
@@ -47,6 +71,7 @@ class RecipeTests(NodeCase):
             "A cloned SE",
             "An SE does not come up",
             "The root CA expires",
+            "A certificate expires",
             "A node that comes back from a backup",
         }
         self.assertEqual(set(titles) - {"Recipes"}, tested)
@@ -133,6 +158,28 @@ class RecipeTests(NodeCase):
         self.assertEqual(self.node.engine("se-1")["connected_since"], since)
         self.node.start_engine("se-2")
         machine.until("se-2 comes by what the old one vouched for", lambda: self.node.connected("se-2"))
+
+    def test_a_certificate_expires(self) -> None:
+        machine, desk = self.node.machine, Desk(self.node.machine)
+        self.node.settings.write_text(
+            self.node.settings.read_text() + f"\n[certificates]\nsoon_s = {2e7}\nurgent_s = {1e7}\n"
+        )
+        machine.end("controller")
+        self.node.start_controller()
+        old = desk.put("shop")
+        machine.until("the alarm", lambda: "certificate-expires" in [kind for kind, *_ in self.outcomes()])
+        served = Served(self.node, "shop")
+        machine.until("it is served", lambda: served.by(desk) == old.chain[0])
+        chain, key = desk.files(desk.issuer.serve("shop.example.com"))
+        words = {"NAME": "shop", "CHAIN": chain, "KEY": key}
+        doctor, *lines = recipe("A certificate expires")
+        self.assertIn("BAD  certificate shop", self.node.avictl(*doctor).stdout.decode())
+        shown, put, again, resealed = (machine.avictl(*(words.get(each, each) for each in line)) for line in lines)
+        self.assertIn(f"web-{served.port}", shown)
+        self.assertIn("shop: version 2; 1 service engines are sent it", put)
+        self.assertIn("version 2", again)
+        self.assertIn("sealed anew: 1", resealed)
+        machine.until("the new one is served", lambda: served.by(desk) == desk.issued[-1].chain[0])
 
     def known_to_all(self, count: int) -> bool:
         return all(each["acknowledged"] == count for each in self.node.machine.asked("root", "list")["items"])

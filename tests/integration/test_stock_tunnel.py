@@ -14,6 +14,7 @@ from pathlib import Path
 from typing_extensions import override
 
 from demo.machine import free_ports
+from tests.integration.certificates import Desk
 from tests.integration.node import NodeCase
 from tests.peers import require
 
@@ -29,6 +30,24 @@ class Behind(BaseHTTPRequestHandler):
         self.send_header("content-length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    @override
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is written for each request."""
+
+
+class Older(BaseHTTPRequestHandler):
+    """The control service of a service engine from before there were certificates: it says what it was asked for."""
+
+    protocol_version = "HTTP/1.1"
+    asked: list[str]
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.asked.append(self.path)
+        self.send_response(404)
+        self.send_header("content-length", "0")
+        self.end_headers()
 
     @override
     def log_message(self, format: str, *args: object) -> None:
@@ -98,6 +117,38 @@ class LimitTests(TunnelCase):
 
     def asked(self, port: int) -> bool:
         return self.node.run(self.curl, "-sf", "--max-time", "5", f"http://127.0.0.1:{port}/v1/trust").returncode == 0
+
+
+class OlderEngineTests(TunnelCase):
+    engines = ("se-1",)
+
+    def test_one_that_knows_no_certificates_is_said_to_be_too_old_and_its_configuration_waits(self) -> None:
+        handler = type("Handler", (Older,), {"asked": []})
+        older = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self.addCleanup(older.server_close)
+        self.addCleanup(older.shutdown)
+        threading.Thread(target=older.serve_forever, daemon=True).start()
+        machine, desk = self.node.machine, Desk(self.node.machine)
+        desk.put("shop")
+        self.hold("-R", f"control:80:127.0.0.1:{older.server_port}")
+        web = {"name": "web", "address": "127.0.0.1", "port": free_ports(1)[0], "pool": "p"}
+        document = {
+            "name": "web",
+            "virtual_services": [{**web, "tls": {"certificates": ["shop"]}}],
+            "pools": [{"name": "p", "servers": [{"name": "s", "address": "127.0.0.1", "port": 9}]}],
+        }
+        path = self.node.folder / "web.json"
+        path.write_text(json.dumps(document))
+        machine.avictl("config", "apply", "-f", str(path))
+        machine.until("it is said", lambda: "too old" in self.node.engine("se-1").get("problem", ""))
+        self.assertIn(
+            "service engine se-1 is too old to serve certificate shop: upgrade avinet on it",
+            machine.avictl("se", "show", "se-1"),
+        )
+        desk.put("shop")
+        machine.kill("ssh")
+        asked = [each for each in handler.asked if each != "/v1/trust"]
+        self.assertEqual(asked, ["/v1/certificates"], "it is asked once, and sent no configuration")
 
 
 class StockTunnelTests(TunnelCase):

@@ -19,8 +19,9 @@ from zope.interface import implementer
 from avinet.aio import Tasks, as_deferred
 from avinet.errors import Conflict, NotFound, PeerError, TimedOut, TooLarge, Unavailable
 from avinet.relay import Relay
+from avinet.rest.answering import DoorLimits
 from avinet.rest.client import Client
-from avinet.rest.door import Door, DoorLimits
+from avinet.rest.door import Door
 from avinet.rest.openapi import openapi
 from avinet.rest.route import Pipe, Reply, Request, Route
 from avinet.rest.table import Table

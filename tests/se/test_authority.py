@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +11,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.aio import as_deferred
-from avinet.errors import AvinetError, Conflict, Unauthenticated
+from avinet.errors import AvinetError, Conflict, NotFound, Unauthenticated
 from avinet.rest.route import Request
 from avinet.se.authority import REMEMBERED, NodeAuthority
 from avinet.se.control import control_routes
 from avinet.trust import keys, signatures
 from avinet.trust.signatures import ENGINE_HEADER, FENCE_HEADER, LIFE_S, SKEW_S, SignedRequest
-from avinet.wire.command import CommandRequest, CommandResult, OperatorKey
+from avinet.wire.certificates import CertificatePush, CertificateState
+from avinet.wire.command import CommandEvent, CommandRequest, OperatorKey
 from avinet.wire.config import ConfigPush, ConfigState
 from avinet.wire.trust import Node, SignedTrust
 
@@ -171,9 +173,16 @@ class Recording:
         self.did.append("configure")
         return ConfigState()
 
-    async def command(self, request: CommandRequest) -> CommandResult:
+    async def command(self, request: CommandRequest) -> AsyncGenerator[CommandEvent, None]:
         self.did.append("command")
-        return CommandResult(job=request.job, status=0)
+        raise NotFound("there are no commands here")
+
+    async def output(self, job: str, after: int) -> AsyncGenerator[CommandEvent, None]:
+        self.did.append("output")
+        raise NotFound("there are no commands here")
+
+    def cancel(self, job: str) -> None:
+        self.did.append("cancel")
 
     async def trust(self, signed: SignedTrust) -> None:
         self.did.append("trust")
@@ -181,6 +190,10 @@ class Recording:
     def admit_operator(self, key: OperatorKey) -> str:
         self.did.append("admit")
         return ""
+
+    async def take_certificates(self, push: CertificatePush) -> CertificateState:
+        self.did.append("take certificates")
+        return CertificateState()
 
     async def depart(self, drain_s: float) -> None:
         self.did.append("depart")
@@ -199,22 +212,23 @@ class DoorTests(AuthorityCase):
 
     def test_only_reading_the_status_needs_no_signature(self) -> None:
         self.assertEqual([route.path for route in self.routes if route.method == "GET"], ["/v1/status"])
-        self.assertEqual(len(self.routes), 7)
+        self.assertEqual(len(self.routes), 10)
 
     def test_nothing_is_changed_for_another_process_or_a_key_that_is_no_node_s(self) -> None:
         for route in self.routes:
             if route.method == "GET":
                 continue
-            whole = self.signed(method=route.method, path=route.path, body=b"{}")
+            path = route.path.replace("<job>", "job-00000001")
+            whole = self.signed(method=route.method, path=path, body=b"{}")
             unsigned = {key: value for key, value in whole.headers.items() if not key.startswith("signature")}
             for request in (
-                self.request({}, b"{}", route.method, route.path),
-                self.request(unsigned, b"{}", route.method, route.path),
-                self.signed(key=self.stranger, method=route.method, path=route.path, body=b"{}"),
-                self.signed(engine="se-2", method=route.method, path=route.path, body=b"{}"),
+                self.request({}, b"{}", route.method, path),
+                self.request(unsigned, b"{}", route.method, path),
+                self.signed(key=self.stranger, method=route.method, path=path, body=b"{}"),
+                self.signed(engine="se-2", method=route.method, path=path, body=b"{}"),
                 self.signed(method=route.method, path="/v1/status", body=b"{}"),
             ):
-                asked = replace(request, method=route.method, path=route.path, target=route.path)
+                asked = replace(request, method=route.method, path=path, target=path, arguments={"job": path[13:25]})
                 self.failureResultOf(as_deferred(route.answer(asked)), Unauthenticated)
         self.assertEqual(self.engine.did, [])
 

@@ -39,7 +39,7 @@ class ProgramCase(TestCase):
     @override
     def setUp(self) -> None:
         self.console = Console()
-        self.programs = Programs(reactor, (), (), grace_s=0.5)
+        self.programs = Programs(reactor, (), (), grace_s=PATIENCE_S)
 
     async def run_program(self, program: Program) -> Ended:
         return await self.programs.run(program, self.console, program.timeout_s)
@@ -114,17 +114,19 @@ class ProgramTests(ProgramCase):
             await self.gone(int(process))
 
     async def test_one_that_is_deaf_is_killed_after_a_while(self) -> None:
+        self.programs = Programs(reactor, (), (), grace_s=0.5)
         code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('begun', flush=True); time.sleep(600)"
         seen = self.console.printed(b"begun\n")
         running = as_deferred(self.run_program(python(code, timeout_s=60)))
         await seen
         running.cancel()
+        running.cancel()
         self.assertEqual(await running, Ended(exit_status=137, signal="KILL"))
 
     async def test_cancelled_it_may_say_goodbye(self) -> None:
         code = (
-            "import signal, sys, time\n"
-            "signal.signal(15, lambda *_: (print('bye', flush=True), sys.exit(4)))\n"
+            "import os, signal, time\n"
+            "signal.signal(15, lambda *_: (os.write(1, b'bye\\n'), os._exit(4)))\n"
             "print('begun', flush=True)\n"
             "time.sleep(600)\n"
         )
@@ -174,7 +176,9 @@ class ProgramTests(ProgramCase):
         self.assertEqual(len(self.console.output), 3_000_000)
 
     async def test_only_so_many_run_at_once(self) -> None:
-        programs = Programs(reactor, [Program(name="wait", argv=("/bin/sleep", "600"), timeout_s=60)], (), grace_s=0.5)
+        programs = Programs(
+            reactor, [Program(name="wait", argv=("/bin/sleep", "600"), timeout_s=60)], (), grace_s=PATIENCE_S
+        )
         table = CommandTable(reactor, programs.commands)
         running = [as_deferred(table.run("wait", [], Console())) for _ in range(AT_ONCE)]
         found = await table.run("wait", [], self.console)

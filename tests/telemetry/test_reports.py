@@ -17,6 +17,7 @@ from avinet.errors import Invalid, Unavailable
 from avinet.telemetry.fleet import BUCKETS as BUCKETS_KEPT
 from avinet.telemetry.fleet import SERVERS, SERVICES, WINDOW_S, Fleet
 from avinet.telemetry.reports import COALESCE_S, Reporter
+from avinet.wire.certificates import CertificateState, CertificateVersion
 from avinet.wire.config import ConfigState
 from avinet.wire.message import decode, encode
 from avinet.wire.report import (
@@ -74,10 +75,12 @@ class ReporterTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.plane, self.sent = Clock(), Plane(), list[Report]()
         self.fail = False
+        self.certificates = CertificateState()
         self.reporter = Reporter(
             self.clock,
             self.plane,
             ConfigState,
+            lambda: self.certificates,
             boot="b",
             interval_s=INTERVAL_S,
             wall=lambda: 1_000_000 + self.clock.seconds(),
@@ -112,6 +115,15 @@ class ReporterTests(SynchronousTestCase):
         self.clock.advance(COALESCE_S)
         self.assertEqual([each.state for each in self.sent[-1].health or ()], ["down"])
         self.assertEqual(len(self.sent), 2)
+
+    def test_what_is_held_of_certificates_is_told_at_first_and_at_once_when_it_changes(self) -> None:
+        self.up()
+        self.clock.advance(1)
+        self.certificates = CertificateState(held=[CertificateVersion(name="shop", revision=1, sha256="0" * 64)])
+        self.reporter.changed()
+        self.clock.advance(COALESCE_S)
+        self.clock.advance(INTERVAL_S)
+        self.assertEqual([each.certificates for each in self.sent], [CertificateState(), self.certificates, None])
 
     def test_counts_are_late_and_never_lost_nor_counted_twice(self) -> None:
         self.up()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import ssl
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
@@ -14,6 +20,7 @@ from twisted.internet.endpoints import SSL4ServerEndpoint, TCP4ClientEndpoint, w
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 from zope.interface import implementer
@@ -46,6 +53,14 @@ class Hearer(Protocol):
         if not self.heard.called:
             self.heard.errback(reason)
         self.closed.callback(None)
+
+
+def greeting_by_the_system(port: int) -> bytes:
+    """What a program hears there that trusts what the system trusts."""
+    context = ssl.create_default_context()
+    plain = socket.create_connection(("127.0.0.1", port), 30)
+    with context.wrap_socket(plain, server_hostname=NAME) as secured:
+        return secured.recv(5)
 
 
 class TLSTests(TestCase):
@@ -137,6 +152,20 @@ class TLSTests(TestCase):
             said = await self.refused(port, client)
             if reason is not None:
                 self.assertEqual(said, reason, what)
+
+    @asynchronous
+    async def test_a_ca_that_the_system_trusts_is_a_stranger_s(self) -> None:
+        stranger = new_root("dexample", NOW)
+        issuing = new_issuing(stranger, "dexample", NOW)
+        path = Path(self.mktemp())
+        path.write_bytes(stranger.certificate.public_bytes(Encoding.PEM))
+        before = mock.patch.dict(os.environ, {"SSL_CERT_FILE": str(path.absolute())})
+        before.start()
+        self.addCleanup(before.stop)
+        port = await self.serve(self.server(new_node(issuing, "node-1", "dexample", NOW), issuing))
+        self.assertEqual(await deferToThread(greeting_by_the_system, port), b"hello")
+        said = await self.refused(port, ClientTLS(NAME, [ROOT.certificate], NOW))
+        self.assertEqual(said, "its certificate is not signed by the root CA, or not valid now")
 
     @asynchronous
     async def test_the_certificate_is_replaced_while_it_serves(self) -> None:

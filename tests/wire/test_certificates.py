@@ -14,10 +14,11 @@ from avinet.wire.certificates import (
     PUSHED,
     CertificateMaterial,
     CertificatePush,
+    CertificatePut,
     CertificateVersion,
     material_sha256,
 )
-from avinet.wire.message import decode, encode
+from avinet.wire.message import decode, encode, schemas
 
 CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIBszCCAVmgAwIBAgIUYg==\n-----END CERTIFICATE-----\n"
 MARK = "MARKEDSECRET"
@@ -74,6 +75,12 @@ class CertificateTests(SynchronousTestCase):
         for text in shown:
             self.assertNotIn(MARK, text)
             self.assertIn("shop", text)
+
+    def test_a_key_is_described_as_one_that_is_never_read(self) -> None:
+        described, components = schemas([CertificatePut, CertificatePush])
+        for kind in ("CertificatePut", "CertificateMaterial"):
+            self.assertIs(components[kind]["properties"]["key"]["writeOnly"], True)
+        self.assertEqual(len(described), 2)
 
     def test_the_hash_is_that_of_the_one_file_that_a_server_reads(self) -> None:
         self.assertNotEqual(material_sha256(CERTIFICATE, KEY), material_sha256(CERTIFICATE * 2, KEY))

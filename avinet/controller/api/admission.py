@@ -37,7 +37,9 @@ class AdmissionApi:
 
     async def images(self, request: Request) -> Reply:
         """All images."""
-        return Reply(200, ImageList(items=[_image(each) for each in await self._node.engines.images()]))
+        let_in = await self._node.engines.let_in()
+        items = [_image(each, let_in.get(each.id, 0)) for each in await self._node.engines.images()]
+        return Reply(200, ImageList(items=items))
 
     async def build_image(self, request: Request) -> Reply:
         """A bundle to boot service engines from."""
@@ -51,7 +53,7 @@ class AdmissionApi:
         """Let an image key enrol nothing any more."""
         record = await self._node.engines.retire_image(request.arguments["id"], request.identity)
         await self._node.pending.drop(record.id, request.identity)
-        return Reply(200, _image(record))
+        return Reply(200, _image(record, (await self._node.engines.let_in()).get(record.id, 0)))
 
     async def rules(self, request: Request) -> Reply:
         """The rules of enrolment."""
@@ -89,9 +91,13 @@ class AdmissionApi:
         return Reply(200, Readmitted(count=await self._node.engines.readmit(wanted.ids, request.identity)))
 
 
-def _image(record: ImageRecord) -> Image:
+def _image(record: ImageRecord, let_in: int) -> Image:
     return Image(
-        id=record.id, state=record.state, fingerprint=keys.fingerprint(record.public_key), not_after=record.not_after
+        id=record.id,
+        state=record.state,
+        fingerprint=keys.fingerprint(record.public_key),
+        not_after=record.not_after,
+        let_in=let_in,
     )
 
 

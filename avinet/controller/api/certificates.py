@@ -8,7 +8,14 @@ from avinet.controller.api.matching import expected
 from avinet.controller.api.pages import PAGE, PAGED
 from avinet.controller.node import Node
 from avinet.rest.route import Reply, Request, Route
-from avinet.wire.certificates import PUT_LIMIT_BYTES, Certificate, CertificateList, CertificatePut, CertificateStored
+from avinet.wire.certificates import (
+    PUT_LIMIT_BYTES,
+    Certificate,
+    CertificateList,
+    CertificatePut,
+    CertificateStored,
+    Resealed,
+)
 
 
 class CertificatesApi:
@@ -41,6 +48,10 @@ class CertificatesApi:
         await self._node.certificates.delete(request.arguments["name"], request.identity, expected=expected(request))
         return Reply(204)
 
+    async def reseal(self, request: Request) -> Reply:
+        """Seal all private keys with a new key of this node."""
+        return Reply(200, await self._node.resealing.reseal(request.identity))
+
 
 def certificate_routes(node: Node) -> Sequence[Route]:
     """The routes of certificates."""
@@ -58,4 +69,5 @@ def certificate_routes(node: Node) -> Sequence[Route]:
             limit_bytes=PUT_LIMIT_BYTES,
         ),
         Route("DELETE", certificate, do.remove, "Delete a certificate", status=204),
+        Route("POST", "/v1/secrets-key", do.reseal, "Seal all private keys with a new key", gives=Resealed),
     ]

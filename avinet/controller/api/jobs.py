@@ -8,9 +8,10 @@ from avinet.controller.api.pages import PAGE, PAGED
 from avinet.controller.node import Node
 from avinet.errors import NotFound
 from avinet.rest.route import Reply, Request, Route
+from avinet.rest.streaming import Streamed
 from avinet.wire.command import CommandResult
 from avinet.wire.fleet import CommandRun
-from avinet.wire.jobs import Job, JobList, JobOrder, JobResults
+from avinet.wire.jobs import Job, JobEvent, JobList, JobOrder, JobResults
 
 LONGEST_WAIT_S = 30
 
@@ -27,9 +28,12 @@ class JobsApi:
         order = JobOrder(command=run.command, arguments=run.arguments, ids=[id], timeout_s=run.timeout_s)
         return Reply(200, await self._node.jobs.one(order, id, request.identity))
 
-    async def begin_job(self, request: Request) -> Reply:
-        """Begin a command on several."""
+    async def begin_job(self, request: Request) -> Reply | Streamed:
+        """Begin a command on several, and follow it where that is asked for."""
         order = request.decoded(JobOrder)
+        if request.number("follow", 0, 1):
+            targets = self._node.targets(order)
+            return Streamed(await self._node.jobs.begin_followed(order, targets, request.identity))
         return Reply(202, await self._node.jobs.begin(order, self._node.targets(order), request.identity))
 
     async def jobs(self, request: Request) -> Reply:
@@ -42,8 +46,13 @@ class JobsApi:
         after, wait_s = request.number("after", 0, 10**6), request.number("wait_s", 0, LONGEST_WAIT_S)
         return Reply(200, await self._node.jobs.results(_job(request), after, wait_s))
 
+    async def output(self, request: Request) -> Streamed:
+        """A job while it runs, from its beginning or from now on."""
+        from_now = bool(request.number("from_now", 0, 1))
+        return Streamed(await self._node.jobs.follow(_job(request), from_now=from_now))
+
     async def cancel_job(self, request: Request) -> Reply:
-        """Begin no more of a job."""
+        """Begin no more of a job, and end what runs."""
         self._node.jobs.cancel(_job(request))
         return Reply(204)
 
@@ -60,8 +69,20 @@ def job_routes(node: Node) -> Sequence[Route]:
     do, command = JobsApi(node), "/v1/service-engines/<id>/commands"
     return [
         Route("POST", command, do.command, "Run a command on it", CommandRun, CommandResult),
-        Route("POST", "/v1/jobs", do.begin_job, "Begin one on several", JobOrder, Job, status=202, limit_bytes=10**6),
+        Route(
+            "POST",
+            "/v1/jobs",
+            do.begin_job,
+            "Begin one on several; with follow=1 the answer is that of its output",
+            JobOrder,
+            Job,
+            status=202,
+            limit_bytes=10**6,
+            query=("follow",),
+            streams=JobEvent,
+        ),
         Route("GET", "/v1/jobs", do.jobs, "The jobs, the latest first", gives=JobList, query=PAGED),
         Route("GET", "/v1/jobs/<id>", do.job, "A job and its results", gives=JobResults, query=("after", "wait_s")),
-        Route("POST", "/v1/jobs/<id>/cancellation", do.cancel_job, "Begin no more of it", status=204),
+        Route("GET", "/v1/jobs/<id>/output", do.output, "A job while it runs", query=("from_now",), streams=JobEvent),
+        Route("POST", "/v1/jobs/<id>/cancellation", do.cancel_job, "Begin no more of it, and end it", status=204),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from twisted.logger import Logger
 
 from avinet.controller.api.pages import PAGE
@@ -25,7 +26,8 @@ class Overview:
 
     async def status(self, request: Request) -> Reply:
         """The node and its fleet in one view."""
-        return Reply(200, self._node.overview.status())
+        status = self._node.overview.status()
+        return Reply(200, msgspec.structs.replace(status, rollouts=self._node.rollouts.known()))
 
     async def trust(self, request: Request) -> Reply:
         """The trust document."""

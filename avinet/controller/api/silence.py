@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from avinet.rest.route import Answer, Pipe, Reply, Request, Route
+from avinet.rest.route import Answer, Pipe, Reply, Request, Route, Streamed
 
 
 def told_of_silence(routes: Sequence[Route], silent_s: Callable[[], float]) -> list[Route]:
@@ -15,7 +15,7 @@ def told_of_silence(routes: Sequence[Route], silent_s: Callable[[], float]) -> l
 
 
 def _aged(answer: Answer, silent_s: Callable[[], float]) -> Answer:
-    async def aged(request: Request) -> Reply | Pipe:
+    async def aged(request: Request) -> Reply | Pipe | Streamed:
         reply = await answer(request)
         age_s = silent_s()
         if not age_s or not isinstance(reply, Reply):

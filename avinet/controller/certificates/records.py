@@ -10,13 +10,17 @@ from avinet.controller.certificates.checks import names_of
 from avinet.enrolment.records import Record
 from avinet.store.interface import Entry
 from avinet.trust.image import fingerprint
+from avinet.trust.sealing import Seal
 from avinet.wire.certificates import Certificate, CertificateEarlier, CertificateVersion
 
 CERTIFICATES, NAMES = b"certificate/", b"certificates"
 
 
 class CertificateRecord(Record, frozen=True, kw_only=True):
-    """A certificate: its chain and its key, sealed with the key `sealed_by`; `sha256` is that of what is delivered."""
+    """A certificate: its chain and its key, sealed with the key `sealed_by`; `sha256` is that of what is delivered.
+
+    `revision` is that of the store at which it was put, where it was written again since, and is the same; else 0.
+    """
 
     version: int
     author: str
@@ -25,6 +29,7 @@ class CertificateRecord(Record, frozen=True, kw_only=True):
     sha256: str
     sealed: str
     sealed_by: str
+    revision: int = 0
     earlier: list[CertificateEarlier] = []
 
     @property
@@ -40,11 +45,12 @@ class NamesRecord(Record, frozen=True, kw_only=True):
 
 
 class Kept:
-    """A certificate as it is kept now: its record, the version that service engines are sent, and what it is."""
+    """A certificate as it is kept: its record at `revision`, the version for service engines, and what it is."""
 
     def __init__(self, name: str, record: CertificateRecord, revision: int) -> None:
         self.record = record
-        self.version = CertificateVersion(name=name, revision=revision, sha256=record.sha256)
+        self.revision = revision
+        self.version = CertificateVersion(name=name, revision=record.revision or revision, sha256=record.sha256)
         leaf, *above = x509.load_pem_x509_certificates(record.chain.encode())
         self.not_after = leaf.not_valid_after_utc.timestamp()
         self.fingerprint = fingerprint(leaf)
@@ -84,6 +90,11 @@ def names_in(entry: Entry | None) -> list[str]:
 def about(name: str, record: CertificateRecord) -> str:
     """What the key is sealed for."""
     return f"certificate {name}, version {record.version}, {record.sha256}"
+
+
+def sealed(name: str, record: CertificateRecord, key: bytes, seal: Seal) -> CertificateRecord:
+    """The record with the private key `key` in it, sealed."""
+    return msgspec.structs.replace(record, sealed=seal.seal(key, about(name, record)), sealed_by=seal.id)
 
 
 def as_earlier(record: CertificateRecord) -> CertificateEarlier:

@@ -146,8 +146,17 @@ class Supply:
         self._too_old.discard(id)
 
     def said(self, id: str, state: CertificateState) -> None:
-        """A service engine told what it holds."""
-        self._has[id] = _Has(state)
+        """A service engine told what it holds: only so much of it is remembered as there are certificates."""
+        self._has[id] = _Has(
+            CertificateState(
+                held=[each for each in state.held if self._vault.version(each.name)],
+                refused=[
+                    CertificateRefusal(version=each.version, reason=each.reason[:_REASON_CHARS])
+                    for each in state.refused
+                    if self._vault.version(each.version.name)
+                ],
+            )
+        )
 
     def forget(self, id: str) -> None:
         """The service engine is gone, or begins anew."""
@@ -194,10 +203,11 @@ class Supply:
         """A service engine has refused all of a push."""
         self.log.warn("{id} has refused {count} certificates: {why}", id=id, count=len(versions), why=why)
         has = self._of(id)
-        refused = {**has.refused, **dict.fromkeys(versions, why[:_REASON_CHARS])}
-        self._has[id] = _Has(
+        refused = {**has.refused, **dict.fromkeys(versions, why)}
+        self.said(
+            id,
             CertificateState(
                 held=list(has.held.values()),
                 refused=[CertificateRefusal(version=version, reason=why) for version, why in refused.items()],
-            )
+            ),
         )

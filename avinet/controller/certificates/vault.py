@@ -6,7 +6,7 @@ document can overlook that. A private key leaves here for service engines, and f
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import msgspec
@@ -25,14 +25,15 @@ from avinet.controller.certificates.records import (
     as_earlier,
     certificate_key,
     names_in,
+    sealed,
 )
+from avinet.controller.certificates.seals import InThread, Seals
 from avinet.enrolment.records import AuditRecord, put_audit, put_record
 from avinet.errors import Conflict, LocalError, NotFound, Precondition, TooLarge, Unavailable
 from avinet.ids import parse_id
 from avinet.store.interface import Delete, Entry, Put, Store, Transaction, Unchanged
 from avinet.store.mirror import Mirror
 from avinet.trust.image import fingerprint
-from avinet.trust.sealing import Seal
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.certificates import (
     CertificateMaterial,
@@ -45,8 +46,6 @@ from avinet.wire.certificates import (
 MOST = 1000
 KEPT_EARLIER = 10
 _RACES = 10
-
-InThread = Callable[[Callable[[], ServerCertificate]], Awaitable[ServerCertificate]]
 
 
 class Using(Protocol):
@@ -69,7 +68,7 @@ class Vault:
         clock: IReactorTime,
         store: Store,
         tasks: Tasks,
-        seal: Seal,
+        seals: Seals,
         node: str,
         using: Callable[[], Using],
         changed: Callable[[str], None],
@@ -77,7 +76,7 @@ class Vault:
         now: Callable[[], float],
     ) -> None:
         self._store = store
-        self._seal = seal
+        self._seals = seals
         self._node = node
         self._using = using
         self._changed = changed
@@ -106,7 +105,7 @@ class Vault:
         before = self._kept.get(name)
         if entry is None:
             self._kept.pop(name, None)
-        elif before is None or before.version.revision != entry.revision:
+        elif before is None or before.revision != entry.revision:
             try:
                 record = msgspec.json.decode(entry.value, type=CertificateRecord)
                 self._kept[name] = Kept(name, record, entry.revision)
@@ -142,16 +141,17 @@ class Vault:
         found = self._kept.get(name)
         if found is None:
             return f"there is no certificate {name}"
-        if found.record.sealed_by != self._seal.id:
+        if self._seals.of(found.record.sealed_by) is None:
             return f"the private key of certificate {name} cannot be opened: put the certificate again"
         return ""
 
     def material(self, name: str) -> CertificateMaterial:
         """What service engines are sent. Raises `LocalError`, for one that cannot be opened too."""
         found = self._kept.get(name)
-        if found is None or (problem := self.problem(name)):
-            raise LocalError(problem if found else f"there is no certificate {name}")
-        key = self._seal.open(found.record.sealed, about(name, found.record)).decode("ascii")
+        seal = self._seals.of(found.record.sealed_by) if found else None
+        if found is None or seal is None:
+            raise LocalError(self.problem(name))
+        key = seal.open(found.record.sealed, about(name, found.record)).decode("ascii")
         return CertificateMaterial(version=found.version, chain=found.record.chain, key=key)
 
     async def names(self) -> tuple[frozenset[str], Unchanged]:
@@ -160,6 +160,11 @@ class Vault:
         return frozenset(names_in(entry)), Unchanged(NAMES, entry.revision if entry else 0)
 
     # what changes
+
+    def wrote(self, name: str, record: CertificateRecord, revision: int) -> None:
+        """A certificate was written by this node, at `revision`: it is known before it is seen."""
+        entry = Entry(certificate_key(name), msgspec.json.encode(record), revision, revision)
+        self._mirror.wrote(name, entry, revision)
 
     async def put(
         self, name: str, put: CertificatePut, author: str, *, expected: int | None = None
@@ -171,17 +176,21 @@ class Vault:
         """
         parse_id(name, "certificate name")
         found = await self._in_thread(lambda: checked(put, self._now()))
+        async with self._seals.turn:
+            return await self._put(name, found, author, expected)
+
+    async def _put(self, name: str, found: ServerCertificate, author: str, expected: int | None) -> CertificateStored:
         sha256 = material_sha256(found.chain_pem, found.key_pem)
         for _ in range(_RACES):
             entry, names = await self._read(name)
             old = msgspec.json.decode(entry.value, type=CertificateRecord) if entry else None
             current = old.version if old else 0
             _check_expected(name, current, expected)
-            if old is not None and (old.sha256, old.sealed_by) == (sha256, self._seal.id):
+            if old is not None and old.sha256 == sha256 and self._seals.of(old.sealed_by) is not None:
                 return CertificateStored(name=name, version=current, changed=False)
             if old is None and len(names_in(names)) >= MOST:
                 raise TooLarge(f"there are {MOST} certificates already")
-            record = self._sealed(name, found, sha256, author, old)
+            record = self._record(name, found, sha256, author, old)
             then: list[Put | Delete] = [
                 put_record(certificate_key(name), record),
                 self._audit("certificate-put", author, name, record),
@@ -192,8 +201,7 @@ class Vault:
                 then.append(put_record(NAMES, NamesRecord(names=sorted({*names_in(names), name}))))
             done = await self._store.transact(Transaction(tuple(conditions), tuple(then)))
             if done.succeeded:
-                written = Entry(certificate_key(name), msgspec.json.encode(record), done.revision, done.revision)
-                self._mirror.wrote(name, written, done.revision)
+                self.wrote(name, record, done.revision)
                 self.log.info(
                     "certificate {name} is at version {version} by {author}",
                     name=name,
@@ -240,7 +248,7 @@ class Vault:
         found = (await self._store.read([certificate_key(name), NAMES])).entries
         return found.get(certificate_key(name)), found.get(NAMES)
 
-    def _sealed(
+    def _record(
         self, name: str, found: ServerCertificate, sha256: str, author: str, old: CertificateRecord | None
     ) -> CertificateRecord:
         record = CertificateRecord(
@@ -250,11 +258,10 @@ class Vault:
             chain=found.chain_pem,
             sha256=sha256,
             sealed="",
-            sealed_by=self._seal.id,
+            sealed_by="",
             earlier=[as_earlier(old), *old.earlier][:KEPT_EARLIER] if old else [],
         )
-        sealed = self._seal.seal(found.key_pem.encode("ascii"), about(name, record))
-        return msgspec.structs.replace(record, sealed=sealed)
+        return sealed(name, record, found.key_pem.encode("ascii"), self._seals.current)
 
     def _audit(self, kind: str, author: str, name: str, record: CertificateRecord) -> Put:
         leaf = record.leaf

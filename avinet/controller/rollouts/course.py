@@ -17,9 +17,11 @@ from avinet.wire.rollout import Rollout, RolloutPhase
 class Course:
     """A roll-out under way on a node; all but `record` can be learnt anew. Times are those of the node's clock."""
 
-    def __init__(self, record: RolloutRecord, of: Concern) -> None:
+    def __init__(self, record: RolloutRecord, of: Concern, revision: int) -> None:
         self.record = record
         self.of = of
+        self.revision = revision
+        """The revision of the documents that `of` was made of."""
         self.before: dict[str, Before] | None = None
         self.tally: Tally | None = None
         self.targets = 0

@@ -14,7 +14,7 @@ from avinet.aio import News, Tasks, pause, within
 from avinet.config import rollout as rules
 from avinet.config.catalogue import Catalogue, Rolling
 from avinet.config.compile import Target, applies
-from avinet.config.health import Tally, judge
+from avinet.config.health import Before, Tally, judge
 from avinet.config.rollout import RolloutRecord
 from avinet.config.rollouts import Rollouts
 from avinet.controller.rollouts.course import Course, shown
@@ -113,12 +113,14 @@ class RolloutDriver:
         for name in self._courses.keys() - records.keys():
             del self._courses[name]
         for name, record in records.items():
-            course = self._courses.get(name)
+            course, document = self._courses.get(name), catalogue.documents.get(name)
+            if document is None:  # it has ended meanwhile
+                continue
             if course is None or course.record.version != record.version:
-                document = catalogue.documents.get(name)
-                if document is None:
-                    continue
-                course = self._courses[name] = Course(record, concern(document))
+                of = concern(document, catalogue.in_use())
+                course = self._courses[name] = Course(record, of, catalogue.revision)
+            if course.revision != catalogue.revision:
+                course.of, course.revision = concern(document, catalogue.in_use()), catalogue.revision
             course.record = record
         services = [course.of.services for course in self._courses.values()]
         self._observed.watch(frozenset().union(*services) if services else None)
@@ -179,7 +181,11 @@ class RolloutDriver:
         settling = any(self._observed.unsettled(id, plan.lost_s) for id in batch.ids)
         if settling and not record.promoted and held_s < plan.deadline_s:
             return
-        found = {id: self._observed.before(id, course.of, plan.least_requests) for id in batch.ids}
+        found: dict[str, Before] = {}
+        for index, id in enumerate(batch.ids):
+            if index % BREATH == BREATH - 1:
+                await pause(self._clock, 0)
+            found[id] = self._observed.before(id, course.of, plan.least_requests)
         await self._rollouts.remember(record, found)
         if course.before is not None:
             course.before.update(found)
@@ -270,13 +276,13 @@ class RolloutDriver:
             if waiter in self._waiting:
                 self._waiting.remove(waiter)
 
-    async def list(self) -> RolloutList:
+    async def latest(self) -> RolloutList:
         """The last roll-out of each document, those under way first."""
         return RolloutList(items=[self._shown(each) for each in await self._rollouts.all()])
 
-    async def under_way(self) -> RolloutList:
-        """Those that are under way."""
-        return RolloutList(items=[self._shown(each) for each in (await self._rollouts.under_way()).values()])
+    def known(self) -> list[Rollout]:
+        """Those that are under way, as far as this node has looked at them."""
+        return [self._shown(each.record) for each in self._courses.values()]
 
     def _tell(self) -> None:
         waiting, self._waiting = self._waiting, []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
 from avinet.config.health import BEFORE_DOWN, Before, Now
-from avinet.wire.config import ConfigState, ConfigVersion, Document
+from avinet.wire.config import ConfigState, ConfigVersion, Document, VirtualService
 from avinet.wire.report import Report, ServerHealth, ServiceTraffic
 
 
@@ -49,18 +49,17 @@ class Concern:
     services: frozenset[str]
 
 
-def concern(document: Document) -> Concern:
-    """All that a document defines, and the pools of others that its virtual services use."""
-    used = {
-        pool
-        for service in document.virtual_services
-        for pool in (service.pool, *(route.pool for route in service.routes))
-        if pool is not None
-    }
-    return Concern(
-        frozenset(used | {pool.name for pool in document.pools}),
-        frozenset(service.name for service in document.virtual_services),
-    )
+def concern(document: Document, others: Iterable[Document]) -> Concern:
+    """All that a document defines, the pools of others that it uses, and the virtual services that use its pools."""
+    pools, services = {pool.name for pool in document.pools}, {each.name for each in document.virtual_services}
+    for other in others:
+        services.update(each.name for each in other.virtual_services if not pools.isdisjoint(_uses(each)))
+    used = {pool for each in document.virtual_services for pool in _uses(each)}
+    return Concern(frozenset(pools | used), frozenset(services))
+
+
+def _uses(service: VirtualService) -> set[str]:
+    return {pool for pool in (service.pool, *(route.pool for route in service.routes)) if pool is not None}
 
 
 class _Counted:

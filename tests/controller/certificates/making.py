@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.aio import Tasks, as_deferred
+from avinet.controller.certificates.seals import Seals
 from avinet.controller.certificates.vault import Vault
 from avinet.store.interface import Unchanged
-from avinet.trust.sealing import KEY_BYTES, Seal
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.certificates import CertificatePut, CertificateStored
 from tests.issuing import Issuer
 from tests.store.memory import MemoryStore
 
+T = TypeVar("T")
 ISSUER = Issuer()
-SEAL = Seal(bytes(range(KEY_BYTES)))
 
 
 def put_of(found: ServerCertificate, *, force: bool = False) -> CertificatePut:
@@ -32,7 +33,7 @@ def secret_of(found: ServerCertificate) -> str:
     return found.key_pem.splitlines()[2]
 
 
-async def at_once(work: Callable[[], ServerCertificate]) -> ServerCertificate:
+async def at_once(work: Callable[[], T]) -> T:
     return work()
 
 
@@ -57,14 +58,17 @@ class VaultCase(SynchronousTestCase):
         self.addCleanup(self.tasks.stop)
         self.time = time.time()
         self.changes: list[str] = []
+        self.secrets_key = Path(self.mktemp())
         self.vault = self.opened()
 
-    def opened(self, seal: Seal = SEAL) -> Vault:
+    def opened(self) -> Vault:
+        """The vault of a node that starts."""
+        self.seals = Seals(self.secrets_key)
         vault = Vault(
             self.clock,
             self.store,
             self.tasks,
-            seal,
+            self.seals,
             "node-1",
             lambda: self.documents,
             self.changes.append,

@@ -12,7 +12,6 @@ from avinet.config.compile import Compiled, compiled
 from avinet.controller.certificates import supply as supply_module
 from avinet.controller.certificates.supply import PUSH_S, Supply
 from avinet.errors import Invalid, LocalError, NotFound, PeerError, TimedOut, Unavailable
-from avinet.trust.sealing import KEY_BYTES, Seal
 from avinet.wire.certificates import (
     CertificatePush,
     CertificateRefusal,
@@ -112,6 +111,17 @@ class SupplyTests(SupplyCase):
         self.assertEqual((self.supply.missing("se-1"), self.supply.missing("se-2")), (["shop"], []))
         self.assertEqual(self.supply.waits("se-1"), "")
 
+    def test_what_it_says_of_certificates_that_there_are_not_is_not_remembered(self) -> None:
+        made_up = [CertificateVersion(name=f"c-{number}", revision=1, sha256="0" * 64) for number in range(1000)]
+        refused = [CertificateRefusal(version=each, reason="x" * 1024) for each in made_up]
+        own = CertificateRefusal(version=self.current("blog")[0], reason="x" * 1024)
+        self.supply.said(
+            "se-1", CertificateState(held=[*made_up[1:], *self.current("shop")], refused=[*refused[1:], own])
+        )
+        has = self.supply._has["se-1"]
+        self.assertEqual((list(has.held), [each.name for each in has.refused]), (["shop"], ["blog"]))
+        self.assertLess(len(has.refused[own.version]), 1000)
+
     def test_many_are_sent_some_at_a_time(self) -> None:
         self.patch(supply_module, "PUSHED", 1)
         self.engines.desire("se-1", "shop", "blog")
@@ -203,7 +213,8 @@ class RefusalTests(SupplyCase):
         self.failureResultOf(bringing, PeerError)
 
     def test_a_key_that_cannot_be_opened_is_not_sent_and_said(self) -> None:
-        self.vault = self.opened(Seal(bytes(KEY_BYTES)))
+        self.secrets_key.unlink()
+        self.vault = self.opened()
         self.supply = Supply(self.clock, self.engines, self.engines, self.vault)
         self.assertEqual(self.supply.missing("se-1"), [])
         self.assertIn("put the certificate again", self.supply.waits("se-1"))

@@ -12,7 +12,6 @@ from avinet.controller.certificates.records import CERTIFICATES, NAMES
 from avinet.enrolment.records import AUDIT
 from avinet.errors import AvinetError, Conflict, Invalid, LocalError, NotFound, Precondition, TooLarge, Unavailable
 from avinet.store.interface import Delete, Put, Transaction
-from avinet.trust.sealing import KEY_BYTES, Seal
 from avinet.wire.certificates import CertificateVersion, material_sha256
 from avinet.wire.message import encode
 from tests.controller.certificates.making import ISSUER, VaultCase, put_of, secret_of
@@ -192,7 +191,9 @@ class VaultTests(VaultCase):
 class LostKeyTests(VaultCase):
     def test_without_the_key_that_sealed_them_that_is_said_and_they_can_be_put_again(self) -> None:
         found = self.put("shop")
-        self.vault = self.opened(Seal(bytes(KEY_BYTES)))
+        self.secrets_key.unlink()
+        self.vault = self.opened()
+        self.assertTrue(self.seals.lost)
         said = str(self.assertRaises(LocalError, self.vault.material, "shop"))
         self.assertIn("put the certificate again", said)
         self.assertEqual(self.vault.problem("shop"), said)

@@ -1,0 +1,160 @@
+"""Answers without a known end: one JSON object a line, as they come, as fast as they are read.
+
+An empty line says that there is nothing new, and that whoever answers is alive.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web import http
+from twisted.web.client import ResponseDone
+from typing_extensions import override
+from zope.interface import implementer
+
+from avinet.errors import PeerError, TimedOut, Unavailable
+from avinet.feed import Bell
+from avinet.wire.jobs import LINE_BYTES
+from avinet.wire.message import encode
+
+NDJSON = "application/x-ndjson"
+ALIVE_S = 10.0
+"""How often a sign of life is sent at least."""
+SILENT_S = 30.0
+"""How long a peer that sends nothing is believed."""
+_HIGH_BYTES, _LOW_BYTES = 64 * 1024, 16 * 1024
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Answers with `messages` as they come, which are closed when the peer goes away; a problem in them cuts it off."""
+
+    messages: AsyncGenerator[Any, None]
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@implementer(IPushProducer)
+class Pump:
+    """Writes messages as the body of `request`; a peer that takes nothing for `stalled_s` is given up."""
+
+    def __init__(self, clock: IReactorTime, request: http.Request, stalled_s: float) -> None:
+        self._clock = clock
+        self._request = request
+        self._stalled_s = stalled_s
+        self._taken = Bell()
+        self._paused_at: float | None = None
+        self._wrote_at = clock.seconds()
+        self._timer: IDelayedCall | None = None
+        self._stalled = False
+
+    async def run(self, messages: AsyncGenerator[Any, None]) -> None:
+        """Write them all, and the end. Raises what they raise, and `TimedOut`; the rest is not made then."""
+        self._request.registerProducer(self, True)
+        self._timer = self._clock.callLater(ALIVE_S, self._tick)
+        try:
+            self._request.write(b"")  # the head goes out now
+            async for message in messages:
+                self._write(encode(message) + b"\n")
+                while self._paused_at is not None:
+                    await self._taken.wait()
+                    self._check()
+        finally:
+            self._timer.cancel()
+            if self._request.channel is not None:  # which a request has no more when the peer has gone
+                self._request.unregisterProducer()
+            await messages.aclose()
+
+    def _check(self) -> None:
+        if self._stalled:
+            raise TimedOut(f"whoever reads took nothing for {self._stalled_s:g} s")
+
+    def _write(self, data: bytes) -> None:
+        self._wrote_at = self._clock.seconds()
+        self._request.write(data)
+
+    def _tick(self) -> None:
+        self._timer = self._clock.callLater(ALIVE_S, self._tick)
+        now = self._clock.seconds()
+        if self._paused_at is None:
+            if now - self._wrote_at >= ALIVE_S:
+                self._write(b"\n")
+        elif now - self._paused_at >= self._stalled_s:
+            self._stalled = True
+            self._taken.ring()
+
+    def pauseProducing(self) -> None:
+        """The peer takes no more for now."""
+        if self._paused_at is None:
+            self._paused_at = self._clock.seconds()
+
+    def resumeProducing(self) -> None:
+        """It does."""
+        self._paused_at = None
+        self._taken.ring()
+
+    def stopProducing(self) -> None:
+        """The request is told of the loss, and whoever runs this with it."""
+
+
+class Lines(Protocol):
+    """The body of a streamed answer of `where`, line by line, read no faster than they are taken."""
+
+    transport: Any
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._lines: deque[bytes] = deque()
+        self._rest = b""
+        self._bytes = 0
+        self._paused = False
+        self._ended: Exception | None = None
+        self._whole = False
+        self._arrived = Bell()
+
+    @override
+    def dataReceived(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        self._lines += lines
+        self._bytes += sum(map(len, lines)) + len(lines)
+        if len(self._rest) > LINE_BYTES:
+            self._rest, self._ended = b"", PeerError(f"{self._where} sent a line of more than {LINE_BYTES} bytes")
+            self.abort()
+        elif self._bytes > _HIGH_BYTES and not self._paused:
+            self._paused = True
+            self.transport.pauseProducing()
+        self._arrived.ring()
+
+    async def next(self) -> bytes | None:
+        """The next line, which may be empty; None behind the last one. Raises `Unavailable` or `PeerError`."""
+        while not self._lines:
+            if self._whole:
+                return None
+            if self._ended is not None:
+                raise self._ended
+            await self._arrived.wait()
+        line = self._lines.popleft()
+        self._bytes -= len(line) + 1
+        if self._paused and self._bytes <= _LOW_BYTES:
+            self._paused = False
+            self.transport.resumeProducing()
+        return line
+
+    def abort(self) -> None:
+        """Close the connection, unless the answer is whole."""
+        if self.transport is not None and not self._whole:
+            self.transport.stopProducing()
+
+    @override
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._whole = reason.check(ResponseDone) is not None and not self._rest and self._ended is None
+        if not self._whole and self._ended is None:
+            self._ended = Unavailable(f"{self._where} broke off its answer")
+        self.transport = None
+        self._paused = False
+        self._arrived.ring()
