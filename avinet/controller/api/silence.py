@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from avinet.rest.route import Answer, Pipe, Reply, Request, Route, Streamed
+from avinet.rest.route import Answer, Pipe, Reply, Request, Route
+from avinet.rest.streaming import Streamed
 
 
 def told_of_silence(routes: Sequence[Route], silent_s: Callable[[], float]) -> list[Route]:
