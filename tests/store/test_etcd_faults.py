@@ -443,3 +443,15 @@ class TrustTests(FaultCase):
         policy = MutualTLS.load(other / "ca.pem", other / "client.pem", other / "client.key", time.time)
         for line in await self.refused(policy):
             self.assertIn("it does not take this side's certificate", line)
+
+    @asynchronous
+    async def test_time_that_goes_by_under_a_context_that_is_kept(self) -> None:
+        at = time.time()
+        ours = self.cluster.policy
+        policy = MutualTLS(ours.ca, ours.credential, lambda: at)
+        gateway = Gateway(reactor, self.cluster.endpoints, policy)
+        self.assertTrue(await leader(self.cluster, gateway))
+        await gateway.close()
+        at += timedelta(days=3650).total_seconds()
+        for line in await self.refused(policy):
+            self.assertIn("or not valid now", line)
