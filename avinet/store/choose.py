@@ -62,7 +62,7 @@ def choose_store(
     if settings.engine == "sqlite":
         file.check_used()
         return SQLiteStore(reactor, file.path)
-    file.check_unused()
+    file.use_elsewhere()
     from avinet.store.etcd.gateway import Gateway  # etcd's client is for those that have one
     from avinet.store.etcd.store import EtcdStore
 
