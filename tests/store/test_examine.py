@@ -91,6 +91,20 @@ class ExamineTests(TestCase):
         self.assertEqual((health.keys, health.state, seen.keys, seen.state), (0, "none", 2, "used"))
 
     @asynchronous
+    async def test_members_take_certificates_that_were_renewed_without_a_start(self) -> None:
+        await self.well()
+        exchange = Exchange(reactor, self.cluster.policy, 2.0)
+        self.addCleanup(lambda: ensureDeferred(exchange.close()))
+        before = [(await exchange.chain(each))[0].serial_number for each in self.cluster.endpoints]
+        members = {name: ["127.0.0.1", "localhost"] for name in self.cluster.names}
+        made = found_members(self.cluster.certificates, members, datetime.now(UTC), renew=True)
+        renewed = [each.certificate.serial_number for each in made if each.became == "renewed"]
+        self.assertEqual(len(renewed), 3)
+        after = [(await exchange.chain(each))[0].serial_number for each in self.cluster.endpoints]
+        self.assertEqual((set(before) & set(after), sorted(after)), (set(), sorted(renewed)))
+        await self.well()
+
+    @asynchronous
     async def test_state_that_is_not_used_here_is_a_fault(self) -> None:
         await self.well()
         gateway = Gateway(reactor, self.cluster.endpoints, self.cluster.policy)
