@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import pwd
 import resource
 from pathlib import Path
 
@@ -57,6 +58,20 @@ def private_folder(path: Path) -> Path:
     except OSError as error:
         raise cannot("use the folder", path, error) from error
     return path
+
+
+def check_owner(folder: Path) -> None:
+    """Refuse to make files in `folder` that its owner could not use. Raises `LocalError`."""
+    try:
+        owner = folder.stat().st_uid
+    except OSError as error:
+        raise cannot("look at", folder, error) from error
+    if owner != os.geteuid():
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = f"number {owner}"
+        raise LocalError(f"{folder} belongs to the user {name}", hint=f"run it as that one: runuser -u {name} -- ...")
 
 
 def read_limited(path: Path, limit_bytes: int) -> bytes:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import resource
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +25,7 @@ from typing_extensions import override
 from avinet.aio import News, Slots, Tasks, as_deferred, cancellable, pause, within
 from avinet.backoff import Backoff
 from avinet.errors import Invalid, LocalError, TimedOut
-from avinet.files import FolderLock, cannot, files_missing, private_folder, read_limited, write_atomic
+from avinet.files import FolderLock, cannot, check_owner, files_missing, private_folder, read_limited, write_atomic
 from avinet.ids import parse_id, random_name
 from avinet.settings import Settings, load, parse
 from avinet.units import format_bytes, format_seconds, parse_bytes, parse_seconds
@@ -127,6 +129,17 @@ class Inner(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Outer(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str = "x"
     inner: Inner = Inner()
+
+
+class OwnerTests(SynchronousTestCase):
+    def test_a_folder_of_another_user_is_refused_with_the_line_that_does_it(self) -> None:
+        folder = private_folder(Path(self.mktemp()).absolute())
+        check_owner(folder)
+        name = pwd.getpwuid(os.geteuid()).pw_name
+        with mock.patch.object(os, "geteuid", return_value=os.geteuid() + 1):
+            said = str(self.assertRaises(LocalError, check_owner, folder))
+        self.assertIn(f"belongs to the user {name}; run it as that one: runuser -u {name} --", said)
+        self.assertRaises(LocalError, check_owner, folder / "none")
 
 
 class OpenFilesTests(SynchronousTestCase):

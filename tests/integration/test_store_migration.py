@@ -13,6 +13,7 @@ from typing_extensions import override
 from avinet.cli.exits import FAULT
 from demo.members import Cluster
 from tests.integration.node import NodeCase
+from tests.peers import require
 
 
 class MigratedNodeTests(NodeCase):
@@ -20,6 +21,7 @@ class MigratedNodeTests(NodeCase):
 
     @override
     def setUp(self) -> None:
+        require("etcd")
         folder = Path(tempfile.mkdtemp(prefix="avinet-etcd-"))
         self.addCleanup(shutil.rmtree, folder)
         self.cluster = Cluster(folder)

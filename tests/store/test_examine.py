@@ -25,6 +25,7 @@ from avinet.store.etcd.moving import EtcdPlace
 from avinet.store.etcd.store import EtcdStore
 from avinet.trust.domain import found
 from demo.members import Cluster
+from tests.peers import require
 from tests.running import asynchronous, eventually
 from tests.store.contract import put
 
@@ -40,6 +41,7 @@ class _Raise(Request, frozen=True):
 class ExamineTests(TestCase):
     @override
     def setUp(self) -> None:
+        require("etcd")
         self.folder = private_folder(Path(self.mktemp()).absolute())
         self.cluster = Cluster(self.folder)
         self.cluster.start()

@@ -28,6 +28,7 @@ from avinet.store.etcd.store import EtcdStore
 from avinet.store.interface import TRANSACTION_LIMIT_BYTES, VALUE_LIMIT_BYTES, Put, Transaction
 from demo.members import Cluster
 from tests.docs.reading import ROOT
+from tests.peers import require
 from tests.running import asynchronous, eventually
 
 SHIPPED = (ROOT / "etc" / "etcd.yaml").read_text("utf-8")
@@ -66,6 +67,7 @@ class Shipped(Cluster):
 class ConfigurationTests(TestCase):
     @asynchronous
     async def test_three_members_start_with_it_and_take_what_a_node_writes(self) -> None:
+        require("etcd")
         folder = private_folder(Path(self.mktemp()).absolute())
         cluster = Shipped(folder)
         cluster.start()
@@ -85,6 +87,7 @@ class ConfigurationTests(TestCase):
 
     @asynchronous
     async def test_a_member_that_is_lost_for_good_is_replaced(self) -> None:
+        require("etcd")
         folder = private_folder(Path(self.mktemp()).absolute())
         cluster = Shipped(folder)
         cluster.start()
@@ -111,7 +114,7 @@ class ConfigurationTests(TestCase):
         peer = f"https://127.0.0.1:{cluster._peers['etcd-3']}"
 
         async def etcdctl(*arguments: str) -> bool:
-            ended = await getProcessOutputAndValue("etcdctl", ["member", *arguments], env=environment)
+            ended = await getProcessOutputAndValue(require("etcdctl"), ["member", *arguments], env=environment)
             return ended[2] == 0
 
         async def removed() -> bool:  # not while there is no leader
