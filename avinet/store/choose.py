@@ -151,6 +151,18 @@ async def copy_etcd(
         await etcd.store.close()
 
 
+async def used_in_etcd(
+    reactor: Any, settings: StoreSettings, folder: Path, *, domain: str, node: str, now: Callable[[], float]
+) -> bool:
+    """Whether the domain has its state in etcd, whole. Raises `LocalError`, and `Unavailable`."""
+    etcd = _etcd_place(reactor, settings, folder, domain, node, now)
+    try:
+        origin = await etcd.look()
+    finally:
+        await etcd.store.close()
+    return origin is not None and origin.state in ("used", "arrived")
+
+
 def _etcd_place(
     reactor: Any, settings: StoreSettings, folder: Path, domain: str, node: str, now: Callable[[], float]
 ) -> EtcdPlace:
