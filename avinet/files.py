@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import pwd
 import re
 import resource
 import shutil
@@ -124,6 +125,20 @@ def is_in_memory(folder: Path) -> bool:
         return False
     number = f"{os.major(device)}:{os.minor(device)}"
     return any(words[2] == number and words[words.index("-") + 1] in ("tmpfs", "ramfs") for words in mounts)
+
+
+def check_owner(folder: Path) -> None:
+    """Refuse to make files in `folder` that its owner could not use. Raises `LocalError`."""
+    try:
+        owner = folder.stat().st_uid
+    except OSError as error:
+        raise cannot("look at", folder, error) from error
+    if owner != os.geteuid():
+        try:
+            name = pwd.getpwuid(owner).pw_name
+        except KeyError:
+            name = f"number {owner}"
+        raise LocalError(f"{folder} belongs to the user {name}", hint=f"run it as that one: runuser -u {name} -- ...")
 
 
 def read_limited(path: Path, limit_bytes: int) -> bytes:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import pwd
 import resource
 import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +29,7 @@ from avinet.errors import Invalid, LocalError, TimedOut
 from avinet.files import (
     FolderLock,
     cannot,
+    check_owner,
     files_missing,
     is_in_memory,
     private_folder,
@@ -151,6 +154,12 @@ class FileTests(SynchronousTestCase):
             lock.acquire()
             lock.release()
 
+    def test_a_folder_is_in_memory_or_it_is_not(self) -> None:
+        with TemporaryDirectory(dir="/dev/shm") as folder:
+            self.assertTrue(is_in_memory(Path(folder)))
+        self.assertFalse(is_in_memory(Path("/proc")))
+        self.assertFalse(is_in_memory(self.folder / "missing"))
+
 
 class Inner(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     interval_s: float = 1.0
@@ -160,11 +169,16 @@ class Outer(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     name: str = "x"
     inner: Inner = Inner()
 
-    def test_a_folder_is_in_memory_or_it_is_not(self) -> None:
-        with TemporaryDirectory(dir="/dev/shm") as folder:
-            self.assertTrue(is_in_memory(Path(folder)))
-        self.assertFalse(is_in_memory(Path("/proc")))
-        self.assertFalse(is_in_memory(self.folder / "missing"))
+
+class OwnerTests(SynchronousTestCase):
+    def test_a_folder_of_another_user_is_refused_with_the_line_that_does_it(self) -> None:
+        folder = private_folder(Path(self.mktemp()).absolute())
+        check_owner(folder)
+        name = pwd.getpwuid(os.geteuid()).pw_name
+        with mock.patch.object(os, "geteuid", return_value=os.geteuid() + 1):
+            said = str(self.assertRaises(LocalError, check_owner, folder))
+        self.assertIn(f"belongs to the user {name}; run it as that one: runuser -u {name} --", said)
+        self.assertRaises(LocalError, check_owner, folder / "none")
 
 
 class OpenFilesTests(SynchronousTestCase):

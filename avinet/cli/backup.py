@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from avinet.units import format_bytes
 if TYPE_CHECKING:
     from avinet.controller.backup import Place
     from avinet.controller.settings import ControllerSettings
+    from avinet.trust.domain import Domain
 
 
 @click.command()
@@ -75,6 +77,20 @@ def _from_etcd(place: Place) -> Callable[[Path], None] | None:
     return copy
 
 
+def _in_etcd(place: Place, domain: Domain) -> bool:
+    """Whether the state of the domain is in the etcd that the settings name."""
+    from avinet.cli.reacting import reacting
+    from avinet.store.choose import used_in_etcd
+
+    found = _on_etcd(place)
+    if found is None or place.settings is None:
+        return False
+    folder = place.settings.parent
+    return reacting(
+        lambda reactor: used_in_etcd(reactor, found.store, folder, domain=domain.id, node=domain.node, now=time.time)
+    )
+
+
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @config_option
@@ -83,12 +99,13 @@ def _from_etcd(place: Place) -> Callable[[Path], None] | None:
 def restore(context: Context, file: Path, settings: Path | None, state: Path | None) -> None:
     """Make the state folder of a node that is not there any more out of a backup; it overwrites nothing.
 
+    Where the settings name an etcd that has the state of the domain, that stays as it is.
     The settings that are in it are not put back: they stand where this verb reads the place of the state folder from.
     """
     from avinet.controller.backup import restore
 
     place = place_of(context, settings, state)
-    made = restore(file.absolute(), place, getpass.getuser(), time.time())
+    made = restore(file.absolute(), place, getpass.getuser(), time.time(), partial(_in_etcd, place))
     if context.output != "table":
         emit(made, context.output)
         return
@@ -96,8 +113,17 @@ def restore(context: Context, file: Path, settings: Path | None, state: Path | N
         [
             ("restored", f"{made.node} of domain {made.domain}, as it was {moment(made.time)}"),
             ("state in", str(place.state)),
-            ("store", "" if _on_etcd(place) is None else "in a file as yet: avictl store migrate --to etcd moves it"),
-            ("next", "start the node; create again what has enrolled since then"),
-            ("again", "revoke, reset, retire and tighten what you have since then: the backup does not know"),
+            *_what_is_next(place),
         ]
     )
+
+
+def _what_is_next(place: Place) -> list[tuple[str, str]]:
+    on_etcd, in_file = _on_etcd(place) is not None, (place.state / "store.sqlite").exists()
+    if on_etcd and not in_file:
+        return [("store", "in etcd, as it is: nothing of it was put back"), ("next", "start the node")]
+    return [
+        ("store", "in a file as yet: avictl store migrate --to etcd moves it" if on_etcd else ""),
+        ("next", "start the node; create again what has enrolled since then"),
+        ("again", "revoke, reset, retire and tighten what you have since then: the backup does not know"),
+    ]

@@ -128,13 +128,14 @@ def migrate(context: Context, settings: Path | None, to: Literal["sqlite", "etcd
     The endpoints and certificates of etcd are those in the settings, whatever engine they say.
     """
     from avinet.cli.reacting import reacting
-    from avinet.files import FolderLock
+    from avinet.files import FolderLock, check_owner
     from avinet.store.choose import migrate_store
     from avinet.trust.domain import load
 
     found, path = settings_of(context, settings)
     state = path.parent / found.state
     domain = load(state / "trust")
+    check_owner(state)
     lock = FolderLock(state)
     lock.acquire()
     try:

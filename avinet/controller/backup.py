@@ -177,8 +177,12 @@ def _add(archive: tarfile.TarFile, name: str, source: IO[bytes], size: int) -> N
     archive.addfile(member, source)
 
 
-def restore(backup: Path, place: Place, actor: str, now: float) -> Manifest:
+def restore(
+    backup: Path, place: Place, actor: str, now: float, elsewhere: Callable[[Domain], bool] = lambda domain: False
+) -> Manifest:
     """Make the state folder of a node out of a backup; it appears whole, or not at all.
+
+    The store is not put back where `elsewhere` says that the domain has its state still: on etcd.
 
     Raises `Conflict` when there is a state folder already, `Invalid` for what is no backup, and `LocalError`.
     """
@@ -201,13 +205,15 @@ def restore(backup: Path, place: Place, actor: str, now: float) -> Manifest:
             domain = load(work / TRUST)
             if (domain.id, domain.node) != (manifest.domain, manifest.node):
                 raise Invalid(f"{backup} says that it is of another node than it is")
-            _go_on(work / STORE, domain, manifest, actor, now)
+            names = (TRUST,) if elsewhere(domain) else (STORE, TRUST)
+            if STORE in names:
+                _go_on(work / STORE, domain, manifest, actor, now)
             write_atomic(
                 place.state / _BEGUN, b""
             )  # a store without a domain of trust is of a restore that was cut off
             for left in place.state.glob(f"{STORE}*"):
                 left.unlink()
-            for name in (STORE, TRUST):
+            for name in names:
                 os.rename(work / name, place.state / name)
             sync_folder(place.state)
             remove_durably(place.state / _BEGUN)

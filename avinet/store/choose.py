@@ -62,7 +62,7 @@ def choose_store(
     if settings.engine == "sqlite":
         file.check_used()
         return SQLiteStore(reactor, file.path)
-    file.check_unused()
+    file.use_elsewhere()
     from avinet.store.etcd.gateway import Gateway  # etcd's client is for those that have one
     from avinet.store.etcd.store import EtcdStore
 
@@ -149,6 +149,18 @@ async def copy_etcd(
             tables.close()
     finally:
         await etcd.store.close()
+
+
+async def used_in_etcd(
+    reactor: Any, settings: StoreSettings, folder: Path, *, domain: str, node: str, now: Callable[[], float]
+) -> bool:
+    """Whether the domain has its state in etcd, whole. Raises `LocalError`, and `Unavailable`."""
+    etcd = _etcd_place(reactor, settings, folder, domain, node, now)
+    try:
+        origin = await etcd.look()
+    finally:
+        await etcd.store.close()
+    return origin is not None and origin.state in ("used", "arrived")
 
 
 def _etcd_place(

@@ -1,7 +1,8 @@
 """The file of a node's store while no process uses it: moved away, or arriving from another store.
 
 A file that is not where a node looks for it says by its name why: `store.sqlite.moved-REVISION` has left for etcd,
-`store.sqlite.arriving` is a part of what comes from there, and `store.sqlite.arrived` all of it.
+`store.sqlite.arriving` is a part of what comes from there, and `store.sqlite.arrived` all of it. An empty one called
+`store.sqlite.elsewhere` says that the state is in etcd.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 from pathlib import Path
 
 from avinet.errors import Conflict, LocalError
-from avinet.files import cannot, sync_folder
+from avinet.files import cannot, remove_durably, sync_folder
 from avinet.store.tables import Tables
 
 STORE = "store.sqlite"
@@ -24,6 +25,7 @@ class FilePlace:
         self.path = state / STORE
         self.arriving = state / f"{STORE}.arriving"
         self.arrived = state / f"{STORE}.arrived"
+        self._elsewhere = state / f"{STORE}.elsewhere"
 
     def check_used(self) -> None:
         """Refuse to make a new store where there was one. Raises `LocalError`."""
@@ -39,6 +41,19 @@ class FilePlace:
                 f"the state of this domain has moved to etcd: {moved[-1]} is what was here before",
                 hint='set engine = "etcd" under [store]',
             )
+        if self._elsewhere.exists():
+            raise LocalError(
+                "the state of this domain is in etcd, where the node has used it",
+                hint='set engine = "etcd" under [store]; or avictl store migrate --to sqlite',
+            )
+
+    def use_elsewhere(self) -> None:
+        """Remember that the state is in etcd, whose settings may be lost. Raises `LocalError` as `check_unused`."""
+        self.check_unused()
+        try:
+            self._elsewhere.touch(mode=0o600)
+        except OSError as error:
+            raise cannot("write", self._elsewhere, error) from error
 
     def check_unused(self) -> None:
         """Refuse to use another store beside one in this file. Raises `LocalError`."""
@@ -105,6 +120,7 @@ class FilePlace:
         """The other store is none any more: this one is."""
         self.check_free()
         self._rename(self.arrived, self.path)
+        remove_durably(self._elsewhere)
 
     def _rename(self, path: Path, to: Path) -> None:
         for beside in (path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):

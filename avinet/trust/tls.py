@@ -7,7 +7,6 @@ have dialled, and judge validity at a time that they are given.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from datetime import datetime
 from typing import Any
 
@@ -82,12 +81,6 @@ class ClientTLS:
             clientCertificate=own,
             extraCertificateOptions={"raiseMinimumTo": TLSVersion.TLSv1_3},
         )
-
-    def judged(self, at: datetime) -> ClientTLS:
-        """The same at another time: a context costs as much as a handshake to make."""
-        other = copy(self)
-        other._at = at
-        return other
 
     def clientConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See `IOpenSSLClientConnectionCreator`."""

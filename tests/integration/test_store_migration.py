@@ -13,6 +13,7 @@ from typing_extensions import override
 from avinet.cli.exits import FAULT
 from demo.members import Cluster
 from tests.integration.node import NodeCase
+from tests.peers import require
 
 
 class MigratedNodeTests(NodeCase):
@@ -20,6 +21,7 @@ class MigratedNodeTests(NodeCase):
 
     @override
     def setUp(self) -> None:
+        require("etcd")
         folder = Path(tempfile.mkdtemp(prefix="avinet-etcd-"))
         self.addCleanup(shutil.rmtree, folder)
         self.cluster = Cluster(folder)
@@ -86,6 +88,20 @@ class MigratedNodeTests(NodeCase):
         self.assertGreater(made["revision"], 1 << 32)
         shutil.rmtree(self.node.folder / "again")
 
+    def restored_on_another_machine(self) -> Any:
+        """The machine of the node is lost, and all that etcd has is there still, newer than the backup."""
+        machine = self.node.machine
+        self.document(3)
+        before = self.in_sync()
+        machine.kill("controller")
+        shutil.rmtree(self.node.folder / "controller")
+        shown = machine.avictl("restore", str(self.node.folder / "backup.tar.gz"), "--config", str(self.node.settings))
+        self.assertIn("in etcd, as it is: nothing of it was put back", shown)
+        after = self.back("etcd")
+        self.assertEqual(after["desired"], before["desired"])
+        self.document(2)
+        return self.in_sync()
+
     def test_a_fleet_does_not_notice(self) -> None:
         machine = self.node.machine
         self.document(1)
@@ -121,4 +137,6 @@ class MigratedNodeTests(NodeCase):
             machine.avictl("run", "se-1", "ping")  # a request with the fence of now
             if to == "etcd":
                 self.restored_beside()
+                after = self.restored_on_another_machine()
+                history = machine.asked("config", "history", "web")
             before = after

@@ -125,6 +125,33 @@ class KillTests(FaultCase):
         await self.killed("follower")
 
     @asynchronous
+    async def test_a_thousand_writers_at_once_lose_nothing_though_the_leader_is_killed(self) -> None:
+        victim, near, far = await self.place("leader")
+        begun = (await near.read([])).revision
+        seen: list[Event] = []
+        watch = far.watch(b"w/", begun, seen.extend)
+        self.addCleanup(watch.stop)
+        told: dict[bytes, int] = {}
+
+        async def write(key: bytes) -> None:
+            """Until it is known to be there; each time under the condition that it is not there yet."""
+            while key not in told:
+                try:
+                    outcome = await near.transact(put(key, key, Unchanged(key, 0)))
+                    found = None if outcome.succeeded else (await near.read([key])).entries[key]
+                    told[key] = found.revision if found else outcome.revision
+                except Unavailable:
+                    await pause(reactor, 0.1)
+
+        writers = [ensureDeferred(write(b"w/%d" % number)) for number in range(1000)]
+        await eventually("a hundred are done", lambda: len(told) >= 100, 60)
+        self.cluster.kill(victim)
+        await gatherResults(writers)
+        await eventually("all of it is seen", lambda: len(seen) >= 1000, 60)
+        self.assertEqual({each.key: each.revision for each in seen}, told)
+        self.assertEqual(len(seen), 1000, "each was written once")
+
+    @asynchronous
     async def test_a_lease_that_is_kept_alive_outlives_the_leader(self) -> None:
         victim, near, far = await self.place("leader")
         lease = await near.grant(LEASE_S)
@@ -443,3 +470,15 @@ class TrustTests(FaultCase):
         policy = MutualTLS.load(other / "ca.pem", other / "client.pem", other / "client.key", time.time)
         for line in await self.refused(policy):
             self.assertIn("it does not take this side's certificate", line)
+
+    @asynchronous
+    async def test_time_that_goes_by_under_a_context_that_is_kept(self) -> None:
+        at = time.time()
+        ours = self.cluster.policy
+        policy = MutualTLS(ours.ca, ours.credential, lambda: at)
+        gateway = Gateway(reactor, self.cluster.endpoints, policy)
+        self.assertTrue(await leader(self.cluster, gateway))
+        await gateway.close()
+        at += timedelta(days=3650).total_seconds()
+        for line in await self.refused(policy):
+            self.assertIn("or not valid now", line)

@@ -25,6 +25,7 @@ from avinet.store.etcd.moving import EtcdPlace
 from avinet.store.etcd.store import EtcdStore
 from avinet.trust.domain import found
 from demo.members import Cluster
+from tests.peers import require
 from tests.running import asynchronous, eventually
 from tests.store.contract import put
 
@@ -40,6 +41,7 @@ class _Raise(Request, frozen=True):
 class ExamineTests(TestCase):
     @override
     def setUp(self) -> None:
+        require("etcd")
         self.folder = private_folder(Path(self.mktemp()).absolute())
         self.cluster = Cluster(self.folder)
         self.cluster.start()
@@ -53,7 +55,8 @@ class ExamineTests(TestCase):
     async def well(self) -> ClusterHealth:
         async def seen() -> ClusterHealth | None:
             health = await self.check()
-            return None if health.faults else health
+            looked = all(each.expires is not None for each in health.endpoints)  # it may come up between two steps
+            return health if looked and not health.faults else None
 
         return await eventually("all members are well", seen)
 
@@ -88,6 +91,20 @@ class ExamineTests(TestCase):
         await store.close()
         seen = await self.check()
         self.assertEqual((health.keys, health.state, seen.keys, seen.state), (0, "none", 2, "used"))
+
+    @asynchronous
+    async def test_members_take_certificates_that_were_renewed_without_a_start(self) -> None:
+        await self.well()
+        exchange = Exchange(reactor, self.cluster.policy, 2.0)
+        self.addCleanup(lambda: ensureDeferred(exchange.close()))
+        before = [(await exchange.chain(each))[0].serial_number for each in self.cluster.endpoints]
+        members = {name: ["127.0.0.1", "localhost"] for name in self.cluster.names}
+        made = found_members(self.cluster.certificates, members, datetime.now(UTC), renew=True)
+        renewed = [each.certificate.serial_number for each in made if each.became == "renewed"]
+        self.assertEqual(len(renewed), 3)
+        after = [(await exchange.chain(each))[0].serial_number for each in self.cluster.endpoints]
+        self.assertEqual((set(before) & set(after), sorted(after)), (set(), sorted(renewed)))
+        await self.well()
 
     @asynchronous
     async def test_state_that_is_not_used_here_is_a_fault(self) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -14,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
+from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from typing_extensions import override
 
@@ -30,7 +34,8 @@ from avinet.store.interface import KEY_LIMIT_BYTES, VALUE_LIMIT_BYTES, Put, Tran
 from avinet.store.migration import Migration, to_etcd, to_file
 from avinet.store.resting import FilePlace
 from avinet.store.tables import Tables
-from tests.running import asynchronous
+from avinet.trust.domain import found
+from tests.running import asynchronous, eventually
 from tests.store.test_etcd import shared_cluster
 
 Contents = dict[bytes, bytes]
@@ -192,12 +197,12 @@ class MigrationCase(TestCase):
 
     async def in_etcd(self) -> Contents:
         async with self.used() as store:
-            found, more, after = Contents(), True, b""
+            contents, more, after = Contents(), True, b""
             while more:
                 page = await store.range(b"", after=after)
-                found |= {entry.key: entry.value for entry in page.entries}
+                contents |= {entry.key: entry.value for entry in page.entries}
                 more, after = page.more, page.entries[-1].key if page.entries else b""
-            return found
+            return contents
 
     async def refused(self, kind: type[AvinetError], work: Awaitable[Any]) -> str:
         try:
@@ -251,6 +256,21 @@ class MigrationTests(MigrationCase):
         self.file.path.rename(self.state / "elsewhere")
         self.assertIn("has left etcd for the file of node-1", await self.refused(LocalError, self.in_etcd()))
         self.assertIn("has left etcd", await self.refused(LocalError, self.to_file()))
+
+    @asynchronous
+    async def test_a_node_that_was_on_etcd_from_the_first_day_makes_no_empty_file_by_mistake(self) -> None:
+        self.file.check_used()
+        self.file.use_elsewhere()
+        self.file.use_elsewhere()
+        async with self.used() as store:
+            await store.transact(Transaction((), (Put(b"a", b"1"),)))
+        self.assertIn(
+            "is in etcd, where the node has used it", str(self.assertRaises(LocalError, self.file.check_used))
+        )
+        await self.to_file()
+        self.file.check_used()
+        self.assertEqual(self.in_file(), {b"a": b"1"})
+        self.assertRaises(LocalError, self.file.use_elsewhere)
 
     @asynchronous
     async def test_a_dry_run_changes_nothing_and_finds_what_stands_in_the_way(self) -> None:
@@ -387,10 +407,10 @@ class KilledTests(MigrationCase):
 
     async def whole(self, contents: Contents, *, at_rest: bool) -> set[str]:
         """Where the state of the domain can be used from now, all of it; it is never a part of it."""
-        found = set()
+        places = set()
         try:
             self.assertEqual(self.in_file(), contents)
-            found.add("sqlite")
+            places.add("sqlite")
         except LocalError:
             pass
         async with self.place() as place:
@@ -398,8 +418,8 @@ class KilledTests(MigrationCase):
         if origin is not None and origin.state in ("used", "arrived") and not self.file.path.exists():
             if at_rest:  # looking takes it into use
                 self.assertEqual(await self.in_etcd(), contents)
-            found.add("etcd")
-        return found
+            places.add("etcd")
+        return places
 
     @asynchronous
     async def test_on_the_way_in(self) -> None:
@@ -441,6 +461,60 @@ class KilledTests(MigrationCase):
             point += 1
         self.assertGreater(point, 10)
         self.assertEqual(there, {"sqlite", "etcd"})
+
+
+class EndedTests(MigrationCase):
+    """The verb, as a process that is killed."""
+
+    def arguments(self, to: str) -> list[str]:
+        return [
+            "-m",
+            "avinet.cli",
+            "store",
+            "migrate",
+            "--config",
+            str(self.state.parent / "controller.toml"),
+            "--to",
+            to,
+        ]
+
+    @asynchronous
+    async def test_a_process_that_is_killed_while_it_copies_leaves_the_source_and_the_next_one_does_it(self) -> None:
+        domain = found(self.state / "trust", "node-1", datetime.now(UTC)).id
+        self.prefix = f"{self.state.parent.name}/{domain}"
+        written = self.cluster.settings.replace('"etcd"', '"sqlite"')
+        (self.state.parent / "controller.toml").write_text(
+            f'state = "{self.state.name}"\n[store]\n{written}\nprefix = "{self.state.parent.name}"\n'
+        )
+        contents = {b"%05d" % number: b"x" * 2000 for number in range(5000)}
+        self.filled(contents)
+        for to, state in (("etcd", "arriving"), ("sqlite", "used")):
+            process = subprocess.Popen([sys.executable, *self.arguments(to)], stdout=subprocess.DEVNULL)
+            self.addCleanup(process.wait)
+            self.addCleanup(process.kill)
+
+            async def under_way(to: str = to) -> bool:
+                if to == "sqlite":
+                    return self.file.arriving.exists()
+                async with self.place() as place:
+                    origin = await place.look()
+                return origin is not None and origin.state == "arriving"
+
+            await eventually("it is under way", under_way)
+            process.kill()
+            process.wait()
+            async with self.place() as place:
+                origin = await place.look()
+            assert origin is not None
+            self.assertEqual((origin.state, self.file.path.exists()), (state, to == "etcd"), "nothing was left")
+            if to == "etcd":
+                self.assertEqual(self.in_file(), contents)
+            else:
+                self.assertEqual(await self.in_etcd(), contents)
+            out, err, code = await getProcessOutputAndValue(sys.executable, self.arguments(to), env=None)
+            self.assertEqual((code, err), (0, b""))
+            self.assertIn(f'Set engine = "{to}" under [store]'.encode(), out)
+            self.assertEqual(await self.in_etcd() if to == "etcd" else self.in_file(), contents)
 
 
 class CopyOfEtcdTests(MigrationCase):

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from typing import Literal
 
@@ -32,6 +33,8 @@ from avinet.trust.tls import ClientTLS
 
 CA_LIFE, MEMBER_LIFE = timedelta(days=3650), timedelta(days=365)
 CA, CLIENT = "ca", "client"
+CONTEXT_S = 600.0
+"""For how long certificates are judged at the same time: OpenSSL lets that of a context be set once."""
 _LIMIT_BYTES = 64 * 1024
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*\Z")
 
@@ -44,14 +47,17 @@ class MutualTLS:
         self.ca = list(ca)
         self.credential = credential
         self._now = now
-        self._made: dict[bytes, ClientTLS] = {}
+        self._made: dict[bytes, tuple[float, ClientTLS]] = {}
 
     def creatorForNetloc(self, hostname: bytes, port: int) -> IOpenSSLClientConnectionCreator:
-        """See `IPolicyForHTTPS`; it is called for every request."""
-        at = datetime.fromtimestamp(self._now(), UTC).replace(tzinfo=None)
-        if hostname not in self._made:
-            self._made[hostname] = ClientTLS(hostname.decode("ascii"), self.ca, at, self.credential)
-        return self._made[hostname].judged(at)
+        """See `IPolicyForHTTPS`; it is called for each request, and a context costs more than that."""
+        now = self._now()
+        made_at, made = self._made.get(hostname, (-inf, None))
+        if made is None or not 0 <= now - made_at < CONTEXT_S:
+            at = datetime.fromtimestamp(now, UTC).replace(tzinfo=None)
+            made = ClientTLS(hostname.decode("ascii"), self.ca, at, self.credential)
+            self._made[hostname] = now, made
+        return made
 
     @classmethod
     def load(cls, ca: Path, certificate: Path, key: Path, now: Callable[[], float]) -> MutualTLS:
