@@ -201,7 +201,7 @@ class HAProxy:
         counter = self._counter(record.s)
         counter.bytes_in += record.i
         counter.bytes_out += record.o
-        counter.ended(max(0, record.t) / 1000, record.c)
+        counter.ended(max(0, record.t) / 1000, record.c, served=record.served)
 
     def health(self) -> Sequence[ServerHealth]:
         """See `Dataplane`."""
