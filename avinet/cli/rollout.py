@@ -111,9 +111,9 @@ def under_way(found: list[Rollout]) -> list[str]:
 
 def changes(old: Rollout | None, new: Rollout) -> Iterator[str]:
     """What is new in `new`, in lines."""
+    if old is not None and old.version != new.version:
+        yield f"version {new.version} takes its place, by {new.author}"
     if old is None or (old.version, old.batch) != (new.version, new.batch):
-        if old is None or old.version != new.version:
-            yield f"version {new.version} rolls out to {new.targets} service engines, by {new.author}"
         if new.batch:
             yield f"batch {new.batch} of {new.batches}: {new.opened} of {new.targets} service engines"
         old = None
