@@ -99,7 +99,6 @@ class Programs:
             sys.executable,
             [sys.executable, "-I", "-S", "-B", str(_GUARD), f"{self._grace_s:g}", *program.argv],
             env={"PATH": _PATH, "LANG": "C.UTF-8"},
-            path="/",
             childFDs={_ORDERS: "w", _OUT: "r", _ERRORS: "r", _STATUS: "r"},
         )
         late = False
