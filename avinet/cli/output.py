@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from avinet.cli.exits import REMOTE
 from avinet.cli.node import Node
-from avinet.cli.shown import Output, emit_line, escaped, one_line
+from avinet.cli.shown import Output, emit_line, escaped, one_line, safe, write
 from avinet.errors import AvinetError, Conflict, PeerError, Unavailable
 from avinet.transcript import mark
 from avinet.units import format_seconds
@@ -39,7 +39,7 @@ class Printer:
         """More was printed there."""
         to = sys.stderr if stream == "err" else sys.stdout
         if not self._prefix:
-            to.write(_safe(text, to))
+            write(text, to)
             to.flush()
             return
         *lines, rest = (self._begun.pop((id, stream), "") + text).split("\n")
@@ -61,16 +61,11 @@ class Printer:
 
     def _line(self, id: str, to: TextIO, line: str) -> None:
         before = f"{id:<{self._width}} {'!' if to is sys.stderr else '|'} " if to.isatty() else f"{id}: "
-        to.write(f"{before}{_safe(line, to)}\n")
-
-
-def _safe(text: str, to: TextIO) -> str:
-    """Text from elsewhere: as it is into a file or a pipe, escaped on a terminal."""
-    return escaped(text) if to.isatty() else text
+        to.write(f"{before}{safe(line, to)}\n")
 
 
 class Watch:
-    """What is told of a job, as it comes; `code` is how `avictl` ends then."""
+    """Shows what is told of a job, as it comes. `prefix` None: where there are several."""
 
     def __init__(self, output: Output, prefix: bool | None) -> None:
         self.job: Job | None = None
@@ -154,8 +149,8 @@ def interruptible(node: Node, job: Callable[[], Job | None]) -> Iterator[None]:
         nonlocal interrupted
         seen = job()
         if interrupted or seen is None:
-            if seen is not None:
-                print(f"left as it is; look with: avictl jobs show {seen.id} --follow", file=sys.stderr)
+            where = f"avictl jobs show {seen.id} --follow" if seen is not None else "avictl jobs"
+            print(f"left as it is; look with: {where}", file=sys.stderr)
             raise KeyboardInterrupt
         interrupted = True
         print(f"ending job {seen.id}; Ctrl-C again leaves it as it is", file=sys.stderr, flush=True)

@@ -34,7 +34,9 @@ def plan_options(verb: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--observe", help=f"How long a batch is to be well before the next ({_s(_DEFAULT.observe_s)})."),
         click.option("--deadline", help=f"How long one may take to acknowledge ({_s(_DEFAULT.deadline_s)})."),
         click.option("--lost", help=f"How long a tunnel may be gone ({_s(_DEFAULT.lost_s)})."),
-        click.option("--errors", type=float, help=f"How many % of 5xx more than before ({_DEFAULT.errors_percent:g})."),
+        click.option(
+            "--errors", type=float, help=f"How many % more may fail than before ({_DEFAULT.errors_percent:g})."
+        ),
         click.option("--requests", type=click.IntRange(1), help=f"... of so many or more ({_DEFAULT.least_requests})."),
         click.option("--max-failed", type=click.IntRange(0), help="How many may be not well (default 0)."),
         click.option(
@@ -109,9 +111,9 @@ def under_way(found: list[Rollout]) -> list[str]:
 
 def changes(old: Rollout | None, new: Rollout) -> Iterator[str]:
     """What is new in `new`, in lines."""
+    if old is not None and old.version != new.version:
+        yield f"version {new.version} takes its place, by {new.author}"
     if old is None or (old.version, old.batch) != (new.version, new.batch):
-        if old is None or old.version != new.version:
-            yield f"version {new.version} rolls out to {new.targets} service engines, by {new.author}"
         if new.batch:
             yield f"batch {new.batch} of {new.batches}: {new.opened} of {new.targets} service engines"
         old = None
@@ -260,7 +262,7 @@ def _show(context: Context, found: Rollout) -> None:
             (
                 "not well",
                 f"refused; not acknowledged in {_s(plan.deadline_s)}; no tunnel for {_s(plan.lost_s)}; "
-                f"servers down; {plan.errors_percent:g} % more 5xx of {plan.least_requests} requests",
+                f"servers down; {plan.errors_percent:g} % more failures of {plan.least_requests} requests",
             ),
             ("observed", f"each batch, for {_s(plan.observe_s)}"),
         ]

@@ -131,7 +131,7 @@ def show(context: Context, id: str) -> None:
     if engine.traffic:
         print("\nthe last minute:")
         table(
-            ["VIRTUAL SERVICE", "OPEN", "REQUESTS", "2XX", "4XX", "5XX", "P50", "P99"],
+            ["VIRTUAL SERVICE", "OPEN", "REQUESTS", "2XX", "4XX", "5XX", "UNSERVED", "P50", "P99"],
             [
                 (
                     each.name,
@@ -140,6 +140,7 @@ def show(context: Context, id: str) -> None:
                     each.status.get("2xx", 0),
                     each.status.get("4xx", 0),
                     each.status.get("5xx", 0),
+                    each.unserved or "",
                     f"{each.latency.percentile_s(0.5) * 1000:.1f} ms",
                     f"{each.latency.percentile_s(0.99) * 1000:.1f} ms",
                 )

@@ -37,9 +37,14 @@ def one_line(text: str) -> str:
     return re.sub(r"\s*[\n\t]\s*", " ", text.strip())
 
 
+def safe(text: str, stream: TextIO) -> str:
+    """Text from elsewhere for `stream`: as it is for a file or a pipe, escaped for a terminal."""
+    return escaped(text) if stream.isatty() else text
+
+
 def write(text: str, stream: TextIO) -> None:
-    """Write text from elsewhere: as it is into a file or a pipe, escaped on a terminal."""
-    stream.write(escaped(text) if stream.isatty() else text)
+    """Write text from elsewhere; see `safe`."""
+    stream.write(safe(text, stream))
 
 
 def emit(value: Any, output: Output) -> None:

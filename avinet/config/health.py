@@ -19,7 +19,7 @@ class Before(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a service engine was before its batch was opened: what was so then is not the new version's fault.
 
     `down` names servers as POOL/SERVER, and `more` counts those that were down too; `errors` is the percentage of
-    5xx by virtual service.
+    requests that failed, by virtual service.
     """
 
     connected: bool = False
@@ -38,7 +38,7 @@ class Now:
 
     `away_s` is how long it has had no tunnel, as far as is known; `asked_s` how long it has been connected and could
     have acknowledged. `reported` tells whether it has said anything since it acknowledged. `traffic` are requests and
-    5xx by virtual service since then.
+    those that failed, by virtual service, since then.
     """
 
     connected: bool
@@ -88,7 +88,7 @@ def _errors(plan: RolloutPlan, before: Before, now: Now) -> str:
     for name, (requests, errors) in sorted(now.traffic.items()):
         most = before.errors.get(name, 0.0) + plan.errors_percent
         if requests >= plan.least_requests and errors * 100 > most * requests:
-            return f"{errors} of {requests} requests to {name} were answered with 5xx"
+            return f"{errors} of {requests} requests to {name} failed"
     return ""
 
 

@@ -124,7 +124,7 @@ class Errand:
                 await self._take(self._asking.output(self.id, self._request.job, place))
                 return
             except NotFound:  # it has not come there, and whoever asks for it sees to that it never will
-                self.outcome = "unreachable"
+                self.outcome = "unknown" if self._began else "unreachable"
                 raise
             except (Unavailable, TimedOut) as error:
                 lost = error

@@ -188,7 +188,7 @@ class Node:
             store,
             self.tasks,
             self.reverse,
-            lambda id: self.sessions.find(id) is not None,
+            self._can_be_asked,
             now,
             secrets.token_bytes,
         )
@@ -294,6 +294,10 @@ class Node:
         await self.states.stop()
         await self.epochs.stop()
         self.tasks.stop()
+
+    def _can_be_asked(self, id: str) -> bool:
+        session = self.sessions.find(id)
+        return session is not None and session.can_be_asked
 
     def _sign_head(self, text: bytes) -> tuple[str, str]:
         issuing = self.standing.domain.issuing

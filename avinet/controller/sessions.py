@@ -174,7 +174,12 @@ class Sessions:
         return session
 
     def control(self, session: Session) -> Client:
-        """The client of the control service of a session, made when it is needed first."""
+        """The client of the control service of a session, made when it is needed first.
+
+        Raises `Unavailable` while it is not on offer: a service engine that has come back offers it a moment later.
+        """
+        if not session.can_be_asked:
+            raise Unavailable(f"service engine {session.id} cannot be asked yet")
         if session.control is None:
             endpoint, authority = session.tunnel.endpoint(CONTROL), CONTROL.partition(":")[0]
             where = f"service engine {session.id}"

@@ -20,15 +20,19 @@ class Counter:
     connections: int = 0
     new_connections: int = 0
     requests: int = 0
+    unserved: int = 0
     bytes_in: int = 0
     bytes_out: int = 0
     status: dict[str, int] = field(default_factory=dict)
     latency: dict[int, int] = field(default_factory=dict)
     _said: int = 0
 
-    def ended(self, seconds: float, status: int | None) -> None:
-        """A request, or a connection of a TCP service (`status` None), ended after `seconds`."""
+    def ended(self, seconds: float, status: int | None, *, served: bool = True) -> None:
+        """A request, or a connection of a TCP service (`status` None), ended after `seconds`; no server took it or one
+        has `served` it.
+        """
         self.requests += 1
+        self.unserved += not served
         bucket = bucket_of(seconds)
         self.latency[bucket] = self.latency.get(bucket, 0) + 1
         if status is not None:
@@ -46,11 +50,12 @@ class Counter:
             connections=self.connections,
             new_connections=self.new_connections,
             requests=self.requests,
+            unserved=self.unserved,
             status=dict(sorted(self.status.items())),  # type: ignore[arg-type]
             bytes_in=self.bytes_in,
             bytes_out=self.bytes_out,
             latency=histogram(self.latency),
         )
-        self.new_connections = self.requests = self.bytes_in = self.bytes_out = 0
+        self.new_connections = self.requests = self.unserved = self.bytes_in = self.bytes_out = 0
         self.status, self.latency = {}, {}
         return taken

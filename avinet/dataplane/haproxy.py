@@ -12,14 +12,12 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from avinet.aio import Tasks, pause
-from avinet.dataplane.certificates import require
 from avinet.dataplane.counting import Counter
-from avinet.dataplane.exchange import PAYLOAD_BYTES, exchange
 from avinet.dataplane.intake import Intake, RequestRecord
 from avinet.dataplane.interface import ServerState
-from avinet.dataplane.key_files import KeyFiles, own_name, pem
+from avinet.dataplane.keyring import Keyring
 from avinet.dataplane.master import Master, claim_ports
-from avinet.dataplane.render import KEYS, RECORDS_SOCKET, key_file, list_file, render
+from avinet.dataplane.render import RECORDS_SOCKET, render
 from avinet.dataplane.runtime import stat_lines
 from avinet.errors import AvinetError, Invalid, NotFound, Unavailable
 from avinet.trust.server_certificate import ServerCertificate
@@ -42,10 +40,8 @@ class HAProxy:
         self.name = f"HAProxy {version}"
         self.changed: Callable[[], None] = lambda: None
         self._reactor = reactor
-        self._certificates: dict[str, ServerCertificate] = {}
         self._master = Master(reactor, folder, program)
-        self._keys = KeyFiles(keys / own_name(self._master.folder), self._master.folder / KEYS)
-        self._unread: set[str] = set()
+        self._keyring = Keyring(self._master, keys)
         self._tasks = Tasks()
         self._config: Config | None = None
         self._intake = Intake(self._record)
@@ -76,13 +72,13 @@ class HAProxy:
             await self._check(config)
 
     async def _check(self, config: Config) -> None:
-        await self._write_keys(config)
+        await self._keyring.lay_out(config)
         await self._master.check(render(config))
 
     async def apply(self, config: Config) -> None:
         """Reload without losing a connection, or start what does not run; see `Dataplane`."""
         async with self._change, self._untaken():
-            await self._write_keys(config)
+            await self._keyring.lay_out(config)
             running = await self._master.find()
             if running is None:
                 await self._master.end_leftovers()
@@ -93,10 +89,9 @@ class HAProxy:
                 await self._bring(config, self._master.reload)
             elif self._master.written() != render(config):
                 await self._master.write(render(config))
-            for name in sorted(self._unread & config.certificates):
-                await self._exchange(name)
+            await self._keyring.bring(config)
             self._config = config
-            await self._tidy(config)
+            await self._keyring.keep_only(config)
             await self._look()
 
     def _claim_new_ports(self, config: Config) -> None:
@@ -117,59 +112,19 @@ class HAProxy:
             with contextlib.suppress(AvinetError):
                 await self._master.reload()
             raise
-        self._unread.clear()
+        self._keyring.was_read()
 
     # Certificates
 
     async def take_certificate(self, name: str, certificate: ServerCertificate) -> None:
-        """Exchanged where it is served, without a reload while it fits into a command; see `Dataplane`."""
+        """See `Dataplane`, and `Keyring`."""
         async with self._change:
-            before = self._certificates.get(name)
-            self._certificates[name] = certificate
-            if before is None or self._config is None or name not in self._config.certificates:
-                return
-            try:
-                await self._write_key(name)
-                if await self._master.find() is not None:
-                    await self._exchange(name)
-                else:  # what is started next has to take it
-                    await self._master.check(self._master.written())
-            except AvinetError:
-                self._certificates[name] = before
-                await self._write_key(name)
-                raise
+            served = self._config is not None and name in self._config.certificates
+            await self._keyring.take(name, certificate, served=served)
 
     def drop_certificate(self, name: str) -> None:
-        """See `Dataplane`; its file went when the configuration that named it did."""
-        self._certificates.pop(name, None)
-
-    async def _write_keys(self, config: Config) -> None:
-        """Have all that `config` names as files; those that HAProxy may have read before they changed are `_unread`."""
-        require(config, self._certificates)
-
-        def write() -> set[str]:
-            for service in config.virtual_services:
-                if service.tls is not None:
-                    self._keys.write_list(service.tls)
-            return {name for name in config.certificates if self._keys.write(name, self._certificates[name])}
-
-        self._unread |= await self._master.in_thread(write)
-
-    async def _write_key(self, name: str) -> None:
-        """As `_write_keys`, for one of them."""
-        if await self._master.in_thread(lambda: self._keys.write(name, self._certificates[name])):
-            self._unread.add(name)
-
-    async def _exchange(self, name: str) -> None:
-        """Have HAProxy serve what is in the file of a certificate that it has read before."""
-        text = pem(self._certificates[name])
-        if len(text) <= PAYLOAD_BYTES:
-            await exchange(self._master.stats, key_file(name), text)
-            self._unread.discard(name)
-        else:
-            await self._master.check(self._master.written())
-            await self._master.reload()
-            self._unread.clear()
+        """See `Dataplane`."""
+        self._keyring.drop(name)
 
     @contextlib.asynccontextmanager
     async def _untaken(self) -> AsyncIterator[None]:
@@ -178,16 +133,8 @@ class HAProxy:
             yield
         except AvinetError:
             if self._config is not None:
-                await self._tidy(self._config)
+                await self._keyring.keep_only(self._config)
             raise
-
-    async def _tidy(self, config: Config | None) -> None:
-        """Leave no key in a file that HAProxy does not need."""
-        services = config.virtual_services if config else []
-        lists = [list_file(each.tls) for each in services if each.tls]
-        named = config.certificates if config else ()
-        wanted = [*lists, *map(key_file, named)]
-        await self._master.in_thread(lambda: self._keys.keep_only(wanted))
 
     # What it says
 
@@ -210,9 +157,9 @@ class HAProxy:
         self.log.warn("HAProxy is gone ({why}): starting it again", why=error.what)
         try:
             await self._master.end_leftovers()
-            await self._write_keys(self._config)
+            await self._keyring.lay_out(self._config)
             await self._master.launch()
-            self._unread.clear()
+            self._keyring.was_read()
             await self._look()
         except AvinetError as failure:
             self.log.warn("HAProxy does not start again: {why}", why=str(failure))
@@ -254,7 +201,7 @@ class HAProxy:
         counter = self._counter(record.s)
         counter.bytes_in += record.i
         counter.bytes_out += record.o
-        counter.ended(max(0, record.t) / 1000, record.c)
+        counter.ended(max(0, record.t) / 1000, record.c, served=record.served)
 
     def health(self) -> Sequence[ServerHealth]:
         """See `Dataplane`."""
@@ -329,7 +276,7 @@ class HAProxy:
         async with self._change:
             await self._master.end(drain_s)
             self._config = None
-            await self._tidy(None)
+            await self._keyring.keep_only(Config())
         await self.detach()
 
 

@@ -16,13 +16,21 @@ LINE_BYTES = 128 * 1024
 
 
 class RequestRecord(msgspec.Struct, frozen=True):
-    """One request, or one connection of a TCP service: the service, its status (HTTP), time in ms, bytes in and out."""
+    """One request, or one connection of a TCP service: the service, its status (HTTP), time in ms, bytes in and out,
+    and how it ended (TCP), in HAProxy's letters (configuration manual, section 8.5).
+    """
 
     s: str
     t: int
     i: int
     o: int
     c: int | None = None
+    x: str = ""
+
+    @property
+    def served(self) -> bool:
+        """Whether a server took it, or would have if the client had stayed."""
+        return self.x[1:2] not in ("C", "Q") or self.x[:1] in ("C", "c")
 
 
 class _Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

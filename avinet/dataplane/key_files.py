@@ -34,9 +34,8 @@ def own_name(folder: Path) -> str:
 class KeyFiles:
     """The files in `folder`, which is made when there is anything to put into it; `link` leads HAProxy to it.
 
-    A folder that is not in memory is complained of in the log.
-
-    All that it does takes the time of a disk, and raises `LocalError`.
+    A folder that is not in memory is complained of in the log. All that it does takes the time of a disk, and raises
+    `LocalError`.
     """
 
     log = Logger()

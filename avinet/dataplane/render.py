@@ -101,7 +101,7 @@ def _frontend(service: VirtualService) -> Iterator[str]:
         for route in service.routes:
             yield from _use(route)
     else:
-        yield """    log-format '{"s":"%[txn.s]","t":%Tt,"i":%U,"o":%B}'""".replace("%[txn.s]", service.name)
+        yield """    log-format '{"s":"%[txn.s]","t":%Tt,"i":%U,"o":%B,"x":"%ts"}'""".replace("%[txn.s]", service.name)
     if service.pool is not None:
         yield f"    default_backend {service.mode}.{service.pool}"
 

@@ -22,6 +22,19 @@ from avinet.errors import Unavailable
 from avinet.relay import Relay
 
 
+class PlainRelay(Relay):
+    """The client's side of a connection without TLS; `ready` is called when it may be joined."""
+
+    def __init__(self, passed: Callable[[int], None], ended: Callable[[], None], ready: Callable[[], None]) -> None:
+        super().__init__(passed, ended)
+        self._ready = ready
+
+    @override
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._ready()
+
+
 @implementer(IHandshakeListener)
 class TLSRelay(Relay):
     """The client's side of a connection under TLS; `ready` is called when the handshake is done, and it may be joined.
@@ -109,7 +122,7 @@ class TCPFront(Factory):
         counter = self.counter
         counter.new_connections += 1
         counter.connections += 1
-        is_ready = False
+        is_ready, served = False, True
 
         def came(count: int) -> None:
             counter.bytes_in += count
@@ -117,21 +130,23 @@ class TCPFront(Factory):
         def ready() -> None:
             nonlocal is_ready
             is_ready = True
-            self._tasks.spawn(self._splice(front, counter), "connecting to a server")
+            self._tasks.spawn(self._splice(front, counter, unserved), "connecting to a server")
+
+        def unserved() -> None:
+            nonlocal served
+            served = False
 
         def ended() -> None:
             counter.connections -= 1
             if is_ready:
-                counter.ended(self._clock.seconds() - begun, None)
+                counter.ended(self._clock.seconds() - begun, None, served=served)
             self.open.discard(front)
 
-        front = TLSRelay(self._clock, came, ended, ready) if self._tls else Relay(came, ended)
+        front = TLSRelay(self._clock, came, ended, ready) if self._tls else PlainRelay(came, ended, ready)
         self.open.add(front)
-        if not self._tls:
-            ready()
         return front
 
-    async def _splice(self, front: Relay, counter: Counter) -> None:
+    async def _splice(self, front: Relay, counter: Counter, unserved: Callable[[], None]) -> None:
         pool = self._pool()
 
         def went(count: int) -> None:
@@ -153,6 +168,7 @@ class TCPFront(Factory):
             member, back = await pool.connect(factory)
             member.active += 1
         except Unavailable:
+            unserved()
             front.transport.abortConnection()
             return
         front.join(back)

@@ -28,6 +28,7 @@ def main(grace_s: float, program: list[str]) -> None:
     """Run the program, and see to its end."""
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(each, signal.SIG_IGN)  # it ends by its orders alone
+    os.chdir("/")  # here, so that the service engine can spawn it without a copy of itself
     _prctl(_CHILD_SUBREAPER, 1, 0, 0, 0)
     woken, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     signal.set_wakeup_fd(wake)

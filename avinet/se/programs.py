@@ -6,6 +6,7 @@ when the service engine dies. What it prints is passed on as it comes; when nobo
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -99,7 +100,6 @@ class Programs:
             sys.executable,
             [sys.executable, "-I", "-S", "-B", str(_GUARD), f"{self._grace_s:g}", *program.argv],
             env={"PATH": _PATH, "LANG": "C.UTF-8"},
-            path="/",
             childFDs={_ORDERS: "w", _OUT: "r", _ERRORS: "r", _STATUS: "r"},
         )
         late = False
@@ -138,7 +138,7 @@ def _ended(said: bytes, program: Program, console: Console) -> Ended:
             return _killed(int(number))
         case ["failed", number]:
             console.write_error(f"{program.argv[0]}: {os.strerror(int(number))}\n".encode())
-            return Ended(exit_status=NO_PROGRAM)
+            return Ended(exit_status=NO_PROGRAM if int(number) == errno.ENOENT else NOT_RUN)
         case _:  # the program was killed with its guard
             console.write_error(f"{program.name}: what watches it was killed\n".encode())
             return _killed(signal.SIGKILL)

@@ -36,6 +36,7 @@ def add_up(old: Sequence[ServiceTraffic], new: Sequence[ServiceTraffic]) -> list
                 connections=each.connections,
                 new_connections=before.new_connections + each.new_connections,
                 requests=before.requests + each.requests,
+                unserved=before.unserved + each.unserved,
                 status=status,
                 bytes_in=before.bytes_in + each.bytes_in,
                 bytes_out=before.bytes_out + each.bytes_out,

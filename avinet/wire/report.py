@@ -82,13 +82,15 @@ class ServerHealth(Message, frozen=True, kw_only=True):
 class ServiceTraffic(Message, frozen=True, kw_only=True):
     """What one virtual service did since the report before: counts, but for `connections`, which are open now.
 
-    `status` counts responses by class (`2xx`); for TCP it is empty and `requests` counts connections.
+    `status` counts responses by class (`2xx`); for TCP it is empty, `requests` counts connections, and `unserved` those
+    of them that no server took.
     """
 
     name: Id
     connections: Count = 0
     new_connections: Count = 0
     requests: Count = 0
+    unserved: Count = 0
     status: dict[Literal["1xx", "2xx", "3xx", "4xx", "5xx", "other"], Count] = {}
     bytes_in: Count = 0
     bytes_out: Count = 0

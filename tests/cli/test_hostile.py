@@ -28,6 +28,7 @@ RUN = told(
     *fleet.RUN[3:],
 )
 EVENTS = EventList(items=[msgspec.structs.replace(fleet.EVENTS.items[0], kind=HOSTILE, outcome=HOSTILE)], next=HOSTILE)
+ROLLOUT = msgspec.structs.replace(fleet.ROLLOUT, state="stopped", why=HOSTILE)
 STATUS = msgspec.structs.replace(fleet.STATUS, version=HOSTILE, ssh=[HOSTILE], https=[HOSTILE])
 
 
@@ -43,7 +44,13 @@ def plain(shown: bytes) -> str:
 
 class HostileTests(ScriptedCase):
     def test_tables_are_safe_in_a_pipe_too_as_their_rows_are_lines(self) -> None:
-        for typed, message in (("se show se-1", ENGINE), ("events", EVENTS), ("doctor", STATUS)):
+        for typed, message in (
+            ("se show se-1", ENGINE),
+            ("events", EVENTS),
+            ("doctor", STATUS),
+            ("config rollout show web", ROLLOUT),
+            ("config rollout follow web", ROLLOUT),
+        ):
             self.answers(said(message))
             ended = self.avictl(*typed.split())
             self.assertEqual(driving(ended.out), set(), typed)
@@ -73,6 +80,7 @@ class HostileTests(ScriptedCase):
             ("-o json run se-1 ping", RUN),
             ("jobs show 0000000000001-abc --follow", RUN),
             ("events", EVENTS),
+            ("config rollout show web", ROLLOUT),
         ):
             self.answers(message if isinstance(message, bytes) else said(message))
             code, shown = self.on_terminal(*typed.split())

@@ -63,7 +63,6 @@ class FollowTests(FollowCase):
         self.assertEqual(
             ended.out.splitlines(),
             [
-                "web: version 3 rolls out to 4 service engines, by ann",
                 "web: batch 1 of 2: 1 of 4 service engines",
                 "web: 0 are well, 1 to come",
                 "web: 1 are well; observed for 10s",
@@ -107,7 +106,13 @@ class FollowTests(FollowCase):
     def test_one_that_ended_before_is_shown_once(self) -> None:
         self.course = [BACK]
         ended = self.avictl("config", "rollout", "follow", "web")
-        self.assertEqual((ended.code, len(self.asked), len(ended.out.splitlines())), (REMOTE, 1, 4))
+        self.assertEqual((ended.code, len(self.asked), len(ended.out.splitlines())), (REMOTE, 1, 3))
+
+    def test_another_version_that_takes_its_place_is_followed(self) -> None:
+        other = msgspec.structs.replace(COURSE[1], version=4, author="bob")
+        self.course = [COURSE[1], other, msgspec.structs.replace(FINISHED, version=4)]
+        ended = self.avictl("config", "rollout", "follow", "web")
+        self.assertEqual((ended.code, ended.out.count("version 4 takes its place, by bob")), (0, 1), ended)
 
 
 class OrderTests(FollowCase):

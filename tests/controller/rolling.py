@@ -242,7 +242,10 @@ class FleetCase(SynchronousTestCase):
             ServiceTraffic(
                 name=each.name,
                 requests=elapsed * self.requests,
-                status={"5xx" if each.port in self.failing else "2xx": elapsed * self.requests},
+                status={"5xx" if each.port in self.failing else "2xx": elapsed * self.requests}
+                if each.mode == "http"
+                else {},
+                unserved=elapsed * self.requests if each.mode == "tcp" and each.port in self.failing else 0,
             )
             for each in engine.config.virtual_services
         ]

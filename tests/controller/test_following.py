@@ -87,6 +87,12 @@ class LostTests(JobCase):
         [found] = self.results(job)
         self.assertEqual((found.outcome, found.output), ("unknown", "four"))
 
+    def test_one_that_was_seen_to_run_is_never_said_not_to_have_run(self) -> None:
+        job = self.lose()
+        self.back()
+        self.fleet.fail("a", NotFound("it was not started here"))
+        self.assertEqual(self.results(job)[0].outcome, "unknown")
+
     def test_one_that_it_never_came_to_did_not_run(self) -> None:
         job = self.begin("a")
         self.fleet.fail("a", Unavailable("the tunnel was lost"))

@@ -123,7 +123,15 @@ class BadTests(FleetCase):
 
     def test_requests_that_fail(self) -> None:
         self.failing = {BAD}
-        self.assertIn("requests to web-web were answered with 5xx", self.rolled_back())
+        self.assertIn("requests to web-web failed", self.rolled_back())
+
+    def test_connections_that_no_server_takes(self) -> None:
+        tcp = lambda port: document("web", pool("p", "a"), service("web-web", port, "p", mode="tcp"))  # noqa: E731
+        self.apply(tcp(80))
+        self.failing = {BAD}
+        self.roll(tcp(BAD), batches=("1",), observe_s=30)
+        self.run_until(lambda: self.shown().state == "rolled-back")
+        self.assertIn("requests to web-web failed", self.shown().why)
 
     def test_a_configuration_that_is_refused(self) -> None:
         self.refusing = {BAD}
@@ -209,7 +217,7 @@ class BadTests(FleetCase):
         self.run_until(lambda: self.shown("pools").phase == "observing")
         self.failing = {70}
         self.run_until(lambda: self.shown("pools").state == "rolled-back", 30)
-        self.assertIn("requests to s were answered with 5xx", self.shown("pools").why)
+        self.assertIn("requests to s failed", self.shown("pools").why)
 
 
 class AwayTests(FleetCase):

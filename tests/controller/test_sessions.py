@@ -71,6 +71,7 @@ class SessionCase(SynchronousTestCase):
 
     def open(self, id: str, tunnels: Tunnels) -> Session:
         session = self.sessions.opened(self.keys[f"key of {id}"], tunnels.server, f"peer of {id}")
+        self.sessions.offered(session, "control:80")
         self.settle()
         return session
 
@@ -106,6 +107,13 @@ class OwnerTests(SessionCase):
         new = self.open("se-1", self.tunnel("se-1"))
         self.assertRaises(Unavailable, self.of, self.old)
         self.assertIs(self.of(new), new)
+
+    def test_one_that_has_come_back_cannot_be_asked_before_it_offers_that(self) -> None:
+        tunnels = self.tunnel("se-1")
+        session = self.sessions.opened(self.keys["key of se-1"], tunnels.server, "a peer")
+        self.assertRaises(Unavailable, self.sessions.control, session)
+        self.sessions.offered(session, "control:80")
+        self.assertIsNotNone(self.sessions.control(session))
 
     def test_a_client_that_was_hung_up_is_made_again(self) -> None:
         before = self.sessions.control(self.old)

@@ -205,6 +205,28 @@ class DataplaneContract:
         self.assertEqual(seen, {"2xx": 2, "3xx": 1, "4xx": 1})
 
     @asynchronous
+    async def test_tcp_connections_that_no_server_takes_are_counted(self) -> None:
+        a, port = self.server("a"), free_port()
+        await self.serve(Config(virtual_services=[self.service(port, mode="tcp")], pools=[pool("p", a)]), "a")
+        await send_tcp(port, b"GET / HTTP/1.0\r\n\r\n")
+        counts = [0, 0]
+
+        async def counted(requests: int) -> bool:
+            for each in await self.plane.traffic():
+                counts[0] += each.requests
+                counts[1] += each.unserved
+            return counts[0] >= requests
+
+        await eventually("one is counted", lambda: counted(1))
+        self.assertEqual(counts, [1, 0])
+        await a.stop()
+        await eventually("a is down", lambda: not self.up("a"))
+        for _ in range(3):
+            await send_tcp(port, b"GET / HTTP/1.0\r\n\r\n")
+        await eventually("all are counted", lambda: counted(4))
+        self.assertEqual(counts, [4, 3])
+
+    @asynchronous
     async def test_a_port_that_is_taken_is_named_and_the_last_good_one_goes_on(self) -> None:
         a, port = self.server("a"), free_port()
         good = Config(virtual_services=[self.service(port)], pools=[pool("p", a)])

@@ -22,8 +22,8 @@ from avinet.rest.problems import status_of
 from avinet.rest.route import Request
 from avinet.trust import keys
 from avinet.wire.fleet import Claimed, EnrolmentPolicy
-from tests.enrolment.ledger import Reply
 from tests.enrolment.making import PORT, Office, domain
+from tests.enrolment.words import Reply
 from tests.enrolment.world import LIMITS, Done, Look, Reader, Wire, rotation
 from tests.store.memory import MemoryStore
 

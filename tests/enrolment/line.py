@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from http.client import HTTPResponse
 
-from tests.enrolment.ledger import Reply
+from tests.enrolment.words import Reply
 
 PATIENCE_S = 60.0
 IDLE_S = 30.0

@@ -14,7 +14,8 @@ from avinet.trust.signatures import BY_ENGINE, BY_IMAGE
 from avinet.wire.enrolment import EnrolmentRequest
 from avinet.wire.message import encode
 from tests.enrolment import verifier
-from tests.enrolment.ledger import Ledger, Said
+from tests.enrolment.ledger import Ledger
+from tests.enrolment.words import Said
 from tests.enrolment.world import Wire
 
 IDS, KEYS = 3, 5

@@ -41,9 +41,9 @@ from avinet.wire.fleet import (
 )
 from avinet.wire.message import decode, encode
 from avinet.wire.session import Hello, HelloReply
-from tests.enrolment.ledger import Reply
 from tests.enrolment.line import PATIENCE_S, Line
 from tests.enrolment.served import AHEAD_S, DEAD_S, Served
+from tests.enrolment.words import Reply
 from tests.enrolment.world import LIMITS, Done, Look, Reader, Wire, rotation
 
 LOOKS = 10

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import combinations, permutations
 
-from avinet.enrolment.decision import claim_digest
 from avinet.trust import keys
-from tests.enrolment.ledger import Audited, Ledger, Reply, Said
+from tests.enrolment.ledger import Ledger
+from tests.enrolment.words import Audited, Reply, Said
 from tests.enrolment.world import Look
 
 
@@ -85,7 +86,7 @@ def differs(ledger: Ledger, look: Look, ids: Sequence[str]) -> str:
         )
         if there != wanted:
             return f"{id} is {there}, and not {wanted}"
-        if engine.claim_sha256 != (claim_digest(life.claim) if life.claim else ""):
+        if engine.claim_sha256 != (sha256(life.claim.encode()).hexdigest() if life.claim else ""):
             return f"{id} has another claim than {life.claim}"
         if tuple(map(keys.fingerprint, engine.former)) != life.former:
             return f"{id} has had {engine.former}, and not {life.former}"

@@ -21,7 +21,7 @@ from avinet.wire.fleet import Claimed, EnrolmentPolicy, Event
 from avinet.wire.message import encode
 from avinet.wire.session import KeyRotation
 from tests.enrolment import verifier
-from tests.enrolment.ledger import Audited, Reply
+from tests.enrolment.words import Audited, Reply
 
 LIMITS: dict[str, Any] = {"pending_s": 3000.0, "pending_from_one": 3, "by_image": 3}
 """The rules of each world, beside its policy."""

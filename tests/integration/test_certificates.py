@@ -192,6 +192,7 @@ class RedactionTests(CertificateCase):
             "config list",
             "certificate list",
             "certificate show shop",
+            "certificate reseal",
             "se list",
             "se show se-1",
             "run se-1 config",

@@ -166,7 +166,9 @@ class BadTests(RolloutCase):
         before = {id: self.node.engine(id)["config"]["applied"] for id in IDS}
         code, lines = self.roll(self.closed, options=("--observe", "10s"))
         self.assertEqual(code, REMOTE, lines)
-        self.assertRegex(lines[-1], r"pool: rolled back: se-[123]: (server pool/s0 is down|.* answered with 5xx)")
+        self.assertRegex(
+            lines[-1], r"pool: rolled back: se-[123]: (server pool/s0 is down|.* requests to web-se-[123] failed)"
+        )
         self.until("all run what they should", lambda: all(map(self.in_sync, IDS)))
         changed = [id for id in IDS if self.node.engine(id)["config"]["applied"] != before[id]]
         self.assertEqual(len(changed), 1)

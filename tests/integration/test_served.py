@@ -12,9 +12,10 @@ from typing_extensions import override
 
 from avinet.aio import as_deferred
 from tests.controller.test_doors import VERBS, doors, filled
-from tests.enrolment.ledger import Ledger, Reply, Said
+from tests.enrolment.ledger import Ledger
 from tests.enrolment.requests import Ask, Hands
 from tests.enrolment.served_world import ServedWorld
+from tests.enrolment.words import Reply, Said
 from tests.enrolment.world import LIMITS, Wire
 from tests.running import asynchronous
 

@@ -236,7 +236,7 @@ class FloodTests(StreamCase):
             self.assertLess(self.high(machine.process(name)), RSS_BYTES, name)
         machine.until(
             "the one that nobody reads has ended too",
-            lambda: all(each["state"] == "done" for each in machine.asked("jobs", "list")["items"][:2]),
+            lambda: all(each.get("state") == "done" for each in machine.asked("jobs", "list")["items"][:2]),
         )
         items = machine.asked("jobs", "list")["items"]
         asleep_job = next(each["id"] for each in items if each["command"] == "flood" and each["id"] != self.latest())

@@ -97,6 +97,11 @@ class ProgramTests(ProgramCase):
         self.assertEqual(found.exit_status, 127)
         self.assertEqual(self.console.error, b"/no/such/program: No such file or directory\n")
 
+    async def test_a_program_that_cannot_be_run(self) -> None:
+        found = await self.run_program(Program(name="x", argv=("/etc/passwd",)))
+        self.assertEqual(found.exit_status, 126)
+        self.assertEqual(self.console.error, b"/etc/passwd: Permission denied\n")
+
     async def test_a_program_that_does_not_end_is_ended_with_all_that_it_started(self) -> None:
         place = Path(self.mktemp()).absolute()
         code = (

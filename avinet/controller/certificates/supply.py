@@ -18,7 +18,6 @@ from avinet.config.compile import Compiled
 from avinet.controller.certificates.vault import Vault
 from avinet.errors import Invalid, NotFound, PeerError, TooLarge
 from avinet.wire.certificates import (
-    PUSHED,
     CertificatePush,
     CertificateRefusal,
     CertificateState,
@@ -28,6 +27,8 @@ from avinet.wire.config import ConfigVersion
 
 PUSH_S = 60.0
 """How long a service engine may take to check and keep some certificates."""
+TOGETHER = 16
+"""How many certificates go in one push: hundreds of pushes may be under way, each with its keys in memory."""
 _REASON_CHARS = 500
 _NAMES_KEPT = 256
 """Of how many configurations is remembered which certificates they name."""
@@ -166,8 +167,8 @@ class Supply:
     async def bring(self, id: str) -> None:
         """Send what is missing. Raises when the service engine may not have seen it, or has not kept it."""
         names = self.missing(id)
-        for first in range(0, len(names), PUSHED):
-            some = names[first : first + PUSHED]
+        for first in range(0, len(names), TOGETHER):
+            some = names[first : first + TOGETHER]
             await self._push(id, CertificatePush(certificates=[self._vault.material(name) for name in some]))
 
     async def _push(self, id: str, push: CertificatePush) -> None:

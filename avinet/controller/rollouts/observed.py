@@ -62,8 +62,13 @@ def _uses(service: VirtualService) -> set[str]:
     return {pool for pool in (service.pool, *(route.pool for route in service.routes)) if pool is not None}
 
 
+def _errors(traffic: ServiceTraffic) -> int:
+    """Requests that were answered with 5xx, or connections that no server took."""
+    return traffic.status.get("5xx", 0) + traffic.unserved
+
+
 class _Counted:
-    """The traffic of a service engine since it runs one version: requests and 5xx by virtual service."""
+    """The traffic of a service engine since it runs one version: requests and errors by virtual service."""
 
     __slots__ = ("traffic", "version")
 
@@ -129,7 +134,7 @@ class Observed:
         for each in report.traffic:
             if each.name in self._services:
                 requests, errors = counted.traffic.get(each.name, (0, 0))
-                counted.traffic[each.name] = requests + each.requests, errors + each.status.get("5xx", 0)
+                counted.traffic[each.name] = requests + each.requests, errors + _errors(each)
 
     # what is known
 
@@ -158,9 +163,9 @@ class Observed:
             down=down[:BEFORE_DOWN],
             more=max(0, len(down) - BEFORE_DOWN),
             errors={
-                each.name: round(100 * each.status.get("5xx", 0) / each.requests, 3)
+                each.name: round(100 * _errors(each) / each.requests, 3)
                 for each in traffic
-                if each.requests >= least_requests and each.status.get("5xx")
+                if each.requests >= least_requests and _errors(each)
             },
         )
 

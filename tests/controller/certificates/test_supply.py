@@ -13,6 +13,7 @@ from avinet.controller.certificates import supply as supply_module
 from avinet.controller.certificates.supply import PUSH_S, Supply
 from avinet.errors import Invalid, LocalError, NotFound, PeerError, TimedOut, Unavailable
 from avinet.wire.certificates import (
+    PUSHED,
     CertificatePush,
     CertificateRefusal,
     CertificateState,
@@ -123,13 +124,16 @@ class SupplyTests(SupplyCase):
         self.assertLess(len(has.refused[own.version]), 1000)
 
     def test_many_are_sent_some_at_a_time(self) -> None:
-        self.patch(supply_module, "PUSHED", 1)
+        self.patch(supply_module, "TOGETHER", 1)
         self.engines.desire("se-1", "shop", "blog")
         bringing = self.bring()
         self.answer(self.held("blog"))
         self.assertEqual([push.certificates[0].version.name for _, push, _ in self.engines.pushed], ["blog", "shop"])
         self.answer(self.held("blog", "shop"))
         self.successResultOf(bringing)
+
+    def test_what_goes_together_is_what_a_push_may_have(self) -> None:
+        self.assertLessEqual(supply_module.TOGETHER, PUSHED)
 
     def test_one_that_is_about_to_be_wanted_otherwise_is_sent_nothing(self) -> None:
         self.engines.desire("se-1", "shop")
