@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Sequence
 from functools import cache
 from itertools import count
@@ -32,7 +33,7 @@ def shared_cluster() -> Cluster:
     folder.mkdir()
     cluster = Cluster(folder)
     cluster.start()
-    reactor.addSystemEventTrigger("before", "shutdown", cluster.stop)
+    atexit.register(cluster.stop)  # trial's reactor shuts down after each test where it has several processes
     return cluster
 
 
