@@ -17,12 +17,12 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.protocols.portforward import ProxyClient, ProxyClientFactory, ProxyFactory
 
-from avinet.aio import Tasks, pause
+from avinet.aio import Tasks, pause, within
 from avinet.errors import Unavailable
-from avinet.store.etcd.exchange import Lost
+from avinet.store.etcd.exchange import Exchange, Lost
 from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.members import MutualTLS, found_members
-from avinet.store.etcd.messages import Empty, StatusReply, decoded
+from avinet.store.etcd.messages import Empty, StatusReply, WatchCreateRequest, WatchRequest, decoded
 from avinet.store.etcd.store import EtcdStore
 from avinet.store.interface import (
     OPERATIONS,
@@ -201,6 +201,19 @@ class SleepTests(FaultCase):
     @asynchronous
     async def test_a_follower_falls_asleep(self) -> None:
         await self.slept("follower")
+
+    @asynchronous
+    async def test_a_watch_at_a_member_that_sleeps_is_closed_without_it(self) -> None:
+        victim, *_ = await self.place("follower")
+        exchange = Exchange(reactor, self.cluster.policy, 5.0)
+        created: list[bytes] = []
+        request = WatchRequest(create_request=WatchCreateRequest(key=b"w/", range_end=b"w0", start_revision=0))
+        stream = await exchange.stream(self.cluster.endpoint(victim), "/v3/watch", request, created.append)
+        await eventually("it has begun", lambda: created)
+        self.cluster.pause(victim)
+        stream.end()
+        await within(reactor, 2, stream.closed, "the connection")
+        await exchange.close()
 
     @asynchronous
     async def test_without_a_quorum_all_are_told_so_in_time_and_it_comes_back_by_itself(self) -> None:

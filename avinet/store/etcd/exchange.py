@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import msgspec
 from cryptography import x509
@@ -49,8 +50,8 @@ class Exchange:
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = IN_FLIGHT
         self._pool.retryAutomatically = False
-        endpoints = _Endpoints(reactor, policy, attempt_s)
-        self._agent = Agent.usingEndpointFactory(reactor, endpoints, pool=self._pool)
+        self._endpoints = _Endpoints(reactor, policy, attempt_s)
+        self._agent = Agent.usingEndpointFactory(reactor, self._endpoints, pool=self._pool)
         self._streams: set[Stream] = set()
 
     async def post(
@@ -111,10 +112,10 @@ class Exchange:
         """Close the connections."""
         for stream in list(self._streams):
             stream.end()
+        ended = [*(each.closed for each in self._streams), self._pool.closeCachedConnections()]
+        self._endpoints.abort()
         with suppress(TimedOut):
-            ended = DeferredList([each.closed for each in self._streams])
-            await within(self._reactor, self._attempt_s, ended, "a stream of etcd's")
-            await within(self._reactor, self._attempt_s, self._pool.closeCachedConnections(), "etcd")
+            await within(self._reactor, self._attempt_s, DeferredList(ended, consumeErrors=True), "etcd")
 
 
 def _reason(error: BaseException) -> str | None:
@@ -137,25 +138,37 @@ class _Endpoints:
         self._reactor = reactor
         self._policy = policy
         self._connect_s = connect_s
+        self._made: WeakSet[Any] = WeakSet()
+
+    def abort(self) -> None:
+        """Close all connections."""
+        for protocol in list(self._made):
+            _abort(protocol.transport)
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
         """See `IAgentEndpointFactory`."""
         plain = HostnameEndpoint(self._reactor, uri.host.strip(b"[]"), uri.port, timeout=self._connect_s)
-        return _Quiet(wrapClientTLS(self._policy.creatorForNetloc(uri.host.strip(b"[]"), uri.port), plain))
+        return _Quiet(self._made, wrapClientTLS(self._policy.creatorForNetloc(uri.host.strip(b"[]"), uri.port), plain))
 
 
 @implementer(IStreamClientEndpoint)
 class _Quiet:
-    """An endpoint whose connections are not told of in the log, one by one."""
+    """An endpoint whose connections are not told of in the log, one by one, but kept in `made` while they last."""
 
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+    def __init__(self, made: WeakSet[Any], endpoint: IStreamClientEndpoint) -> None:
+        self._made = made
         self._endpoint = endpoint
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[Any]:  # noqa: N803 (Twisted's name)
         """See `IStreamClientEndpoint`."""
         if isinstance(protocolFactory, Factory):
             protocolFactory.noisy = False
-        return self._endpoint.connect(protocolFactory)
+
+        def connected(protocol: Any) -> Any:
+            self._made.add(protocol)
+            return protocol
+
+        return self._endpoint.connect(protocolFactory).addCallback(connected)
 
 
 class Stream(LineOnlyReceiver):
@@ -226,7 +239,6 @@ def _received(response: IResponse) -> Deferred[bytes]:
 
 
 def _abort(transport: Any) -> None:
-    """Close the connection under an answer that is not read to its end."""
-    abort = getattr(transport, "abortConnection", None) or getattr(transport, "loseConnection", None)
-    if abort is not None:
-        abort()
+    """Close a connection now: a farewell of TLS may never be answered."""
+    if transport is not None:
+        transport.stopProducing()
