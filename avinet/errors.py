@@ -29,6 +29,10 @@ class LocalError(AvinetError):
     """Something on this machine stands in the way: a port, a file, a setting, a full disk."""
 
 
+class Damaged(LocalError):
+    """A file was read, and is not what it should be: to read it again does not help."""
+
+
 class Invalid(AvinetError):
     """The request is well formed, and asks for what cannot be; nothing was changed."""
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from avinet.errors import LocalError
+from avinet.errors import Damaged, LocalError
 
 _ASIDE = re.compile(r"\..+\.[0-9]+\.new\Z")
 """What `write_atomic` and the like write, with the id of their process, before they rename it."""
@@ -142,14 +142,14 @@ def check_owner(folder: Path) -> None:
 
 
 def read_limited(path: Path, limit_bytes: int) -> bytes:
-    """The bytes of `path`, refusing more than `limit_bytes`. Raises `LocalError`."""
+    """The bytes of `path`, refusing more than `limit_bytes`. Raises `Damaged` for that, else `LocalError`."""
     try:
         with path.open("rb") as file:
             data = file.read(limit_bytes + 1)
     except OSError as error:
         raise cannot("read", path, error) from error
     if len(data) > limit_bytes:
-        raise LocalError(f"{path} is larger than {limit_bytes} bytes")
+        raise Damaged(f"{path} is larger than {limit_bytes} bytes")
     return data
 
 

@@ -12,6 +12,10 @@ from avinet.wire.rollout import FAILURES_SHOWN, RolloutFailure, RolloutPlan
 
 BEFORE_DOWN = 100
 """So many servers that were down before are known by name; of more it is known how many."""
+LOSSES = 3
+"""A version that costs an SE its tunnel so many times is a bad one, though it comes back each time."""
+LOSSES_S = 3600.0
+"""Losses count that are not longer ago than this, or than it takes a batch to pass with each of them."""
 _WHY_CHARS = 300
 
 
@@ -36,14 +40,16 @@ _UNKNOWN = Before()
 class Now:
     """How a service engine is that has its turn.
 
-    `away_s` is how long it has had no tunnel, as far as is known; `asked_s` how long it has been connected and could
-    have acknowledged. `reported` tells whether it has said anything since it acknowledged. `traffic` are requests and
-    those that failed, by virtual service, since then.
+    `away_s` is how long it has had no tunnel, as far as is known; `asked_s` how long it could have acknowledged, short
+    absences included; `losses` how long ago it has lost its tunnel, the last `LOSSES` times. `reported` tells whether
+    it has said anything since it acknowledged. `traffic` are requests and those that failed, by virtual service, since
+    then.
     """
 
     connected: bool
     away_s: float = 0.0
     asked_s: float = 0.0
+    losses: Sequence[float] = ()
     refused: str | None = None
     problem: str = ""
     acknowledged: bool = False
@@ -60,6 +66,9 @@ def judge(plan: RolloutPlan, before: Before | None, now: Now) -> tuple[Kind, str
     before = before or _UNKNOWN
     if now.refused is not None:
         return "failed", f"it refused the configuration: {now.refused}"
+    losses = _losses(plan, now)
+    if losses >= LOSSES:
+        return "failed", f"it has lost its tunnel {losses} times"
     if not now.connected:
         if now.away_s < plan.lost_s:
             return "pending", ""
@@ -75,6 +84,11 @@ def judge(plan: RolloutPlan, before: Before | None, now: Now) -> tuple[Kind, str
         return "failed", f"it has not {what}, for {plan.deadline_s:g} s"
     why = _servers_down(before, now) or _errors(plan, before, now)
     return ("failed", why) if why else ("well", "")
+
+
+def _losses(plan: RolloutPlan, now: Now) -> int:
+    most = max(LOSSES_S, LOSSES * (plan.observe_s + plan.lost_s + plan.deadline_s))
+    return sum(each < most for each in now.losses)
 
 
 def _servers_down(before: Before, now: Now) -> str:

@@ -11,14 +11,14 @@ from twisted.internet.defer import DeferredLock, maybeDeferred
 from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
-from avinet.aio import Tasks, pause
+from avinet.aio import CANCELLED, Tasks, pause
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.intake import Intake, RequestRecord
 from avinet.dataplane.interface import ServerState
 from avinet.dataplane.keyring import Keyring
 from avinet.dataplane.master import Master, claim_ports
 from avinet.dataplane.render import RECORDS_SOCKET, render
-from avinet.dataplane.runtime import stat_lines
+from avinet.dataplane.runtime import dropped_logs, stat_lines
 from avinet.errors import AvinetError, Invalid, NotFound, Unavailable
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config
@@ -147,15 +147,19 @@ class HAProxy:
                 try:
                     await self._look()
                     wait_s = POLL_S
-                except Unavailable as error:
+                except CANCELLED:
+                    raise
+                except Exception as error:  # the edge: whatever it is, HAProxy must not stay down for it
                     wait_s = min(2 * wait_s, RESTART_CAP_S)
-                    await self._revive(error)
+                    if not isinstance(error, AvinetError):
+                        self.log.failure("what HAProxy says of itself could not be read")
+                    await self._revive(str(error))
 
-    async def _revive(self, error: Unavailable) -> None:
-        if self._config is None or await self._master.find() is not None:
-            return
-        self.log.warn("HAProxy is gone ({why}): starting it again", why=error.what)
+    async def _revive(self, why: str) -> None:
         try:
+            if self._config is None or await self._master.find() is not None:
+                return
+            self.log.warn("HAProxy is gone ({why}): starting it again", why=why)
             await self._master.end_leftovers()
             await self._keyring.lay_out(self._config)
             await self._master.launch()
@@ -163,6 +167,10 @@ class HAProxy:
             await self._look()
         except AvinetError as failure:
             self.log.warn("HAProxy does not start again: {why}", why=str(failure))
+        except CANCELLED:
+            raise
+        except Exception:  # the edge, as above
+            self.log.failure("HAProxy does not start again")
 
     async def _look(self) -> None:
         frontends, servers = stat_lines(await self._master.stats("show stat"))
@@ -219,8 +227,7 @@ class HAProxy:
         return [each for each in taken if each is not None]
 
     async def _count_dropped(self) -> None:
-        info = await self._master.stats("show info")
-        dropped = next((int(line.split()[1]) for line in info.splitlines() if line.startswith("DroppedLogs:")), 0)
+        dropped = dropped_logs(await self._master.stats("show info"))
         self._said_bad += max(0, dropped - self._dropped)
         self._dropped = dropped
 

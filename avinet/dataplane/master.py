@@ -19,7 +19,7 @@ from avinet.aio import pause
 from avinet.dataplane.render import MASTER_SOCKET, STATE_FILE, STATS_SOCKET, described
 from avinet.dataplane.runtime import Processes, ask, description, first_alert, processes, state_of
 from avinet.errors import Invalid, LocalError, Unavailable
-from avinet.files import private_folder, write_atomic
+from avinet.files import cannot, private_folder, write_atomic
 from avinet.wire.config import VirtualService
 
 T = TypeVar("T")
@@ -96,12 +96,33 @@ class Master:
         """Start it. Raises `Invalid` when it ends at once by itself.
 
         Raises `Unavailable` when somebody ends it, which says nothing against the configuration, and when it gives no
-        sign within 10 s.
+        sign within 10 s; `LocalError` for what this machine has no room for.
         """
+        try:
+            child = self._child = self._spawn()
+        except OSError as error:
+            raise cannot(f"start {self._program} in", self.folder, error) from error
+        deadline = self._reactor.seconds() + START_S
+        while self._reactor.seconds() < deadline:
+            status = child.poll()
+            if status is not None and (status < 0 or status > _BY_SIGNAL):
+                raise Unavailable(
+                    f"HAProxy was ended while it started, by signal {-status if status < 0 else status - 128}"
+                )
+            if status is not None:
+                raise Invalid(f"HAProxy does not start: {first_alert(self._console())}")
+            running = await self.find()
+            if running is not None and running.workers:
+                self.log.info("HAProxy runs, master {master}", master=running.master)
+                return
+            await pause(self._reactor, POLL_S)
+        raise Unavailable(f"HAProxy did not start within {START_S:g} s")
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
         path = self.folder / STATE_FILE
-        path.write_text(state_of(path.read_text("utf-8") if path.exists() else "", self.written()), "utf-8")
+        path.write_text(state_of(path.read_text("utf-8", "replace") if path.exists() else "", self.written()), "utf-8")
         with (self.folder / "haproxy.log").open("wb") as console:
-            self._child = subprocess.Popen(
+            return subprocess.Popen(
                 [
                     self._program,
                     "-W",
@@ -117,21 +138,6 @@ class Master:
                 stderr=console,
                 start_new_session=True,
             )
-        deadline = self._reactor.seconds() + START_S
-        while self._reactor.seconds() < deadline:
-            status = self._child.poll()
-            if status is not None and (status < 0 or status > _BY_SIGNAL):
-                raise Unavailable(
-                    f"HAProxy was ended while it started, by signal {-status if status < 0 else status - 128}"
-                )
-            if status is not None:
-                raise Invalid(f"HAProxy does not start: {first_alert(self._console())}")
-            running = await self.find()
-            if running is not None and running.workers:
-                self.log.info("HAProxy runs, master {master}", master=running.master)
-                return
-            await pause(self._reactor, POLL_S)
-        raise Unavailable(f"HAProxy did not start within {START_S:g} s")
 
     def _console(self) -> list[str]:
         return (self.folder / "haproxy.log").read_text("utf-8", "replace").splitlines()

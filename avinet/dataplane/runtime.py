@@ -113,9 +113,28 @@ def description(answer: str) -> str:
     return found[1] if found else ""
 
 
+def _whole(answer: str) -> str:
+    """`answer`, which ends with an empty line unless its worker died in the middle of it. Raises `Unavailable`."""
+    if not answer.endswith("\n\n"):
+        raise Unavailable("HAProxy has given half an answer")
+    return answer
+
+
+def dropped_logs(answer: str) -> int:
+    """How many records could not be sent, in an answer to `show info`. Raises `Unavailable` for half of one."""
+    lines = _whole(answer).splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("DroppedLogs:")), 0)
+
+
 def stat_lines(answer: str) -> tuple[list[FrontendLine], list[ServerLine]]:
-    """The frontends and servers in `show stat`, of the services that operators know."""
-    rows = [row for row in csv.DictReader(answer.lstrip("# ").splitlines()) if row["pxname"] != RELAY]
+    """The frontends and servers in `show stat`, of the services that operators know.
+
+    Raises `Unavailable` for half an answer.
+    """
+    found = list(csv.DictReader(_whole(answer).lstrip("# ").splitlines()))
+    if any(None in row.values() for row in found):
+        raise Unavailable("HAProxy has given half an answer")
+    rows = [row for row in found if row["pxname"] != RELAY]
     frontends = [
         FrontendLine(row["pxname"].removeprefix("f."), int(row["scur"] or 0), int(row["stot"] or 0))
         for row in rows

@@ -89,7 +89,7 @@ class Custody:
         return self._named is None or name in self._named or name in self._new
 
     async def start(self) -> None:
-        """Give the data plane what is on the disk, before it is started."""
+        """Give the data plane what is on the disk, before it is started. Raises `LocalError` as `Keystore.read`."""
         for name, held in (await self._in_thread(self._keystore.read)).items():
             await self._dataplane.take_certificate(name, held.certificate)
             self._held[name] = held.version
@@ -180,6 +180,7 @@ class Custody:
         async with self._turn:
             for name in list(self._held):
                 await self._remove(name)
+            await self._in_thread(self._keystore.remove_damaged)
 
     async def _remove(self, name: str) -> None:
         await self._in_thread(lambda: self._keystore.remove(name))

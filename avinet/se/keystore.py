@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 from twisted.logger import Logger
 
-from avinet.errors import AvinetError, Invalid, LocalError
+from avinet.errors import Damaged, Invalid
 from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
 from avinet.trust.sealing import Seal, load_or_make_seal
 from avinet.trust.server_certificate import ServerCertificate, parse
@@ -21,7 +21,7 @@ from avinet.wire.message import Message, decode
 
 FOLDER, KEY = "certificates", "secrets.key"
 _FILE_LIMIT_BYTES = 128 * 1024
-_ENDING, _ASIDE = ".json", ".next"
+_ENDING, _ASIDE, _DAMAGED = ".json", ".next", ".damaged"
 
 
 @dataclass(frozen=True)
@@ -55,32 +55,45 @@ class Keystore:
         self._key = state / KEY
 
     def read(self) -> dict[str, Held]:
-        """All that it has; what cannot be used is removed, for the nodes to deliver it again."""
-        if not self._folder.is_dir():
-            return {}
-        found: dict[str, Held] = {}
+        """All that it has. What is damaged is set aside, for the nodes to deliver it again.
+
+        Raises `LocalError` for what cannot be read now, and may be whole: nothing is changed then.
+        """
         try:
-            seal = load_or_make_seal(self._key)
-        except LocalError as error:
+            paths = sorted(self._folder.iterdir())
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise cannot("read", self._folder, error) from error
+        seal = self._opened()
+        whole, damaged = {}, []
+        for path in paths:
+            if _is_kept(path):
+                try:
+                    held = self._read(path, seal)
+                    whole[held.version.name] = held
+                except (Damaged, Invalid) as error:
+                    self.log.error("certificate {file} was lost: {why}", file=path.name, why=str(error))
+                    damaged.append(path)
+        for path in damaged:
+            _set_aside(path)
+        for path in paths:
+            if not _is_kept(path) and path.suffix != _DAMAGED:  # what was laid out when a process ended
+                path.unlink(missing_ok=True)
+        return whole
+
+    def _opened(self) -> Seal:
+        try:
+            return load_or_make_seal(self._key)
+        except Damaged as error:
             self.log.error("the certificates of this service engine cannot be opened: {why}", why=str(error))
-            self._key.unlink(missing_ok=True)
-            seal = load_or_make_seal(self._key)
-        for path in sorted(self._folder.iterdir()):
-            if path.suffix != _ENDING or path.name.startswith("."):  # what was laid out when a process ended
-                path.unlink(missing_ok=True)
-                continue
-            try:
-                held = self._read(path, seal)
-                found[held.version.name] = held
-            except AvinetError as error:
-                self.log.error("certificate {file} was lost: {why}", file=path.name, why=str(error))
-                path.unlink(missing_ok=True)
-        return found
+            _set_aside(self._key)
+            return load_or_make_seal(self._key)
 
     def _read(self, path: Path, seal: Seal) -> Held:
         file = decode(read_limited(path, _FILE_LIMIT_BYTES), _File, limit_bytes=_FILE_LIMIT_BYTES, what="file")
         if path.name != file.version.name + _ENDING:
-            raise LocalError("it has another name")
+            raise Damaged("it has another name")
         key = seal.open(file.sealed, _about(file.version)).decode("ascii")
         return checked(CertificateMaterial(version=file.version, chain=file.chain, key=key), known_good=True)
 
@@ -97,6 +110,7 @@ class Keystore:
         try:
             self._aside(name).rename(self._path(name))
             sync_folder(self._folder)
+            _damaged(self._path(name)).unlink(missing_ok=True)
         except OSError as error:
             raise cannot("write", self._path(name), error) from error
 
@@ -113,11 +127,36 @@ class Keystore:
         except OSError as error:
             raise cannot("remove", path, error) from error
 
+    def remove_damaged(self) -> None:
+        """Have nothing any more that was set aside. Raises `LocalError`."""
+        try:
+            for path in (_damaged(self._key), *self._folder.glob(f"*{_DAMAGED}")):
+                if path.exists():
+                    remove_durably(path)
+        except OSError as error:
+            raise cannot("remove what is damaged in", self._folder, error) from error
+
     def _path(self, name: str) -> Path:
         return self._folder / (name + _ENDING)
 
     def _aside(self, name: str) -> Path:
         return self._folder / (name + _ASIDE)
+
+
+def _is_kept(path: Path) -> bool:
+    return path.suffix == _ENDING and not path.name.startswith(".")
+
+
+def _damaged(path: Path) -> Path:
+    return path.with_name(path.name + _DAMAGED)
+
+
+def _set_aside(path: Path) -> None:
+    try:
+        path.rename(_damaged(path))
+        sync_folder(path.parent)
+    except OSError as error:
+        raise cannot("set aside", path, error) from error
 
 
 def _about(version: CertificateVersion) -> str:

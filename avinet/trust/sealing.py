@@ -14,8 +14,8 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from avinet.errors import LocalError
-from avinet.files import read_limited, write_atomic
+from avinet.errors import Damaged
+from avinet.files import cannot, read_limited, write_atomic
 
 SECRETS_KEY = "secrets.key"
 KEY_BYTES = 32
@@ -36,12 +36,12 @@ class Seal:
         return base64.b64encode(nonce + self._cipher.encrypt(nonce, secret, about.encode())).decode("ascii")
 
     def open(self, sealed: str, about: str) -> bytes:
-        """The secret that was sealed for the same thing. Raises `LocalError`."""
+        """The secret that was sealed for the same thing. Raises `Damaged`."""
         try:
             data = base64.b64decode(sealed, validate=True)
             return self._cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], about.encode())
         except (InvalidTag, ValueError):
-            raise LocalError(f"the secret of {about} was sealed with another key, or is damaged") from None
+            raise Damaged(f"the secret of {about} was sealed with another key, or is damaged") from None
 
 
 def make_key(path: Path, random: Callable[[int], bytes] = os.urandom) -> None:
@@ -50,10 +50,10 @@ def make_key(path: Path, random: Callable[[int], bytes] = os.urandom) -> None:
 
 
 def load_seal(path: Path) -> Seal:
-    """The seal whose key is in the file at `path`. Raises `LocalError`."""
+    """The seal whose key is in the file at `path`. Raises `Damaged` for what is no key, and `LocalError`."""
     key = read_limited(path, KEY_BYTES)
     if len(key) != KEY_BYTES:
-        raise LocalError(
+        raise Damaged(
             f"{path} is damaged: it has {len(key)} bytes, not {KEY_BYTES}",
             hint="restore it from a backup; without one move it away: all certificates are to be put again then",
         )
@@ -61,7 +61,14 @@ def load_seal(path: Path) -> Seal:
 
 
 def load_or_make_seal(path: Path) -> Seal:
-    """The seal whose key is in the file at `path`; a new one where it was lost, which opens nothing that was sealed."""
-    if not path.exists():
+    """The seal whose key is in the file at `path`; a new one where it was lost, which opens nothing that was sealed.
+
+    Raises what `load_seal` does.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
         make_key(path)
+    except OSError as error:
+        raise cannot("read", path, error) from error
     return load_seal(path)

@@ -28,9 +28,9 @@ class RolloutPlan(Message, frozen=True, kw_only=True):
 
     The next batch is opened when all that have it are well, and have been for `observe_s`. More than `max_failed` that
     are not well stop it, and with `auto_rollback` take it back. Not well is who refuses the version, is connected and
-    has not acknowledged it within `deadline_s`, has lost its tunnel for longer than `lost_s`, has servers down that
-    were not down before, or fails more than `errors_percent` of the requests to a virtual service beyond what it did
-    before (5xx, and TCP connections that no server takes), of at least `least_requests`.
+    has not acknowledged it within `deadline_s`, has lost its tunnel for longer than `lost_s` or again and again, has
+    servers down that were not down before, or fails more than `errors_percent` of the requests to a virtual service
+    beyond what it did before (5xx, and TCP connections that no server takes), of at least `least_requests`.
     """
 
     batches: Annotated[tuple[BatchSize, ...], Meta(min_length=1, max_length=32)] = ("1", "10%", "50%", "100%")

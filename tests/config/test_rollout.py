@@ -150,6 +150,14 @@ class HealthTests(SynchronousTestCase):
             self.judged(Before(connected=True), connected=False, acknowledged=False, away_s=30.0)[0], "failed"
         )
 
+    def test_one_that_loses_its_tunnel_again_and_again_is_not_well_though_it_comes_back(self) -> None:
+        for fields in ({}, {"connected": False}, {"acknowledged": False}):
+            self.assertNotEqual(self.judged(losses=(90.0, 5.0), **fields)[0], "failed")
+            self.assertEqual(
+                self.judged(losses=(3599.0, 90.0, 5.0), **fields), ("failed", "it has lost its tunnel 3 times")
+            )
+        self.assertEqual(self.judged(losses=(3600.0, 90.0, 5.0)), ("well", ""))
+
     def test_one_that_was_away_before_waits_and_is_nobodys_fault(self) -> None:
         for before in (None, Before()):
             self.assertEqual(self.judged(before, connected=False, acknowledged=False, away_s=30.0), ("waiting", ""))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +28,7 @@ from tests.config.making import Certificates, Fleet, audited, fired, web
 from tests.store.memory import MemoryStore
 
 REPORT_S = 10
+CRASHED_S = 5
 
 
 class Dying:
@@ -69,6 +71,7 @@ class Engine:
     config: Config = field(default_factory=Config)
     reported: float = -1000.0
     stuck: bool = False
+    crashed: float | None = None
     said: list[ServerHealth] = field(default_factory=list)
 
 
@@ -113,7 +116,8 @@ class FleetCase(SynchronousTestCase):
     """`count` service engines that run document `web` at port 80.
 
     A document at a port in `down` has servers that are all down, at one in `failing` it answers with 5xx, one in
-    `refusing` is refused, one in `lost` costs the tunnel.
+    `refusing` is refused, one in `lost` costs the tunnel. One in `crashing` costs it so many seconds after each dial,
+    for `CRASHED_S`, whether or not it was acknowledged by then.
     """
 
     count = 10
@@ -131,6 +135,7 @@ class FleetCase(SynchronousTestCase):
         self.failing: set[int] = set()
         self.refusing: set[int] = set()
         self.lost: set[int] = set()
+        self.crashing: dict[int, int] = {}
         self.start(self.store)
         self.apply(web("web", 80))
         self.run_for(REPORT_S + 2)
@@ -200,10 +205,19 @@ class FleetCase(SynchronousTestCase):
 
     def act(self, engine: Engine) -> None:
         """What a service engine does in a second."""
-        if not engine.connected:
-            return
         node, now = self.node, self.clock.seconds()
+        if not engine.connected:
+            if engine.crashed is not None and now - engine.crashed >= CRASHED_S:
+                engine.crashed = None
+                self.dial(engine.id)
+            return
         push = node.desired.push(engine.id)
+        compiled = node.desired.compiled(engine.id) if push is not None and self.crashing else None
+        for port in {each.port for each in compiled.config.virtual_services} if compiled is not None else ():
+            if now - engine.since >= self.crashing.get(port, sys.maxsize):
+                engine.crashed = now
+                self.hang_up(engine.id)
+                return
         if push is not None and not engine.stuck and push.version not in (engine.applied, engine.refused):
             config = node.desired.compiled(engine.id)
             assert config is not None

@@ -141,6 +141,38 @@ class BadTests(FleetCase):
         self.lost = {BAD}
         self.assertIn("its tunnel has been gone for 30 s", self.rolled_back())
 
+    def crash_loop(self, *, after_s: int, stuck: bool = False) -> None:
+        for engine in self.engines.values():
+            engine.stuck = stuck
+            engine.since = self.clock.seconds()
+        self.crashing = {BAD: after_s}
+        self.roll(web("web", BAD), batches=("1",), observe_s=30)
+        self.run_until(lambda: self.shown().state == "rolled-back")
+        self.assertEqual(self.shown().opened, 1)
+
+    def test_crashes_after_the_acknowledgement(self) -> None:
+        """A service engine that comes back in time, each time, holds its batch until it has failed."""
+        self.crash_loop(after_s=12)
+        self.assertIn("it has lost its tunnel 3 times", self.shown().why)
+
+    def test_crashes_before_the_acknowledgement(self) -> None:
+        self.crash_loop(after_s=25, stuck=True)
+        self.assertIn("it has lost its tunnel 3 times", self.shown().why)
+
+    def test_losses_of_the_tunnel_do_not_put_the_deadline_off(self) -> None:
+        self.crash_loop(after_s=70, stuck=True)
+        self.assertIn("has not acknowledged, for 120 s", self.shown().why)
+
+    def test_the_time_that_a_former_version_took_is_not_that_of_the_next(self) -> None:
+        for engine in self.engines.values():
+            engine.stuck = True
+        self.roll(web("web", BAD), batches=("3",), auto_rollback=False)
+        self.run_until(lambda: self.shown().state == "stopped")
+        self.apply(web("web", GOOD), plan=RolloutPlan(batches=("9",), observe_s=30), force=True)
+        for engine in self.engines.values():
+            engine.stuck = False
+        self.run_until(lambda: self.shown().state == "finished")
+
     def test_who_does_not_acknowledge_in_time(self) -> None:
         for engine in self.engines.values():
             engine.stuck = True
@@ -268,6 +300,18 @@ class AwayTests(FleetCase):
         self.dial("se-3")
         self.run_until(lambda: self.shown().state == "finished")
         self.assertEqual(self.shown().well, 10)
+
+    def test_a_short_loss_of_the_tunnel_begins_the_observation_anew(self) -> None:
+        self.roll(web("web", GOOD), batches=("1",), observe_s=30)
+        self.run_until(lambda: self.shown().phase == "observing")
+        (first,) = self.serving(GOOD)
+        self.run_for(15)
+        self.hang_up(first)
+        self.run_for(10)
+        self.dial(first)
+        self.run_for(28)
+        self.assertEqual((self.shown().batch, self.shown().phase), (1, "observing"))
+        self.run_until(lambda: self.shown().state == "finished")
 
     def test_who_is_expected_only_is_not_waited_for(self) -> None:
         self.fleet.engines["new"] = {}
@@ -490,6 +534,17 @@ class KilledTests(FleetCase):
 class LargeFleetTests(FleetCase):
     count = 2000
     requests = 0
+
+    def test_in_a_large_fleet_somebody_is_always_away_for_a_moment(self) -> None:
+        self.roll(web("web", GOOD), batches=("50%",), observe_s=30)
+        self.run_until(lambda: self.shown().phase == "observing")
+        opened = sorted(self.serving(GOOD))
+        for lost in opened[:6]:
+            self.hang_up(lost)
+            self.run_for(3)
+            self.dial(lost)
+            self.run_for(3)
+        self.assertEqual(self.shown().batch, 2)
 
     def test_two_thousand_in_four_batches(self) -> None:
         self.roll(web("web", GOOD), observe_s=12)

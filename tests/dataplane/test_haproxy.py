@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutput
+from twisted.logger import Logger, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from avinet.aio import CANCELLED
@@ -26,7 +28,8 @@ from avinet.dataplane.interface import Dataplane
 from avinet.dataplane.key_files import own_name, pem
 from avinet.dataplane.master import installed
 from avinet.dataplane.render import key_file, render
-from avinet.errors import Invalid, Unavailable
+from avinet.dataplane.runtime import dropped_logs, stat_lines
+from avinet.errors import Invalid, LocalError, Unavailable
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config, Document, Pool, Server, VirtualService
 from avinet.wire.message import decode, encode
@@ -178,6 +181,87 @@ class HAProxyTests(TLSContract, DataplaneContract, TestCase):
     @asynchronous
     async def test_it_comes_back_when_its_worker_is_killed(self) -> None:
         await self.killed(worker=True)
+
+    async def comes_back(self, hindered: Callable[[], None], freed: Callable[[], None]) -> None:
+        """It is started again once it can be, however long something stood in the way."""
+        a, port = self.server("a"), free_port()
+        await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
+        tried = []
+        self.patch(self.plane, "log", Logger(observer=lambda event: tried.append(formatEvent(event))))
+        hindered()
+        await self.plane._master.end_leftovers()
+        await eventually("it was tried in vain", lambda: any("does not start again" in each for each in tried))
+        freed()
+
+        async def back() -> bool:
+            return await self.plane._master.find() is not None and self.up("a")
+
+        await eventually("HAProxy is back", back, timeout_s=40)
+        self.assertEqual(await self.names(port, 1), ["a"])
+
+    @asynchronous
+    async def test_it_comes_back_though_its_binary_was_away(self) -> None:
+        master, program = self.plane._master, self.plane._master._program
+        await self.comes_back(
+            lambda: setattr(master, "_program", "/nowhere/haproxy"), lambda: setattr(master, "_program", program)
+        )
+
+    @asynchronous
+    async def test_it_comes_back_though_its_files_could_not_be_written(self) -> None:
+        log = self.folder / "haproxy.log"
+
+        def hindered() -> None:
+            log.unlink()
+            log.mkdir()
+
+        await self.comes_back(hindered, log.rmdir)
+
+    @asynchronous
+    async def test_what_hinders_its_start_is_said_in_a_line(self) -> None:
+        await self.plane.check(Config())
+        self.plane._master._program = "/nowhere/haproxy"
+        error = await self.assertFailure(ensureDeferred(self.plane._master.launch()), LocalError)
+        self.assertIn(f"cannot start /nowhere/haproxy in {self.folder}: No such file", str(error))
+
+    @asynchronous
+    async def test_a_fault_while_it_is_watched_does_not_end_the_watch(self) -> None:
+        a, b, port = self.server("a"), self.server("b"), free_port()
+        await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a, b)]), "a", "b")
+        faults: list[Exception] = []
+
+        def fault() -> None:
+            raise ZeroDivisionError
+
+        self.plane.changed = fault
+        await b.stop()
+        await eventually("there was a fault", lambda: faults.extend(self.flushLoggedErrors()) or faults)
+        self.plane.changed = lambda: None
+        await self.plane._master.end_leftovers()
+
+        async def back() -> bool:
+            return await self.plane._master.find() is not None
+
+        await eventually("HAProxy is back", back)
+
+    @asynchronous
+    async def test_half_an_answer_is_none(self) -> None:
+        """A worker that dies while it answers closes the connection in the middle of a line, or between two."""
+        a, port = self.server("a"), free_port()
+        await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
+        for command, meaning in (("show stat", stat_lines), ("show info", dropped_logs)):
+            whole = await self.plane._master.stats(command)
+            meaning(whole)
+            for length in range(len(whole)):
+                self.assertRaises(Unavailable, meaning, whole[:length])
+        self.plane._tasks.stop()
+        before, whole = self.plane.health(), await self.plane._master.stats("show stat")
+
+        async def half(command: str) -> str:
+            return whole[: len(whole) // 2]
+
+        self.patch(self.plane._master, "stats", half)
+        await self.plane.traffic()
+        self.assertEqual(self.plane.health(), before)
 
     @asynchronous
     async def test_its_end_leaves_no_process_however_long_a_connection_lasts(self) -> None:

@@ -226,7 +226,10 @@ class CustodyTests(SynchronousTestCase):
 
     def test_one_that_is_deleted_forgets_all(self) -> None:
         self.take(self.made("api", 4), self.made("shop", 3))
+        (self.state / "certificates" / "api.json").write_text("{")
+        self.booted()
         self.successResultOf(ensureDeferred(self.custody.wipe()))
         self.holds()
+        self.assertEqual(list((self.state / "certificates").iterdir()), [])
         self.booted()
         self.holds()

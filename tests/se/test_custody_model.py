@@ -39,7 +39,7 @@ class CustodyMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = TemporaryDirectory()
-        self.clock, self.plane = Clock(), Plane()
+        self.plane = Plane()
         self.full = False
         self.named: frozenset[str] | None = None
         self.boot()
@@ -52,7 +52,7 @@ class CustodyMachine(RuleBasedStateMachine):
     @rule()
     def boot(self) -> None:
         """The process dies, and another one starts: it runs the configuration that ran."""
-        self.plane = Plane()
+        self.clock, self.plane = Clock(), Plane()  # what the one before had in mind dies with it
         self.custody = Custody(
             self.clock, Keystore(Path(self.folder.name)), self.plane, self.in_thread, Tasks(), lambda: None
         )

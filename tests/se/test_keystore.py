@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
@@ -84,14 +88,54 @@ class KeystoreTests(SynchronousTestCase):
         (folder / "torn.json").write_text(text[:100])
         (folder / ".api.json.1.new").write_text(text)
         self.assertEqual(Keystore(self.state).read(), {"api": self.api})
-        self.assertEqual([each.name for each in folder.iterdir()], ["api.json"])
+        lost = [f"{each}.json.damaged" for each in ("newer", "other", "shop", "torn")]
+        for _ in range(2):
+            self.assertEqual(sorted(each.name for each in folder.iterdir()), ["api.json", *lost])
+            self.assertEqual(Keystore(self.state).read(), {"api": self.api})
+        self.assertEqual((folder / "other.json.damaged").read_text(), text)
 
-    def test_a_key_that_is_damaged_is_made_anew(self) -> None:
-        self.keep(self.shop)
+    def test_what_was_set_aside_goes_when_another_takes_its_place_and_with_all(self) -> None:
+        folder = self.state / "certificates"
+        for held in (self.shop, self.api):
+            self.keep(held)
+            (folder / f"{held.version.name}.json").write_text("{")
         (self.state / "secrets.key").write_bytes(b"short")
         self.assertEqual(Keystore(self.state).read(), {})
-        self.keep(self.api)
-        self.assertEqual(Keystore(self.state).read(), {"api": self.api})
+        self.keep(self.shop)
+        self.assertEqual(sorted(each.name for each in folder.iterdir()), ["api.json.damaged", "shop.json"])
+        self.keystore.remove_damaged()
+        self.assertEqual([each.name for each in folder.iterdir()], ["shop.json"])
+        self.assertEqual(sorted(each.name for each in self.state.iterdir()), ["certificates", "secrets.key"])
+
+    def test_a_key_that_is_damaged_is_set_aside_and_made_anew(self) -> None:
+        self.keep(self.shop)
+        for damaged in (b"short", bytes(33), b""):
+            (self.state / "secrets.key").write_bytes(damaged)
+            self.assertEqual(Keystore(self.state).read(), {})
+            self.assertEqual((self.state / "secrets.key.damaged").read_bytes(), damaged)
+            self.keep(self.api)
+            self.assertEqual(Keystore(self.state).read(), {"api": self.api})
+
+    def test_what_cannot_be_read_now_is_as_it_was_later(self) -> None:
+        for held in (self.shop, self.api):
+            self.keep(held)
+        (self.state / "certificates" / "torn.json").write_text("{")
+        before = {path: path.read_bytes() for path in self.state.rglob("*") if path.is_file()}
+        for method, name in (
+            ("open", "secrets.key"),
+            ("lstat", "secrets.key"),
+            ("open", "shop.json"),
+            ("iterdir", "certificates"),
+        ):
+            for number in (errno.EIO, errno.EMFILE, errno.EACCES):
+                failing = self.patch(Path, method, fails_at(name, number, getattr(Path, method)))
+                error = self.assertRaises(LocalError, Keystore(self.state).read)
+                failing.restore()
+                self.assertIn(name, str(error))
+                self.assertIn(os.strerror(number), str(error))
+                after = {path: path.read_bytes() for path in self.state.rglob("*") if path.is_file()}
+                self.assertEqual(after, before)
+        self.assertEqual(Keystore(self.state).read(), {"shop": self.shop, "api": self.api})
 
     def test_what_cannot_be_written_leaves_the_one_before(self) -> None:
         self.keep(self.shop)
@@ -99,3 +143,14 @@ class KeystoreTests(SynchronousTestCase):
         self.assertRaises(LocalError, self.keep, self.api)
         (self.state / "certificates" / "api.json").rmdir()
         self.assertEqual(Keystore(self.state).read(), {"shop": self.shop})
+
+
+def fails_at(name: str, number: int, method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of paths that fails with this error for those of this name."""
+
+    def call(path: Path, *given: Any, **named: Any) -> Any:
+        if path.name == name:
+            raise OSError(number, os.strerror(number))
+        return method(path, *given, **named)
+
+    return call

@@ -37,10 +37,18 @@ class Course:
         self.record, self.tally = record, None
 
     def observed_s(self, now: float) -> float:
-        """For how long nobody has been pending in the batch that is open; it is enough once."""
-        if self._observed is None or self._observed[0] != self.record.batch:
-            if self.tally is None or self.tally.counts["pending"]:
-                return 0.0
+        """For how long nobody has been pending in the batch that is open.
+
+        One in a hundred may lose its tunnel for a moment: in a large fleet there is always somebody who does.
+        """
+        if self.tally is None:
+            return 0.0
+        pending = self.tally.counts["pending"]
+        begun = self._observed is not None and self._observed[0] == self.record.batch
+        if pending * 100 > self.tally.total or (pending and not begun):
+            self._observed = None
+            return 0.0
+        if self._observed is None or not begun:
             self._observed = self.record.batch, now
         return now - self._observed[1]
 

@@ -169,7 +169,7 @@ class RolloutDriver:
                 continue
             ids.append(target.id)
             if record.turn(target.id):
-                now = self._observed.now(target.id, course.of)
+                now = self._observed.now(target.id, course.of, record.plan.lost_s)
                 tally.add(target.id, *judge(record.plan, before.get(target.id), now))
         course.tally, course.targets = tally, len(ids)
         return ids

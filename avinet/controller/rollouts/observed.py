@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from avinet.config.health import BEFORE_DOWN, Before, Now
+from avinet.config.health import BEFORE_DOWN, LOSSES, Before, Now
 from avinet.wire.config import ConfigState, ConfigVersion, Document, VirtualService
 from avinet.wire.report import Report, ServerHealth, ServiceTraffic
 
@@ -97,7 +98,8 @@ class Observed:
         self._now = now
         self._started = clock.seconds()
         self._gone: dict[str, float] = {}
-        self._asked: dict[str, float] = {}
+        self._asked: dict[str, tuple[ConfigVersion | None, float]] = {}
+        self._lost: dict[str, tuple[ConfigVersion | None, deque[float]]] = {}
         self._counted: dict[str, _Counted] = {}
         self._services: frozenset[str] | None = None
 
@@ -109,6 +111,7 @@ class Observed:
         if services is None:
             self._counted.clear()
             self._asked.clear()
+            self._lost.clear()
 
     def ready(self, id: str) -> None:
         """A service engine has a tunnel."""
@@ -117,10 +120,15 @@ class Observed:
     def gone(self, id: str) -> None:
         """It has none any more."""
         self._gone[id] = self._clock.seconds()
+        if self._services is not None:
+            wanted, lost = self._desired.version(id), self._lost.get(id)
+            if lost is None or lost[0] != wanted:
+                lost = self._lost[id] = wanted, deque(maxlen=LOSSES)
+            lost[1].append(self._clock.seconds())
 
     def forget(self, id: str) -> None:
         """The service engine is no more."""
-        for known in (self._gone, self._asked, self._counted):
+        for known in (self._gone, self._asked, self._lost, self._counted):
             known.pop(id, None)
 
     def reported(self, id: str, report: Report) -> None:
@@ -169,20 +177,27 @@ class Observed:
             },
         )
 
-    def now(self, id: str, of: Concern) -> Now:
-        """How it is, since it has its turn."""
+    def now(self, id: str, of: Concern, lost_s: float) -> Now:
+        """How it is, since it has its turn; one that is away for less than `lost_s` is asked all the while."""
         connection, clock = self._connection(id), self._clock.seconds()
         wanted, state, counted = self._desired.version(id), self._state(id), self._counted.get(id)
         acknowledged = wanted is not None and state.applied == wanted
         told = counted is not None and counted.version == wanted
         reported = acknowledged and (told or (connection is not None and connection.hello is None))
-        if connection is None or reported:
+        asked, lost = self._asked.get(id), self._lost.get(id)
+        if reported or (connection is None and self._away_s(id) >= lost_s):
+            asked = None
+        elif asked is None or asked[0] != wanted:
+            asked = (wanted, clock) if connection is not None else None
+        if asked is None:
             self._asked.pop(id, None)
-        asked = clock if connection is None or reported else self._asked.setdefault(id, clock)
+        else:
+            self._asked[id] = asked
         return Now(
             connected=connection is not None,
             away_s=0.0 if connection is not None else self._away_s(id),
-            asked_s=clock - asked,
+            asked_s=clock - asked[1] if asked is not None else 0.0,
+            losses=tuple(clock - each for each in lost[1]) if lost is not None and lost[0] == wanted else (),
             refused=state.reason if wanted is not None and state.refused == wanted else None,
             problem=self._desired.problem(id),
             acknowledged=acknowledged,
