@@ -62,13 +62,13 @@ def choose_store(
     if settings.engine == "sqlite":
         file.check_used()
         return SQLiteStore(reactor, file.path)
-    file.use_elsewhere()
+    file.check_unused()
     from avinet.store.etcd.gateway import Gateway  # etcd's client is for those that have one
     from avinet.store.etcd.store import EtcdStore
 
     policy = _policy(settings, folder, now)
     gateway = Gateway(reactor, settings.endpoints, policy, attempt_s=settings.attempt_s, patience_s=settings.patience_s)
-    return EtcdStore(reactor, gateway, prefix=f"{settings.prefix}/{domain}", node=node)
+    return EtcdStore(reactor, gateway, prefix=f"{settings.prefix}/{domain}", node=node, place=file)
 
 
 def _policy(settings: StoreSettings, folder: Path, now: Callable[[], float]) -> MutualTLS:

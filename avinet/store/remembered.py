@@ -48,9 +48,12 @@ class Remembered(Generic[V]):
         self._tasks.spawn(self._write_now_and_then(), f"writing what changed below {self._prefix.decode()}")
 
     async def stop(self) -> None:
-        """Write what is unsaved, and end."""
+        """Write what is unsaved, if the store is there, and end."""
         self._tasks.stop()
-        await self.save()
+        try:
+            await self.save()
+        except AvinetError as error:
+            self.log.warn("what was said is lost: {reason}", reason=str(error))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)

@@ -47,9 +47,12 @@ class FilePlace:
                 hint='set engine = "etcd" under [store]; or avictl store migrate --to sqlite',
             )
 
+    def is_elsewhere(self) -> bool:
+        """Whether this node has used its state in etcd."""
+        return self._elsewhere.exists()
+
     def use_elsewhere(self) -> None:
-        """Remember that the state is in etcd, whose settings may be lost. Raises `LocalError` as `check_unused`."""
-        self.check_unused()
+        """Remember that the state is in etcd, whose settings may be lost. Raises `LocalError`."""
         try:
             self._elsewhere.touch(mode=0o600)
         except OSError as error:

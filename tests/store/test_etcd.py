@@ -14,9 +14,12 @@ from twisted.trial.unittest import TestCase
 from typing_extensions import override
 
 from avinet.aio import pause
+from avinet.errors import LocalError
+from avinet.files import private_folder
 from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.store import EtcdStore
 from avinet.store.interface import Unchanged
+from avinet.store.resting import FilePlace
 from demo.members import Cluster
 from tests.peers import require
 from tests.running import asynchronous
@@ -48,14 +51,18 @@ class EtcdCase(TestCase):
         self.store = await self.opened()
 
     async def opened(
-        self, node: str = "node-1", at: str | None = None, endpoints: Sequence[str] | None = None
+        self,
+        node: str = "node-1",
+        at: str | None = None,
+        endpoints: Sequence[str] | None = None,
+        place: FilePlace | None = None,
     ) -> EtcdStore:
         """The store of a node, which asks the member `at` first, or knows `endpoints` alone."""
         known = list(endpoints or self.cluster.endpoints)
         if at is not None:
             known.sort(key=lambda each: each != self.cluster.endpoint(at))
         gateway = Gateway(reactor, known, self.cluster.policy, patience_s=self.patience_s)
-        store = EtcdStore(reactor, gateway, prefix=self.prefix, node=node)
+        store = EtcdStore(reactor, gateway, prefix=self.prefix, node=node, place=place)
         self.addCleanup(lambda: ensureDeferred(store.close()))
         await store.open(self.origin)
         return store
@@ -67,6 +74,20 @@ class EtcdStoreTests(StoreContract, EtcdCase):
     @override
     async def pass_time(self, seconds: float) -> None:
         await pause(reactor, seconds)
+
+
+class ForgottenTests(EtcdCase):
+    @asynchronous
+    async def test_a_node_whose_state_is_gone_makes_no_new_one_in_its_place(self) -> None:
+        place = FilePlace(private_folder(Path(self.mktemp())))
+        self.assertFalse(place.is_elsewhere())
+        await self.opened(place=place)
+        self.assertTrue(place.is_elsewhere())
+        await self.opened(place=place)
+        self.prefix += "-lost"
+        lost = await self.assertFailure(ensureDeferred(self.opened(place=place)), LocalError)
+        self.assertIn("etcd has nothing of this domain, and this node has used it there", str(lost))
+        await self.opened()
 
 
 class LaterStoreTests(EtcdStoreTests):

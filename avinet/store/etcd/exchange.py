@@ -14,7 +14,6 @@ from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError, ConnectionLost
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.http_headers import Headers
@@ -171,25 +170,38 @@ class _Quiet:
         return self._endpoint.connect(protocolFactory).addCallback(connected)
 
 
-class Stream(LineOnlyReceiver):
-    """The lines of an answer, until one side ends it; `ended` fires then, with why."""
+class Stream(Protocol):
+    """The lines of an answer, until one side ends it; `ended` fires then, with why.
 
-    delimiter = b"\n"
-    MAX_LENGTH = ANSWER_LIMIT_BYTES
+    `too_long` says that it was for a line of more than `LINE_LIMIT_BYTES`, which would come again.
+    """
+
+    LINE_LIMIT_BYTES = ANSWER_LIMIT_BYTES
 
     def __init__(self, line: Callable[[bytes], None], gone: Callable[[Stream], None]) -> None:
         self._line = line
         self._gone = gone
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.too_long = False
         self.ended: Deferred[str] = Deferred(self._cancel)
         self.closed: Deferred[None] = Deferred()
 
     @override
-    def lineReceived(self, line: bytes) -> None:
-        self._line(line)
-
-    @override
-    def lineLengthExceeded(self, line: bytes) -> None:
-        self.end(f"a line of more than {self.MAX_LENGTH} bytes")
+    def dataReceived(self, data: bytes) -> None:
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            line = b"".join([*self._parts, end])
+            self._parts.clear()
+            self._size = 0
+            if self.ended.called:
+                return
+            self._line(line)
+        self._parts.append(rest)
+        self._size += len(rest)
+        if self._size > self.LINE_LIMIT_BYTES:
+            self.too_long = True
+            self.end(f"a line of more than {self.LINE_LIMIT_BYTES} bytes")
 
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -121,7 +121,7 @@ class Gateway:
         while True:
             endpoint, began = self.endpoint, self._reactor.seconds()
             try:
-                answer = decoded(await self.once(endpoint, path, request(attempt), attempt_s), into)
+                answer = _read(endpoint, await self.once(endpoint, path, request(attempt), attempt_s), into)
             except Lost as error:
                 self.leave(endpoint, error.what)
                 attempt += 1
@@ -170,6 +170,14 @@ class Gateway:
         await self._exchange.close()
 
 
+def _read(endpoint: str, body: bytes, into: type[R]) -> R:
+    """What a member has answered. Raises `Lost`: it may have done what it says in a way that cannot be read."""
+    try:
+        return decoded(body, into)
+    except PeerError as error:
+        raise Lost(f"etcd at {endpoint}: {error.what}") from error
+
+
 def refused(endpoint: str, status: int, body: bytes) -> Exception:
     """The error for a refusal of etcd's."""
     try:
@@ -178,7 +186,7 @@ def refused(endpoint: str, status: int, body: bytes) -> Exception:
         why = "enable-grpc-gateway is not on there" if status == 404 else f"it has answered with status {status}"
         return Lost(f"etcd at {endpoint}: {why}")
     said = fault.error or fault.message or f"status {status}"
-    if fault.code in _LATER or "too many requests" in said:
+    if fault.code in _LATER or "too many requests" in said or "proposal dropped" in said:
         return Lost(f"etcd at {endpoint}: {said}")
     if "space exceeded" in said:
         return Full(f"etcd is full: {said}", hint="compact and defragment it, and lift its alarm: etcdctl alarm disarm")

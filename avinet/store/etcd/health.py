@@ -96,7 +96,7 @@ def _silent(health: ClusterHealth) -> list[Fault]:
 def _without_quorum(health: ClusterHealth) -> list[Fault]:
     if not health.members:
         return [Fault("no member of etcd answers: nothing can be read or changed", "start etcd on its machines")]
-    if health.answering < health.quorum:
+    if health.answering < health.quorum and not any(each.write_ms for each in health.endpoints):
         return [
             Fault(
                 f"{health.answering} of {len(health.members)} members take part, and {health.quorum} have to: "

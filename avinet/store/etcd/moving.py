@@ -8,7 +8,14 @@ import msgspec
 
 from avinet.errors import Conflict, Invalid
 from avinet.store.etcd.gateway import Gateway
-from avinet.store.etcd.messages import DeleteRangeRequest, RangeReply, RangeRequest, Reply
+from avinet.store.etcd.messages import (
+    DeleteRangeRequest,
+    RangeReply,
+    RangeRequest,
+    RequestOp,
+    TxnReply,
+    TxnRequest,
+)
 from avinet.store.etcd.origin import FORMAT, Origin, OriginKey
 from avinet.store.etcd.store import EtcdStore
 from avinet.store.interface import Page, end_of
@@ -75,10 +82,13 @@ class EtcdPlace:
         at = await self.check_free()
         origin = Origin(format=FORMAT, revision=revision, state="arriving", other=self._other)
         await self._key.change(at, origin)
-        for each in ("data", "marker"):
-            place = f"{self._prefix}/{each}/".encode()
-            await self._gateway.ask("/v3/kv/deleterange", DeleteRangeRequest(key=place, range_end=end_of(place)), Reply)
-        self.store.open_at(origin, [await self._key.unchanged(origin)])
+        unchanged = await self._key.unchanged(origin)
+        places = [f"{self._prefix}/{each}/".encode() for each in ("data", "marker")]
+        removed = [DeleteRangeRequest(key=place, range_end=end_of(place)) for place in places]
+        request = TxnRequest(compare=[unchanged], success=[RequestOp(request_delete_range=each) for each in removed])
+        if not (await self._gateway.ask("/v3/kv/txn", request, TxnReply)).succeeded:
+            raise Conflict("another process has changed where the state of this domain is")
+        self.store.open_at(origin, [unchanged])
 
     async def arrived(self) -> None:
         """All of it is here: a node may begin to use it, unless it has it still in the other store."""

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from avinet.aio import Tasks, as_deferred, pause
-from avinet.errors import AvinetError, Conflict, NotFound, TooLarge, Unavailable
+from avinet.errors import AvinetError, Conflict, LocalError, NotFound, TooLarge, Unavailable
 from avinet.store.etcd.exchange import Lost
 from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.messages import (
@@ -53,6 +53,7 @@ from avinet.store.interface import (
     check,
     end_of,
 )
+from avinet.store.resting import FilePlace
 
 T = TypeVar("T")
 PULSE_S = 1.0
@@ -60,7 +61,10 @@ PULSE_S = 1.0
 
 
 class EtcdStore:
-    """The keys below `prefix` of the etcd behind `gateway`; `node` names this process among those that write there."""
+    """The keys below `prefix` of the etcd behind `gateway`; `node` names this process among those that write there.
+
+    In `place` the node remembers that its state is here.
+    """
 
     log = Logger()
 
@@ -71,9 +75,11 @@ class EtcdStore:
         *,
         prefix: str,
         node: str,
+        place: FilePlace | None = None,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._reactor = reactor
+        self._file = place
         self._random = random
         self._gateway = gateway
         self._gateway.moved = self._moved
@@ -95,6 +101,11 @@ class EtcdStore:
         Raises `LocalError` for a newer format, and where the state is not used here.
         """
         origin, at = await self._origin_key.look()
+        if origin is None and self._file is not None and self._file.is_elsewhere():
+            raise LocalError(
+                "etcd has nothing of this domain, and this node has used it there",
+                hint="look at endpoints and prefix under [store]; if etcd has lost it: avictl restore",
+            )
         if origin is None:
             with suppress(Conflict):
                 await self._origin_key.change(0, Origin(format=FORMAT, revision=revision))
@@ -105,6 +116,8 @@ class EtcdStore:
             await self._origin_key.change(at, msgspec.structs.replace(origin, state="used", other=""))
         self.open_at(origin)
         await self._transactions.open()
+        if self._file is not None:
+            self._file.use_elsewhere()
 
     def open_at(self, origin: Origin, always: Sequence[Compare] = ()) -> None:
         """Get ready with `origin`, whatever it says of its state; `always` are conditions of each transaction."""

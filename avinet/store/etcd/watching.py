@@ -83,7 +83,11 @@ class EtcdWatch:
             except Lost as error:
                 self._gateway.leave(endpoint, error.what)
             else:
+                if endpoint != self._gateway.endpoint:  # it was left while the stream began
+                    self.move()
                 await self._stream.ended
+                if self._stream.too_long:
+                    raise Compacted("the history that was asked for is too long to be sent at once")
                 self._stream = None
                 failures = failures if self._revision == before else 0
             await pause(self._clock, RETRY.delay_s(failures, self._random))
