@@ -173,6 +173,38 @@ class BadTests(FleetCase):
             engine.stuck = False
         self.run_until(lambda: self.shown().state == "finished")
 
+    def test_harm_of_the_version_before_is_no_excuse_for_the_next(self) -> None:
+        for bad in ("down", "failing"):
+            self.setUp()
+            setattr(self, bad, {BAD, GOOD})
+            self.roll(web("web", BAD), batches=("100%",), observe_s=30, auto_rollback=False)
+            self.run_until(lambda: self.shown().state == "stopped")
+            self.apply(web("web", GOOD), plan=RolloutPlan(batches=("1",), observe_s=30), force=True)
+            self.run_until(lambda: self.shown().state == "rolled-back")
+            self.assertEqual(self.shown().opened, 1)
+            self.roll(web("web", GOOD + 1), batches=("1",), observe_s=30)  # which is just as bad
+            getattr(self, bad).add(GOOD + 1)
+            self.run_until(lambda: self.shown().state == "rolled-back")
+            self.assertEqual(self.shown().opened, 1)
+
+    def test_what_was_not_well_under_the_former_version_is_an_excuse_soon_after_it_came_back(self) -> None:
+        self.down = self.failing = {80, GOOD}
+        self.run_for(REPORT_S)
+        self.roll(web("web", BAD), batches=("5",), observe_s=30)
+        self.run_until(lambda: self.shown().batch == 1)
+        self.do("abort")
+        self.roll(web("web", GOOD), batches=("1",), observe_s=30)
+        self.run_until(lambda: self.shown().state == "finished")
+
+    def test_who_never_runs_what_it_should_holds_a_batch_up_for_the_deadline_only(self) -> None:
+        for engine in self.engines.values():
+            engine.stuck = True
+        self.apply(web("other", 90))
+        self.roll(web("web", GOOD), batches=("1",))
+        self.run_for(118)
+        self.assertEqual(self.shown().batch, 0)
+        self.run_until(lambda: self.shown().batch == 1, 5)
+
     def test_who_does_not_acknowledge_in_time(self) -> None:
         for engine in self.engines.values():
             engine.stuck = True
