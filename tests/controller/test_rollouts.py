@@ -7,7 +7,7 @@ from typing import Any
 from avinet.errors import Conflict, NotFound
 from avinet.wire.rollout import RolloutPlan
 from tests.config.making import document, fired, pool, service, web
-from tests.controller.rolling import REPORT_S, Dying, FleetCase
+from tests.controller.rolling import REPORT_S, Dying, Engine, FleetCase
 from tests.store.memory import MemoryStore
 
 GOOD, BAD = 81, 66
@@ -311,6 +311,19 @@ class AwayTests(FleetCase):
         self.assertEqual((self.shown().waiting, self.shown().well), (0, 10))
         self.down = {BAD}
         self.run_until(lambda: self.shown().state == "rolled-back", 5)
+
+    def test_one_that_is_new_is_not_blamed_for_what_was_so_before(self) -> None:
+        self.down = self.failing = {80, GOOD}
+        self.run_for(90)
+        self.roll(web("web", GOOD), batches=("9",), observe_s=60)
+        self.run_until(lambda: self.shown().phase == "observing")
+        record = self.successResultOf(fired(self.node.rollouts.under_way()))["web"]
+        new = next(id for id in (f"new-{number}" for number in range(100)) if record.turn(id))
+        self.fleet.engines[new] = {}
+        self.engines[new] = Engine(new, self.clock.seconds())
+        self.node.desired.reconsider(new)
+        self.run_until(lambda: self.shown().state == "finished")
+        self.assertEqual((self.shown().well, new in self.serving(GOOD)), (11, True))
 
     def test_without_anybody_it_waits(self) -> None:
         for id in self.engines:
