@@ -40,7 +40,7 @@ class Now:
     `away_s` is how long it has had no tunnel, as far as is known; `asked_s` how long it could have acknowledged, short
     absences included; `losses` how long ago it has lost its tunnel, the last `LOSSES` times. `reported` tells whether
     it has said anything since it acknowledged. `traffic` are requests and those that failed, by virtual service, since
-    then.
+    then, and `recent` those of the last minute, once the version has been there for longer.
     """
 
     connected: bool
@@ -53,6 +53,7 @@ class Now:
     reported: bool = False
     down: Sequence[str] = ()
     traffic: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    recent: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 Kind = Literal["well", "pending", "waiting", "failed"]
@@ -100,10 +101,11 @@ def _servers_down(before: Before, now: Now) -> str:
 
 
 def _errors(plan: RolloutPlan, before: Before, now: Now) -> str:
-    for name, (requests, errors) in sorted(now.traffic.items()):
-        most = before.errors.get(name, 0.0) + plan.errors_percent
-        if requests >= plan.least_requests and errors * 100 > most * requests:
-            return f"{errors} of {requests} requests to {name} failed"
+    for traffic, when in (now.traffic, ""), (now.recent, " in the last minute"):
+        for name, (requests, errors) in sorted(traffic.items()):
+            most = before.errors.get(name, 0.0) + plan.errors_percent
+            if requests >= plan.least_requests and errors * 100 > most * requests:
+                return f"{errors} of {requests} requests to {name} failed{when}"
     return ""
 
 

@@ -194,6 +194,10 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(self.judged(traffic={"shop": (20, 1)})[0], "well")
         kind, why = self.judged(traffic={"shop": (20, 2)})
         self.assertEqual((kind, why), ("failed", "2 of 20 requests to shop failed"))
+        diluted = {"shop": (36_000, 100)}
+        kind, why = self.judged(traffic=diluted, recent={"shop": (600, 100)})
+        self.assertEqual((kind, why), ("failed", "100 of 600 requests to shop failed in the last minute"))
+        self.assertEqual(self.judged(traffic=diluted, recent={"shop": (19, 19)})[0], "well")
         self.assertEqual(self.judged(Before(errors={"shop": 10.0}), traffic={"shop": (20, 3)})[0], "well")
         self.assertEqual(self.judged(Before(errors={"shop": 10.0}), traffic={"shop": (20, 4)})[0], "failed")
 

@@ -125,6 +125,14 @@ class BadTests(FleetCase):
         self.failing = {BAD}
         self.assertIn("requests to web-web failed", self.rolled_back())
 
+    def test_requests_that_fail_after_very_many_that_did_not(self) -> None:
+        self.roll(web("web", BAD), batches=("1",), observe_s=7200)
+        self.run_until(lambda: self.shown().phase == "observing")
+        self.run_for(3600)
+        self.failing = {BAD}
+        self.run_until(lambda: self.shown().state == "rolled-back", 30)
+        self.assertIn("requests to web-web failed in the last minute", self.shown().why)
+
     def test_connections_that_no_server_takes(self) -> None:
         tcp = lambda port: document("web", pool("p", "a"), service("web-web", port, "p", mode="tcp"))  # noqa: E731
         self.apply(tcp(80))

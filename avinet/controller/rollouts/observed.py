@@ -182,10 +182,7 @@ class Observed:
     def before(self, id: str, of: Concern, least_requests: int) -> Before:
         """How it is, before it has its turn."""
         down, counted = self._down(id, of), self._counted.get(id)
-        if counted is not None and self._fresh(counted):
-            traffic = counted.traffic
-        else:
-            traffic = {each.name: (each.requests, _errors(each)) for each in self._latest(id).traffic(self._now())}
+        traffic = counted.traffic if counted is not None and self._fresh(counted) else self._recent(id)
         return Before(
             connected=self.connected(id),
             problem=bool(self._desired.problem(id)),
@@ -198,13 +195,22 @@ class Observed:
             },
         )
 
+    def _recent(self, id: str) -> dict[str, tuple[int, int]]:
+        """Requests and errors of the last minute, by virtual service."""
+        return {each.name: (each.requests, _errors(each)) for each in self._latest(id).traffic(self._now())}
+
     def now(self, id: str, of: Concern, lost_s: float) -> Now:
         """How it is, since it has its turn; one that is away for less than `lost_s` is asked all the while."""
         connection, clock = self._connection(id), self._clock.seconds()
         wanted, state, counted = self._desired.version(id), self._state(id), self._counted.get(id)
         acknowledged = wanted is not None and state.applied == wanted
-        told = counted is not None and counted.version == wanted
-        reported = acknowledged and (told or (connection is not None and connection.hello is None))
+        if counted is not None and counted.version != wanted:
+            counted = None
+        reported = acknowledged and (counted is not None or (connection is not None and connection.hello is None))
+        traffic = {name: each for name, each in counted.traffic.items() if name in of.services} if counted else {}
+        recent: dict[str, tuple[int, int]] = {}
+        if counted and not self._fresh(counted) and any(errors for _, errors in traffic.values()):
+            recent = {name: each for name, each in self._recent(id).items() if name in of.services}
         asked, lost = self._asked.get(id), self._lost.get(id)
         if reported or (connection is None and self._away_s(id) >= lost_s):
             asked = None
@@ -224,9 +230,8 @@ class Observed:
             acknowledged=acknowledged,
             reported=reported,
             down=self._down(id, of) if reported else (),
-            traffic={name: counted.traffic[name] for name in of.services & counted.traffic.keys()}
-            if counted is not None and told
-            else {},
+            traffic=traffic,
+            recent=recent,
         )
 
     def _down(self, id: str, of: Concern) -> list[str]:
