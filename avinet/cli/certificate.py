@@ -156,7 +156,8 @@ def delete(context: Context, name: str, expect: int | None) -> None:
 def reseal(context: Context) -> None:
     """Seal the private keys of all certificates with a new key of this node, and forget the one before.
 
-    What is in older backups is sealed with the one before, which is in them too. Service engines notice nothing.
+    What is in older backups is sealed with the one before, which is in them too. Take another one afterwards: where
+    the state is in etcd, older ones open nothing of it any more. Service engines notice nothing.
     """
     done = context.node.ask("POST", "/v1/secrets-key", Resealed, timeout_s=300)
     if context.output != "table":
@@ -165,3 +166,4 @@ def reseal(context: Context) -> None:
     print(f"sealed anew: {done.certificates} certificates")
     if done.closed:
         print(f"{done.closed} cannot be opened: avictl certificate list names them")
+    print("take a backup now: the key in older ones opens nothing that was sealed since")

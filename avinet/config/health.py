@@ -33,9 +33,6 @@ class Before(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     errors: dict[str, float] = {}
 
 
-_UNKNOWN = Before()
-
-
 @dataclass(frozen=True)
 class Now:
     """How a service engine is that has its turn.
@@ -43,7 +40,7 @@ class Now:
     `away_s` is how long it has had no tunnel, as far as is known; `asked_s` how long it could have acknowledged, short
     absences included; `losses` how long ago it has lost its tunnel, the last `LOSSES` times. `reported` tells whether
     it has said anything since it acknowledged. `traffic` are requests and those that failed, by virtual service, since
-    then.
+    then, and `recent` those of the last minute, once the version has been there for longer.
     """
 
     connected: bool
@@ -56,14 +53,18 @@ class Now:
     reported: bool = False
     down: Sequence[str] = ()
     traffic: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    recent: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 Kind = Literal["well", "pending", "waiting", "failed"]
 
 
 def judge(plan: RolloutPlan, before: Before | None, now: Now) -> tuple[Kind, str]:
-    """How a service engine does with the new version, and why it is not well."""
-    before = before or _UNKNOWN
+    """How a service engine does with the new version, and why it is not well.
+
+    Of one without a `before`, which came when its turn had come already, nobody knows what it would be like without
+    the version: its servers and the errors of its requests say nothing.
+    """
     if now.refused is not None:
         return "failed", f"it refused the configuration: {now.refused}"
     losses = _losses(plan, now)
@@ -72,17 +73,18 @@ def judge(plan: RolloutPlan, before: Before | None, now: Now) -> tuple[Kind, str
     if not now.connected:
         if now.away_s < plan.lost_s:
             return "pending", ""
-        if now.acknowledged or before.connected:
+        if now.acknowledged or (before is not None and before.connected):
             return "failed", f"its tunnel has been gone for {plan.lost_s:g} s"
         return "waiting", ""
     if now.problem:
-        return ("waiting", "") if before.problem else ("failed", f"it cannot have it: {now.problem}")
+        as_before = before is not None and before.problem
+        return ("waiting", "") if as_before else ("failed", f"it cannot have it: {now.problem}")
     if not (now.acknowledged and now.reported):
         if now.asked_s < plan.deadline_s:
             return "pending", ""
         what = "reported since it acknowledged" if now.acknowledged else "acknowledged"
         return "failed", f"it has not {what}, for {plan.deadline_s:g} s"
-    why = _servers_down(before, now) or _errors(plan, before, now)
+    why = "" if before is None else _servers_down(before, now) or _errors(plan, before, now)
     return ("failed", why) if why else ("well", "")
 
 
@@ -99,10 +101,11 @@ def _servers_down(before: Before, now: Now) -> str:
 
 
 def _errors(plan: RolloutPlan, before: Before, now: Now) -> str:
-    for name, (requests, errors) in sorted(now.traffic.items()):
-        most = before.errors.get(name, 0.0) + plan.errors_percent
-        if requests >= plan.least_requests and errors * 100 > most * requests:
-            return f"{errors} of {requests} requests to {name} failed"
+    for traffic, when in (now.traffic, ""), (now.recent, " in the last minute"):
+        for name, (requests, errors) in sorted(traffic.items()):
+            most = before.errors.get(name, 0.0) + plan.errors_percent
+            if requests >= plan.least_requests and errors * 100 > most * requests:
+                return f"{errors} of {requests} requests to {name} failed{when}"
     return ""
 
 

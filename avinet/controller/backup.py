@@ -2,7 +2,7 @@
 
 A gzipped tar: `manifest.json` with size and SHA-256 of each file, then the store in an SQLite file, as its own online
 backup gives it or as etcd had it at one revision, the domain of trust, and the settings. The store is taken first: what
-it names is among the files read after it.
+it names is among the files read after it. Only the seal of its secrets may have been replaced by then: it begins again.
 
 A store that comes back is older than what service engines remember. So its revisions and the epoch of its trust
 document go on far above any that they have seen (what is lower is refused), what is desired is compiled anew under
@@ -48,12 +48,14 @@ from avinet.files import (
 from avinet.store.interface import OPERATIONS, Delete, Put, Transaction
 from avinet.store.resting import STORE, FilePlace
 from avinet.store.tables import Tables
-from avinet.trust.domain import Domain, load
+from avinet.trust.domain import NEXT, Domain, load
+from avinet.trust.sealing import SECRETS_KEY
 from avinet.wire.message import encode
 from avinet.wire.trust import SignedTrust, TrustDocument
 
 MANIFEST, TRUST, SETTINGS = "manifest.json", "trust", "controller.toml"
 _BEGUN = "restore-begun"
+_TRIES = 5
 FORMAT = 1
 AHEAD = 1 << 32
 """How far above those of a backup the revisions of the store go on that is made of it, at least."""
@@ -95,28 +97,62 @@ def back_up(place: Place, out: Path, now: float, copy_store: Callable[[Path], No
 
     `copy_store` writes a copy of a store that is not in the state folder to a new SQLite file.
     """
-    domain = load(place.state / TRUST)
-    with work_folder(out.parent, ".avinet-backup-") as work:
-        if copy_store is None:
-            _copy_store(place.state / STORE, work / STORE)
-        else:
-            copy_store(work / STORE)
-        sources = {STORE: work / STORE}
-        trust = place.state / TRUST
-        for path in sorted(each for each in trust.rglob("*") if each.is_file() and not each.is_symlink()):
-            name = f"{TRUST}/{path.relative_to(trust).as_posix()}"
-            if _PATH.match(name):  # what an editor has left there is none of ours
-                sources[name] = _kept(path, work / name)
-        if place.settings is not None:
-            sources[SETTINGS] = _kept(place.settings, work / SETTINGS)
-        files = {name: _measured(path) for name, path in sources.items()}
-        manifest = Manifest(
-            format=FORMAT, version=__version__, domain=domain.id, node=domain.node, time=now, files=files
-        )
-        _pack(sources, manifest, work / "backup")
-        os.replace(work / "backup", out)
-        sync_folder(out.parent)
-    return manifest
+    domain, trust = load(place.state / TRUST), place.state / TRUST
+    for _ in range(_TRIES):
+        with work_folder(out.parent, ".avinet-backup-") as work:
+            seals = _seals(trust)
+            try:
+                sources = _gathered(place, work, copy_store)
+            except LocalError:
+                if _seals(trust) == seals:
+                    raise
+                continue
+            if _seals(work / TRUST) != seals:
+                continue
+            files = {name: _measured(path) for name, path in sources.items()}
+            manifest = Manifest(
+                format=FORMAT, version=__version__, domain=domain.id, node=domain.node, time=now, files=files
+            )
+            _pack(sources, manifest, work / "backup")
+            os.replace(work / "backup", out)
+            sync_folder(out.parent)
+            return manifest
+    raise LocalError(
+        f"{trust / SECRETS_KEY} was another one each time that the store was copied",
+        hint="try again when avictl certificate reseal has ended",
+    )
+
+
+def _seals(trust: Path) -> dict[str, bytes]:
+    """The key that seals secrets in the store, and the one that is to take its place while there is one.
+
+    Those of a backup must be the same before and after its store is copied: else they may not open what is in it.
+    """
+    found = {}
+    for name in (SECRETS_KEY, f"{SECRETS_KEY}{NEXT}"):
+        try:
+            found[name] = (trust / name).read_bytes()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise cannot("read", trust / name, error) from error
+    return found
+
+
+def _gathered(place: Place, work: Path, copy_store: Callable[[Path], None] | None) -> dict[str, Path]:
+    """Copies of all that goes into a backup, below `work`, by path in the backup."""
+    if copy_store is None:
+        _copy_store(place.state / STORE, work / STORE)
+    else:
+        copy_store(work / STORE)
+    sources, trust = {STORE: work / STORE}, place.state / TRUST
+    for path in sorted(each for each in trust.rglob("*") if each.is_file() and not each.is_symlink()):
+        name = f"{TRUST}/{path.relative_to(trust).as_posix()}"
+        if _PATH.match(name):  # what an editor has left there is none of ours
+            sources[name] = _kept(path, work / name)
+    if place.settings is not None:
+        sources[SETTINGS] = _kept(place.settings, work / SETTINGS)
+    return sources
 
 
 def _copy_store(store: Path, to: Path) -> None:

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.aio import pause, within
+from avinet.aio import CANCELLED, pause, within
 from avinet.controller.certificates.vault import Vault
 from avinet.enrolment.records import AuditRecord, Record, put_audit, put_record
 from avinet.errors import AvinetError, TimedOut
@@ -142,6 +142,10 @@ class Expiries:
                 await self.check()
             except AvinetError as error:
                 self.log.warn("what expires could not be recorded yet: {why}", why=str(error))
+            except CANCELLED:
+                raise
+            except Exception:  # the edge: what expires next must be seen all the same
+                self.log.failure("what expires could not be recorded")
             if not self._again:
                 await self._rest()
             await pause(self._clock, GATHER_S)
@@ -177,7 +181,7 @@ class Expiries:
 
     async def _tell(self, ending: Ending, entry: Entry | None) -> None:
         urgency, key = self._urgency(ending), _key(ending)
-        last = msgspec.json.decode(entry.value, type=ToldRecord) if entry else None
+        last = self._last(entry) if entry else None
         before = last.urgency if last and last.fingerprint == ending.fingerprint else "none"
         condition = Unchanged(key, entry.revision if entry else 0)
         if _DEGREES.index(urgency) > _DEGREES.index(before):
@@ -187,6 +191,15 @@ class Expiries:
                 self.log.warn("{kind} {name}: {what}", kind=ending.kind, name=ending.name, what=record.outcome)
         elif urgency == "none" and entry is not None:
             await self._store.transact(Transaction((condition,), (Delete(key),)))
+
+    def _last(self, entry: Entry) -> ToldRecord | None:
+        try:
+            return msgspec.json.decode(entry.value, type=ToldRecord)
+        except msgspec.DecodeError as error:  # it is recorded once more then
+            self.log.error(
+                "what was recorded in {key} is damaged: {why}", key=entry.key.decode("ascii"), why=str(error)
+            )
+            return None
 
     def _record(self, ending: Ending, urgency: Urgency) -> AuditRecord:
         at = f"{datetime.fromtimestamp(ending.until, UTC):%Y-%m-%d %H:%M}Z"

@@ -17,12 +17,13 @@ import msgspec
 from avinet.config.versions import CURRENT
 from avinet.errors import Conflict, LocalError
 from avinet.files import cannot, private_folder, read_limited, sync_folder, write_atomic
+from avinet.store.resting import STORE, FilePlace
 from avinet.store.tables import Tables
 from avinet.trust.domain import format_of, with_format
 from avinet.trust.sealing import SECRETS_KEY, load_seal, make_key
 from avinet.wire.config import DocumentVersion, certificates_of
 
-TRUST, RECORD, STORE = "trust", "trust/domain.json", "store.sqlite"
+TRUST, RECORD = "trust", "trust/domain.json"
 _FILE_BYTES = 16 * 1024 * 1024
 
 
@@ -54,8 +55,9 @@ def _make_secrets(state: Path) -> None:
 
 
 def _without_tls(state: Path) -> None:
-    """An older version cannot read a document that names certificates, and so none of them."""
+    """An older version cannot read a document that names certificates, and so none of them; and it knows no etcd."""
     if not (state / STORE).exists():
+        _not_elsewhere(state)
         return
     tables = Tables(state / STORE)
     try:
@@ -73,6 +75,16 @@ def _without_tls(state: Path) -> None:
             more = page.more
     finally:
         tables.close()
+
+
+def _not_elsewhere(state: Path) -> None:
+    try:
+        FilePlace(state).check_used()
+    except LocalError as error:
+        raise Conflict(
+            f"{error.what}, and an older version knows no etcd",
+            hint="bring it back first: avictl store migrate --to sqlite",
+        ) from error
 
 
 STEPS = (

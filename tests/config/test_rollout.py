@@ -117,13 +117,14 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual(batches_left(made, 0, 30), 0)
 
 
+WAS = Before(connected=True)
 WELL = Now(connected=True, acknowledged=True, reported=True)
 
 
 class HealthTests(SynchronousTestCase):
     plan = RolloutPlan(lost_s=30, deadline_s=120, errors_percent=5, least_requests=20)
 
-    def judged(self, before: Before | None = None, **now: Any) -> tuple[Kind, str]:
+    def judged(self, before: Before | None = WAS, **now: Any) -> tuple[Kind, str]:
         known = {name: getattr(WELL, name) for name in Now.__dataclass_fields__}
         return judge(self.plan, before, Now(**{**known, **now}))
 
@@ -173,8 +174,15 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(self.judged(was, down=["web/blue"]), ("well", ""))
         self.assertEqual(self.judged(was, down=["web/blue", "web/green"]), ("failed", "server web/green is down"))
         self.assertEqual(
-            self.judged(None, down=["web/blue", "web/red"]), ("failed", "server web/blue is down, and 1 more")
+            self.judged(Before(), down=["web/blue", "web/red"]), ("failed", "server web/blue is down, and 1 more")
         )
+
+    def test_of_one_that_nothing_is_known_of_from_before_servers_and_errors_say_nothing(self) -> None:
+        self.assertEqual(self.judged(None, down=["web/blue"], traffic={"shop": (20, 20)}), ("well", ""))
+        for fields in ({"refused": "port 80 is taken"}, {"losses": (3.0, 2.0, 1.0)}, {"problem": "both listen"}):
+            self.assertEqual(self.judged(None, **fields)[0], "failed")
+        self.assertEqual(self.judged(None, acknowledged=False, asked_s=120.0)[0], "failed")
+        self.assertEqual(self.judged(None, connected=False, away_s=30.0)[0], "failed")
 
     def test_of_very_many_that_were_down_it_is_the_number_that_counts(self) -> None:
         was = Before(down=["web/0"], more=2)
@@ -186,6 +194,10 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(self.judged(traffic={"shop": (20, 1)})[0], "well")
         kind, why = self.judged(traffic={"shop": (20, 2)})
         self.assertEqual((kind, why), ("failed", "2 of 20 requests to shop failed"))
+        diluted = {"shop": (36_000, 100)}
+        kind, why = self.judged(traffic=diluted, recent={"shop": (600, 100)})
+        self.assertEqual((kind, why), ("failed", "100 of 600 requests to shop failed in the last minute"))
+        self.assertEqual(self.judged(traffic=diluted, recent={"shop": (19, 19)})[0], "well")
         self.assertEqual(self.judged(Before(errors={"shop": 10.0}), traffic={"shop": (20, 3)})[0], "well")
         self.assertEqual(self.judged(Before(errors={"shop": 10.0}), traffic={"shop": (20, 4)})[0], "failed")
 

@@ -10,7 +10,9 @@ import subprocess
 import sys
 import tarfile
 import threading
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,13 +27,13 @@ from avinet.controller.epochs import SEEN
 from avinet.controller.standing import SINCE, TRUST, sign_trust
 from avinet.enrolment.records import EngineRecord, engine_key, put_record, ratchet_key
 from avinet.errors import AvinetError, Conflict, Invalid, LocalError
-from avinet.files import private_folder, work_folder
+from avinet.files import private_folder, read_limited, work_folder
 from avinet.store.interface import Put, Transaction
 from avinet.store.tables import Tables
 from avinet.trust import keys
 from avinet.trust.document import verify_document
 from avinet.trust.domain import found, load
-from avinet.trust.sealing import load_seal
+from avinet.trust.sealing import load_seal, make_key
 from avinet.trust.succession import check_successor, found_root, keep_successor, read_root
 from avinet.wire.message import encode
 from avinet.wire.trust import Node, SignedTrust, TrustDocument
@@ -125,8 +127,9 @@ class BackupTests(SynchronousTestCase):
         self.assertGreater(after.epoch, AHEAD)
         self.assertEqual(msgspec.structs.replace(after, epoch=3), document)
 
-    def test_certificates_are_delivered_anew_and_can_be_opened(self) -> None:
-        seal, served = load_seal(self.state / "trust" / "secrets.key"), ISSUER.serve("shop.example.com")
+    def sealed(self, name: str) -> tuple[CertificateRecord, str]:
+        """A certificate, put into the store sealed with the key in the file `name`; and its private key."""
+        seal, served = load_seal(self.state / "trust" / name), ISSUER.serve("shop.example.com")
         record = CertificateRecord(
             version=3,
             author="ann",
@@ -142,6 +145,10 @@ class BackupTests(SynchronousTestCase):
         with tables.committed():
             tables.transact(Transaction((), (put_record(certificate_key("shop"), record),)))
         tables.close()
+        return record, served.key_pem
+
+    def test_certificates_are_delivered_anew_and_can_be_opened(self) -> None:
+        record, key = self.sealed("secrets.key")
         back_up(self.place, self.file, NOW)
         restore(self.file, self.there, "ann", NOW)
         tables = Tables(self.there.state / "store.sqlite")
@@ -150,7 +157,65 @@ class BackupTests(SynchronousTestCase):
         self.assertGreater(entry.revision, AHEAD)
         self.assertEqual(msgspec.json.decode(entry.value, type=CertificateRecord), record)
         again = load_seal(self.there.state / "trust" / "secrets.key")
-        self.assertEqual(again.open(record.sealed, about("shop", record)).decode(), served.key_pem)
+        self.assertEqual(again.open(record.sealed, about("shop", record)).decode(), key)
+
+    def all_open(self) -> None:
+        """What is in the backup is sealed with a key that is in it."""
+        restore(self.file, self.there, "ann", NOW)
+        value = self.entries(self.there.state, certificate_key("shop"))[certificate_key("shop")]
+        record = msgspec.json.decode(value, type=CertificateRecord)
+        seals = {each.id: each for each in map(load_seal, (self.there.state / "trust").glob("secrets.key*"))}
+        self.assertIn(b"PRIVATE KEY", seals[record.sealed_by].open(record.sealed, about("shop", record)))
+
+    def copied_before(self, *steps: Callable[[], object]) -> Callable[[Path], None]:
+        """Copies the store, and does one of `steps` behind it, each time the next one."""
+        left = list(steps)
+
+        def copy(to: Path) -> None:
+            shutil.copy(self.state / "store.sqlite", to)
+            if left:
+                left.pop(0)()
+
+        return copy
+
+    def test_the_seal_may_be_replaced_meanwhile(self) -> None:
+        trust = self.state / "trust"
+        self.sealed("secrets.key")
+        steps = (
+            lambda: make_key(trust / "secrets.key.next"),
+            lambda: self.sealed("secrets.key.next"),
+            lambda: os.rename(trust / "secrets.key.next", trust / "secrets.key"),
+        )
+        for count in range(1, 4):
+            # One step at each copy; and all of them, as far as they go, behind the first one.
+            for copy in (self.copied_before(*steps[:count]), self.copied_before(partial(taken, steps[:count]))):
+                (trust / "secrets.key.next").unlink(missing_ok=True)
+                self.sealed("secrets.key")
+                back_up(self.place, self.file, NOW, copy)
+                self.all_open()
+                shutil.rmtree(self.there.state)
+
+    def test_the_seal_may_be_replaced_while_it_is_read(self) -> None:
+        following = self.state / "trust" / "secrets.key.next"
+        make_key(following)
+        self.sealed(following.name)
+
+        def read(path: Path, limit_bytes: int) -> bytes:
+            data = read_limited(path, limit_bytes)
+            if path == self.state / "trust" / "secrets.key" and following.exists():
+                os.rename(following, path)
+            return data
+
+        with mock.patch("avinet.controller.backup.read_limited", read):
+            back_up(self.place, self.file, NOW)
+        self.all_open()
+
+    def test_a_seal_that_is_replaced_again_and_again_is_no_backup(self) -> None:
+        steps = [lambda: make_key(self.state / "trust" / "secrets.key")] * 100
+        error = self.assertRaises(LocalError, back_up, self.place, self.file, NOW, self.copied_before(*steps))
+        self.assertIn("secrets.key was another one each time", str(error))
+        self.assertFalse(self.file.exists())
+        self.assertEqual([path.name for path in self.folder.iterdir() if path.name.startswith(".")], [])
 
     def test_claims_that_were_open_are_closed(self) -> None:
         tables = Tables(self.state / "store.sqlite")
@@ -379,3 +444,8 @@ class BackupTests(SynchronousTestCase):
         back_up(self.place, self.file, NOW)
         restore(self.file, self.there, "ann", NOW)
         self.assertIn(engine_key("se-1"), self.entries(self.there.state))
+
+
+def taken(steps: Iterable[Callable[[], object]]) -> None:
+    for step in steps:
+        step()

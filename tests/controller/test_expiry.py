@@ -14,6 +14,7 @@ from typing_extensions import override
 from avinet.aio import Tasks, as_deferred
 from avinet.controller.expiry import CHECK_S, EARLY, GATHER_S, SHOWN, Early, Ending, Expiries, endings
 from avinet.enrolment.records import AUDIT
+from avinet.store.interface import Put, Transaction
 from avinet.trust.domain import found
 from tests.controller.certificates.making import ISSUER, VaultCase
 from tests.issuing import LIFE
@@ -172,6 +173,29 @@ class KeepTests(ExpiryCase):
         self.endings = [self.ending(1)]
         self.tasks.spawn(self.expiries.keep(), "keeping")
         self.store.unavailable = ""
+        self.clock.pump([CHECK_S, GATHER_S])
+        self.assertEqual(self.marks(), ["alarm"])
+
+    def test_a_record_that_is_damaged_hinders_no_other_and_is_made_anew(self) -> None:
+        for damaged in (b"{", b"\xff", b'{"fingerprint":"ab","urgency":"never"}'):
+            self.result(self.store.transact(Transaction((), (Put(b"expiry/certificate/blog", damaged),))))
+            self.endings = [self.ending(5, name="blog"), self.ending(5)]
+            self.result(self.expiries.check())
+            found = self.result(self.store.range(b"expiry/")).entries
+            self.assertEqual([msgspec.json.decode(each.value)["urgency"] for each in found], ["urgent", "urgent"])
+
+    def test_a_fault_does_not_end_it(self) -> None:
+        real, faults = self.expiries.check, [ZeroDivisionError()]
+
+        async def check() -> None:
+            if faults:
+                raise faults.pop()
+            await real()
+
+        self.patch(self.expiries, "check", check)
+        self.endings = [self.ending(1)]
+        self.tasks.spawn(self.expiries.keep(), "keeping")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.clock.pump([CHECK_S, GATHER_S])
         self.assertEqual(self.marks(), ["alarm"])
 

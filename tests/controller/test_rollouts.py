@@ -7,7 +7,7 @@ from typing import Any
 from avinet.errors import Conflict, NotFound
 from avinet.wire.rollout import RolloutPlan
 from tests.config.making import document, fired, pool, service, web
-from tests.controller.rolling import REPORT_S, Dying, FleetCase
+from tests.controller.rolling import REPORT_S, Dying, Engine, FleetCase
 from tests.store.memory import MemoryStore
 
 GOOD, BAD = 81, 66
@@ -125,6 +125,14 @@ class BadTests(FleetCase):
         self.failing = {BAD}
         self.assertIn("requests to web-web failed", self.rolled_back())
 
+    def test_requests_that_fail_after_very_many_that_did_not(self) -> None:
+        self.roll(web("web", BAD), batches=("1",), observe_s=7200)
+        self.run_until(lambda: self.shown().phase == "observing")
+        self.run_for(3600)
+        self.failing = {BAD}
+        self.run_until(lambda: self.shown().state == "rolled-back", 30)
+        self.assertIn("requests to web-web failed in the last minute", self.shown().why)
+
     def test_connections_that_no_server_takes(self) -> None:
         tcp = lambda port: document("web", pool("p", "a"), service("web-web", port, "p", mode="tcp"))  # noqa: E731
         self.apply(tcp(80))
@@ -172,6 +180,38 @@ class BadTests(FleetCase):
         for engine in self.engines.values():
             engine.stuck = False
         self.run_until(lambda: self.shown().state == "finished")
+
+    def test_harm_of_the_version_before_is_no_excuse_for_the_next(self) -> None:
+        for bad in ("down", "failing"):
+            self.setUp()
+            setattr(self, bad, {BAD, GOOD})
+            self.roll(web("web", BAD), batches=("100%",), observe_s=30, auto_rollback=False)
+            self.run_until(lambda: self.shown().state == "stopped")
+            self.apply(web("web", GOOD), plan=RolloutPlan(batches=("1",), observe_s=30), force=True)
+            self.run_until(lambda: self.shown().state == "rolled-back")
+            self.assertEqual(self.shown().opened, 1)
+            self.roll(web("web", GOOD + 1), batches=("1",), observe_s=30)  # which is just as bad
+            getattr(self, bad).add(GOOD + 1)
+            self.run_until(lambda: self.shown().state == "rolled-back")
+            self.assertEqual(self.shown().opened, 1)
+
+    def test_what_was_not_well_under_the_former_version_is_an_excuse_soon_after_it_came_back(self) -> None:
+        self.down = self.failing = {80, GOOD}
+        self.run_for(REPORT_S)
+        self.roll(web("web", BAD), batches=("5",), observe_s=30)
+        self.run_until(lambda: self.shown().batch == 1)
+        self.do("abort")
+        self.roll(web("web", GOOD), batches=("1",), observe_s=30)
+        self.run_until(lambda: self.shown().state == "finished")
+
+    def test_who_never_runs_what_it_should_holds_a_batch_up_for_the_deadline_only(self) -> None:
+        for engine in self.engines.values():
+            engine.stuck = True
+        self.apply(web("other", 90))
+        self.roll(web("web", GOOD), batches=("1",))
+        self.run_for(118)
+        self.assertEqual(self.shown().batch, 0)
+        self.run_until(lambda: self.shown().batch == 1, 5)
 
     def test_who_does_not_acknowledge_in_time(self) -> None:
         for engine in self.engines.values():
@@ -279,6 +319,19 @@ class AwayTests(FleetCase):
         self.assertEqual((self.shown().waiting, self.shown().well), (0, 10))
         self.down = {BAD}
         self.run_until(lambda: self.shown().state == "rolled-back", 5)
+
+    def test_one_that_is_new_is_not_blamed_for_what_was_so_before(self) -> None:
+        self.down = self.failing = {80, GOOD}
+        self.run_for(90)
+        self.roll(web("web", GOOD), batches=("9",), observe_s=60)
+        self.run_until(lambda: self.shown().phase == "observing")
+        record = self.successResultOf(fired(self.node.rollouts.under_way()))["web"]
+        new = next(id for id in (f"new-{number}" for number in range(100)) if record.turn(id))
+        self.fleet.engines[new] = {}
+        self.engines[new] = Engine(new, self.clock.seconds())
+        self.node.desired.reconsider(new)
+        self.run_until(lambda: self.shown().state == "finished")
+        self.assertEqual((self.shown().well, new in self.serving(GOOD)), (11, True))
 
     def test_without_anybody_it_waits(self) -> None:
         for id in self.engines:

@@ -108,6 +108,18 @@ class UpgradeTests(SynchronousTestCase):
             self.assertEqual(undo(self.state), 1)
             upgrade(self.state)
 
+    def test_there_is_no_way_back_while_the_state_is_in_etcd(self) -> None:
+        upgrade(self.state)
+        for mark in ("store.sqlite.elsewhere", "store.sqlite.moved-7", "store.sqlite.arriving"):
+            (self.state / mark).touch()
+            before = tree(self.state)
+            error = self.assertRaises(Conflict, undo, self.state)
+            self.assertIn("an older version knows no etcd; bring it back first", str(error))
+            self.assertNotIn("\n", str(error))
+            self.assertEqual(tree(self.state), before)
+            (self.state / mark).unlink()
+        self.assertEqual(undo(self.state), 1)
+
     def test_one_that_was_made_so_has_none_to_go_back_to(self) -> None:
         found(self.state / "new" / "trust", "node-1", datetime.now(UTC))
         self.assertRaises(Conflict, undo, self.state / "new")

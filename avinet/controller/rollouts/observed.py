@@ -10,6 +10,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 
 from avinet.config.health import BEFORE_DOWN, LOSSES, Before, Now
+from avinet.telemetry.fleet import SLOT_S, WINDOW_S
 from avinet.wire.config import ConfigState, ConfigVersion, Document, VirtualService
 from avinet.wire.report import Report, ServerHealth, ServiceTraffic
 
@@ -69,12 +70,17 @@ def _errors(traffic: ServiceTraffic) -> int:
 
 
 class _Counted:
-    """The traffic of a service engine since it runs one version: requests and errors by virtual service."""
+    """What a service engine has reported since it runs one version: requests and errors by virtual service.
 
-    __slots__ = ("traffic", "version")
+    `since` is when the first such report came, of `reports`.
+    """
 
-    def __init__(self, version: ConfigVersion | None) -> None:
+    __slots__ = ("reports", "since", "traffic", "version")
+
+    def __init__(self, version: ConfigVersion | None, since: float) -> None:
         self.version = version
+        self.since = since
+        self.reports = 1
         self.traffic: dict[str, tuple[int, int]] = {}
 
 
@@ -106,10 +112,9 @@ class Observed:
     # what happens
 
     def watch(self, services: frozenset[str] | None) -> None:
-        """Count the traffic of these virtual services from now on; None for nothing at all."""
+        """Count the traffic of these virtual services from now on; None for none, but for who has just changed."""
         self._services = services
         if services is None:
-            self._counted.clear()
             self._asked.clear()
             self._lost.clear()
 
@@ -133,14 +138,16 @@ class Observed:
 
     def reported(self, id: str, report: Report) -> None:
         """It has reported. What the first report after another configuration counts is in part of the former one."""
-        if self._services is None:
-            return
         version, counted = self._state(id).applied, self._counted.get(id)
         if counted is None or counted.version != version:
-            self._counted[id] = _Counted(version)
+            self._counted[id] = _Counted(version, self._clock.seconds())
+            return
+        counted.reports += 1
+        if self._services is None and not self._fresh(counted):
+            counted.traffic.clear()
             return
         for each in report.traffic:
-            if each.name in self._services:
+            if self._services is None or each.name in self._services:
                 requests, errors = counted.traffic.get(each.name, (0, 0))
                 counted.traffic[each.name] = requests + each.requests, errors + _errors(each)
 
@@ -151,39 +158,59 @@ class Observed:
         return self._connection(id) is not None
 
     def unsettled(self, id: str, settle_s: float) -> bool:
-        """Whether it is too early to say how it is: it is away, or here without a report, for less than so long."""
+        """Whether it is too early to say how it is.
+
+        It is away for less than so long, or does not run what it should yet, or has not reported twice since it does:
+        what is known of it is that of another version, which may be one that was just taken back.
+        """
         connection = self._connection(id)
         if connection is None:
             return self._away_s(id) < settle_s
-        silent = connection.hello is not None and not self._latest(id).reported
-        return silent and self._clock.seconds() - connection.since < settle_s
+        wanted, state, counted = self._desired.version(id), self._state(id), self._counted.get(id)
+        if wanted is None or state.refused == wanted or self._desired.problem(id):
+            return False
+        told = connection.hello is None or (counted is not None and counted.version == wanted and counted.reports > 1)
+        return state.applied != wanted or not told
+
+    def _fresh(self, counted: _Counted) -> bool:
+        """Whether the traffic of the last minute is in part that of another version."""
+        return self._clock.seconds() - counted.since < WINDOW_S + SLOT_S
 
     def _away_s(self, id: str) -> float:
         return self._clock.seconds() - self._gone.get(id, self._started)
 
     def before(self, id: str, of: Concern, least_requests: int) -> Before:
         """How it is, before it has its turn."""
-        down = self._down(id, of)
-        traffic = [each for each in self._latest(id).traffic(self._now()) if each.name in of.services]
+        down, counted = self._down(id, of), self._counted.get(id)
+        traffic = counted.traffic if counted is not None and self._fresh(counted) else self._recent(id)
         return Before(
             connected=self.connected(id),
             problem=bool(self._desired.problem(id)),
             down=down[:BEFORE_DOWN],
             more=max(0, len(down) - BEFORE_DOWN),
             errors={
-                each.name: round(100 * _errors(each) / each.requests, 3)
-                for each in traffic
-                if each.requests >= least_requests and _errors(each)
+                name: round(100 * errors / requests, 3)
+                for name, (requests, errors) in traffic.items()
+                if name in of.services and requests >= least_requests and errors
             },
         )
+
+    def _recent(self, id: str) -> dict[str, tuple[int, int]]:
+        """Requests and errors of the last minute, by virtual service."""
+        return {each.name: (each.requests, _errors(each)) for each in self._latest(id).traffic(self._now())}
 
     def now(self, id: str, of: Concern, lost_s: float) -> Now:
         """How it is, since it has its turn; one that is away for less than `lost_s` is asked all the while."""
         connection, clock = self._connection(id), self._clock.seconds()
         wanted, state, counted = self._desired.version(id), self._state(id), self._counted.get(id)
         acknowledged = wanted is not None and state.applied == wanted
-        told = counted is not None and counted.version == wanted
-        reported = acknowledged and (told or (connection is not None and connection.hello is None))
+        if counted is not None and counted.version != wanted:
+            counted = None
+        reported = acknowledged and (counted is not None or (connection is not None and connection.hello is None))
+        traffic = {name: each for name, each in counted.traffic.items() if name in of.services} if counted else {}
+        recent: dict[str, tuple[int, int]] = {}
+        if counted and not self._fresh(counted) and any(errors for _, errors in traffic.values()):
+            recent = {name: each for name, each in self._recent(id).items() if name in of.services}
         asked, lost = self._asked.get(id), self._lost.get(id)
         if reported or (connection is None and self._away_s(id) >= lost_s):
             asked = None
@@ -203,9 +230,8 @@ class Observed:
             acknowledged=acknowledged,
             reported=reported,
             down=self._down(id, of) if reported else (),
-            traffic={name: counted.traffic[name] for name in of.services & counted.traffic.keys()}
-            if counted is not None and told
-            else {},
+            traffic=traffic,
+            recent=recent,
         )
 
     def _down(self, id: str, of: Concern) -> list[str]:
