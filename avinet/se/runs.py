@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.aio import Tasks, as_deferred
-from avinet.errors import AvinetError, NotFound
+from avinet.errors import AvinetError, Invalid, NotFound
 from avinet.feed import Feed
 from avinet.files import private_folder, read_limited, write_atomic
 from avinet.se.commands import Console
@@ -161,10 +161,15 @@ class Runs:
         self._tasks.spawn(self._see_to_its_end(job, run, executing), f"job {job}")
         return run
 
-    async def find(self, job: str) -> Run:
-        """The run of a job. When it was never begun it never will be, and this raises `NotFound`; see `start`."""
+    async def find(self, job: str, after: int = 0) -> Run:
+        """The run of a job. When it was never begun it never will be, and this raises `NotFound`; see `start`.
+
+        Raises `Invalid` when it has printed less than `after` bytes: nobody can have read as far as that.
+        """
         found = await self._found(job)
         if found is not None:
+            if after > (size := found.feed.transcript.size):
+                raise Invalid(f"job {job} has printed {size} bytes, not {after}", hint="ask from 0 for all of it")
             return found
         await self._journal.begin(job)
         raise NotFound(f"job {job} was not started here")
