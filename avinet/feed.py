@@ -105,7 +105,7 @@ class Follower:
         while True:
             for each in self.take():
                 yield each
-            if not self.behind:
+            if self.behind <= 0:  # below: it was given a place that is not printed yet
                 if self._feed.ended:
                     return
                 await self._feed.changed.wait()

@@ -115,3 +115,15 @@ class FeedTests(SynchronousTestCase):
         waiting = as_deferred(following())
         self.feed.end()
         self.failureResultOf(waiting, StopAsyncIteration)
+
+    def test_one_that_is_ahead_waits_for_what_is_printed_there(self) -> None:
+        self.feed.write(False, b"one")
+        pieces = self.feed.follow(5).pieces()
+
+        async def following() -> Piece | int:
+            return await pieces.__anext__()
+
+        waiting = as_deferred(following())
+        self.assertNoResult(waiting)
+        self.feed.write(False, b"two")
+        self.assertEqual(self.successResultOf(waiting), Piece(5, False, b"o"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -110,17 +110,28 @@ def _errors(plan: RolloutPlan, before: Before, now: Now) -> str:
 
 
 class Tally:
-    """How all do that have their turn."""
+    """How all do that have their turn. Whoever is in `forgiven` may fail."""
 
-    def __init__(self) -> None:
+    def __init__(self, forgiven: Collection[str] = ()) -> None:
         self.counts: dict[Kind, int] = {"well": 0, "pending": 0, "waiting": 0, "failed": 0}
-        self.failures: list[RolloutFailure] = []
+        self.forgiven = 0
+        """How many of those that failed may."""
+        self._may = frozenset(forgiven)
+        self._failures: tuple[list[RolloutFailure], list[RolloutFailure]] = [], []
 
     def add(self, id: str, kind: Kind, why: str) -> None:
         """One more."""
         self.counts[kind] += 1
-        if kind == "failed" and len(self.failures) < FAILURES_SHOWN:
-            self.failures.append(RolloutFailure(id=id, why=_line(why)))
+        if kind == "failed":
+            may = id in self._may
+            self.forgiven += may
+            if len(self._failures[may]) < FAILURES_SHOWN:
+                self._failures[may].append(RolloutFailure(id=id, why=_line(why)))
+
+    @property
+    def failures(self) -> list[RolloutFailure]:
+        """The first of those that failed; those that may not come before those that may."""
+        return [*self._failures[False], *self._failures[True]][:FAILURES_SHOWN]
 
     @property
     def total(self) -> int:

@@ -20,6 +20,8 @@ from avinet.wire.rollout import RolloutFailure, RolloutPlan, RolloutState
 
 NOBODY, EVERYBODY = "", "~"
 """The place before the first, and the one behind the last."""
+FORGIVEN = 1000
+"""So many that an operator has accepted as failed are known by their ids."""
 UNDER_WAY: tuple[RolloutState, ...] = ("running", "paused", "stopped")
 
 
@@ -27,8 +29,8 @@ class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """A roll-out as the store has it. `boundary` is the place up to which it was opened, in `batch` batches.
 
     `step` counts the sizes of the plan that were used. `passed` is the last batch that a pause came after by itself,
-    `promoted` what an operator asked to be opened without waiting, `forgiven` how many had failed when one let it go
-    on. `targets` to `failed` count as at the last change.
+    `promoted` what an operator asked to be opened without waiting. `forgiven_ids` had failed when one let it go on, and
+    `forgiven` more, of whom it is known how many they were. `targets` to `failed` count as at the last change.
     """
 
     name: str
@@ -43,6 +45,7 @@ class RolloutRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     step: int = 0
     passed: int = 0
     promoted: Literal["", "next", "all"] = ""
+    forgiven_ids: list[str] = []
     forgiven: int = 0
     changed: float = 0.0
     by: str = ""
@@ -133,7 +136,7 @@ def decide(record: RolloutRecord, tally: Tally, observed_s: float) -> Step:
     plan, counts = record.plan, tally.counts
     if record.state == "stopped":
         return "hold"
-    if counts["failed"] > plan.max_failed + record.forgiven:
+    if counts["failed"] - tally.forgiven > plan.max_failed + record.forgiven:
         return "stop"
     if record.state != "running":
         return "hold"
@@ -169,6 +172,7 @@ def counted(record: RolloutRecord, tally: Tally, targets: int) -> RolloutRecord:
         waiting=tally.counts["waiting"],
         failed=tally.counts["failed"],
         failures=tally.failures,
+        forgiven=min(record.forgiven, tally.counts["failed"] - tally.forgiven),
     )
 
 
@@ -207,17 +211,21 @@ def resumed(record: RolloutRecord, by: str, now: float) -> RolloutRecord:
     """It goes on where it was; who has failed until then counts no more."""
     if record.state == "running":
         raise Conflict(f"the roll-out of document {record.name} is running")
-    return _changed(record, by, now, state="running", why="", forgiven=_forgiven(record))
+    return _changed(record, by, now, state="running", why="", **_forgiven(record))
 
 
 def promoted(record: RolloutRecord, by: str, now: float, *, all: bool) -> RolloutRecord:
     """The next batch is opened, or `all` that are left, without waiting for what is known of those before."""
     to = "all" if all else "next"
-    return _changed(record, by, now, state="running", why="", forgiven=_forgiven(record), promoted=to)
+    return _changed(record, by, now, state="running", why="", promoted=to, **_forgiven(record))
 
 
-def _forgiven(record: RolloutRecord) -> int:
-    return max(record.forgiven, record.failed) if record.state == "stopped" else record.forgiven
+def _forgiven(record: RolloutRecord) -> dict[str, object]:
+    if record.state != "stopped":
+        return {}
+    ids = [each.id for each in record.failures]
+    known = [each for each in record.forgiven_ids if each not in ids] + ids
+    return {"forgiven_ids": known[-FORGIVEN:], "forgiven": max(0, record.failed - len(ids))}
 
 
 def ended(record: RolloutRecord, state: RolloutState, why: str, by: str, now: float) -> RolloutRecord:

@@ -12,7 +12,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.aio import Tasks, pause, within
+from avinet.aio import News, Tasks, pause, within
 from avinet.controller.reverse import SignatureRefused
 from avinet.errors import AvinetError, Conflict, Forbidden, Invalid, NotFound, PeerError, TimedOut, Unavailable
 from avinet.feed import Feed
@@ -23,6 +23,7 @@ from avinet.wire.command import (
     CommandLeftOut,
     CommandOutput,
     CommandRequest,
+    CommandStarted,
     Ended,
 )
 from avinet.wire.jobs import KEPT_OUTPUT_BYTES, JobOutcome, JobResult
@@ -80,7 +81,8 @@ class Errand:
         self._connected = connected
         self._request = request
         self._began = False
-        self._cancelled = False
+        self._cancels = 0
+        self._ending = False
 
     async def run(self) -> None:
         """See it to its end, or to where it is known that nothing more will be known; raises nothing of that."""
@@ -119,8 +121,8 @@ class Errand:
                 continue
             place = self.feed.transcript.size
             try:
-                if self._cancelled:
-                    await self._end()
+                if self._cancels:
+                    self.cancel()
                 await self._take(self._asking.output(self.id, self._request.job, place))
                 return
             except NotFound:  # it has not come there, and whoever asks for it sees to that it never will
@@ -134,10 +136,17 @@ class Errand:
 
     async def _take(self, events: AsyncGenerator[CommandEvent, None]) -> None:
         """Take what is told of the job until it has ended. Raises what `events` raise, and `Unavailable`."""
+        started = False
         async with aclosing(events):
             async for event in events:
                 self._began = True
                 match event:
+                    case CommandStarted():
+                        if started:
+                            raise PeerError(f"service engine {self.id} says twice that the job was started")
+                        started = True
+                        if self._cancels:  # it may have been said before there was anything to end
+                            self.cancel()
                     case CommandOutput(stream=stream, text=text):
                         self.feed.write(stream == "err", text.encode())
                     case CommandLeftOut(bytes=count):
@@ -152,20 +161,37 @@ class Errand:
         raise Unavailable(f"service engine {self.id} did not say how job {self._request.job} ended")
 
     def cancel(self) -> None:
-        """Have it end there, as soon as that can be said."""
-        if not self._cancelled:
-            self._cancelled = True
+        """Have it end there, as soon as that can be said; it is said again each time."""
+        self._cancels += 1
+        if not self._ending:
             self._tasks.spawn(self._end(), f"ending job {self._request.job} on {self.id}")
 
     async def _end(self) -> None:
+        """Say it until it was heard; one whose tunnel is lost hears it when it is back."""
+        self._ending, said, news = True, 0, News()
         try:
-            await self._asking.end(self.id, self._request.job)
-        except NotFound:
-            """It has ended there."""
-        except (Unavailable, TimedOut) as error:
-            self.log.info(
-                "job {job} is not ended on {id} yet: {why}", job=self._request.job, id=self.id, why=str(error)
-            )
+            while said < self._cancels:
+                cancels = self._cancels
+                try:
+                    await self._asking.end(self.id, self._request.job)
+                    said = cancels
+                except NotFound:  # it has ended there, or has not started, whereupon it is said again
+                    said = cancels
+                except (Unavailable, TimedOut) as error:
+                    if news.fresh(str(error)):
+                        self.log.info(
+                            "job {job} is not ended on {id} yet: {why}",
+                            job=self._request.job,
+                            id=self.id,
+                            why=str(error),
+                        )
+                    if self.feed.ended or not self._connected(self.id):
+                        return
+                    await pause(self._clock, LOOK_S)
+                    if self.feed.ended:
+                        return
+        finally:
+            self._ending = False
 
     @property
     def why(self) -> str:

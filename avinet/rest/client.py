@@ -6,6 +6,7 @@ can answer for another.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,13 +30,14 @@ from avinet.aio import CANCELLED, within
 from avinet.bodies import WholeBody
 from avinet.errors import AvinetError, PeerError, TooLarge, Unavailable
 from avinet.rest.problems import error_from
-from avinet.rest.streaming import SILENT_S, Lines
+from avinet.rest.streaming import Lines
 from avinet.wire.message import decode, encode
 
 M = TypeVar("M")
 HEAD_LIMIT_BYTES = 32 * 1024
 ANSWER_LIMIT_BYTES = 1024 * 1024
 CONNECTIONS = 4
+_HEAD_END = re.compile(rb"\n\r?\n")
 
 Sign = Callable[[str, str, dict[str, str], bytes], None]
 """Adds signature headers for (method, path, headers, body) to the headers."""
@@ -119,11 +121,10 @@ class Client:
                 response = await within(self._clock, head_s, self._head(method, path, said, body), where)
                 if response.code >= 400:
                     await within(self._clock, head_s, self._whole(response, ANSWER_LIMIT_BYTES), where)
-                reader = Lines(self.where)
+                reader = Lines(self._clock, self.where)
                 response.deliverBody(reader)
-            while (line := await within(self._clock, SILENT_S, reader.next(), where)) is not None:
-                if line:
-                    yield line
+            while (line := await reader.next()) is not None:
+                yield line
         finally:
             if reader is not None:
                 reader.abort()
@@ -248,12 +249,16 @@ class _MeteredProtocol(ProtocolWrapper):
     """Ends a connection whose peer sends a head without end: twisted.web bounds a header line, not their number."""
 
     transport: Any
-    _head_bytes = 0
-    _in_head = True
-    _tail = b""
+    _head: bytearray | None = None
+    """What there is of the head that is awaited; None behind it."""
 
     def _request_begins(self) -> None:
-        self._head_bytes, self._in_head, self._tail = 0, True, b""
+        self._head = bytearray()
+
+    @override
+    def connectionMade(self) -> None:
+        self._request_begins()
+        super().connectionMade()
 
     @override
     def write(self, data: bytes) -> None:
@@ -267,16 +272,30 @@ class _MeteredProtocol(ProtocolWrapper):
 
     @override
     def dataReceived(self, data: bytes) -> None:
-        if self._in_head:
-            seen = self._tail + data
-            if b"\r\n\r\n" in seen or b"\n\n" in seen:
-                self._in_head = False
-            self._tail = seen[-3:]
-            self._head_bytes += len(data)
-            if self._in_head and self._head_bytes > HEAD_LIMIT_BYTES:
-                self.transport.abortConnection()
-                return
+        if not self._bounded(data):
+            self.transport.abortConnection()
+            return
         super().dataReceived(data)
+
+    def _bounded(self, data: bytes) -> bool:
+        """Whether the head, which goes on with `data`, may: interim answers, behind which more heads come, may not."""
+        head = self._head
+        if head is None:
+            return True
+        start = max(0, len(head) - 2)
+        head += data
+        if _HEAD_END.search(head, start) is None:
+            return len(head) <= HEAD_LIMIT_BYTES
+        self._head = None
+        return not _is_interim(bytes(head.partition(b"\n")[0]))
+
+
+def _is_interim(status_line: bytes) -> bool:
+    """Whether twisted.web takes the answer for one of 1xx, which it skips; nothing that asks for one is ever sent."""
+    try:
+        return 100 <= int(status_line.split(b" ", 2)[1]) < 200
+    except (IndexError, ValueError):
+        return False
 
 
 @implementer(IStreamClientEndpoint)

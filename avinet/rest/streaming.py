@@ -29,6 +29,7 @@ ALIVE_S = 10.0
 SILENT_S = 30.0
 """How long a peer that sends nothing is believed."""
 _HIGH_BYTES, _LOW_BYTES = 64 * 1024, 16 * 1024
+_HIGH_LINES, _LOW_LINES = 256, 64
 
 
 @dataclass(frozen=True)
@@ -103,35 +104,75 @@ class Pump:
 
 
 class Lines(Protocol):
-    """The body of a streamed answer of `where`, line by line, read no faster than they are taken."""
+    """The body of a streamed answer of `where`, line by line, read no faster than they are taken.
+
+    Empty lines are signs of life, and nothing else.
+    """
 
     transport: Any
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, clock: IReactorTime, where: str) -> None:
+        self._clock = clock
         self._where = where
         self._lines: deque[bytes] = deque()
-        self._rest = b""
+        self._rest = bytearray()
         self._bytes = 0
         self._paused = False
         self._ended: Exception | None = None
         self._whole = False
         self._arrived = Bell()
+        self._heard_at = clock.seconds()
+        self._timer: IDelayedCall | None = None
+
+    @override
+    def connectionMade(self) -> None:
+        self._heard_at = self._clock.seconds()
+        self._timer = self._clock.callLater(SILENT_S, self._look)
+
+    def _look(self) -> None:
+        """Give up a peer that has been silent for `SILENT_S`, but for the time in which it was not read."""
+        self._timer = None
+        now = self._clock.seconds()
+        if self._paused:
+            self._heard_at = now
+        left = self._heard_at + SILENT_S - now
+        if left > 0:
+            self._timer = self._clock.callLater(left, self._look)
+        else:
+            self._fail(TimedOut(f"{self._where} gave no sign of life within {SILENT_S:g} s"))
+
+    def _fail(self, error: Exception) -> None:
+        self._rest.clear()
+        self._ended = error
+        self.abort()
+        self._arrived.ring()
 
     @override
     def dataReceived(self, data: bytes) -> None:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        self._lines += lines
-        self._bytes += sum(map(len, lines)) + len(lines)
+        if self._ended is not None:
+            return
+        self._heard_at = self._clock.seconds()
+        first, *more = data.split(b"\n")  # what is new alone: a long line may come in many small pieces
+        self._rest += first
+        if more:
+            lines = [line for line in (bytes(self._rest), *more[:-1]) if line]
+            self._rest = bytearray(more[-1])
+            self._queue(lines)
         if len(self._rest) > LINE_BYTES:
-            self._rest, self._ended = b"", PeerError(f"{self._where} sent a line of more than {LINE_BYTES} bytes")
-            self.abort()
-        elif self._bytes > _HIGH_BYTES and not self._paused:
+            self._fail(PeerError(f"{self._where} sent a line of more than {LINE_BYTES} bytes"))
+
+    def _queue(self, lines: list[bytes]) -> None:
+        if not lines:
+            return
+        self._lines += lines
+        self._bytes += sum(map(len, lines))
+        if not self._paused and (self._bytes > _HIGH_BYTES or len(self._lines) > _HIGH_LINES):
             self._paused = True
             self.transport.pauseProducing()
         self._arrived.ring()
 
     async def next(self) -> bytes | None:
-        """The next line, which may be empty; None behind the last one. Raises `Unavailable` or `PeerError`."""
+        """The next line; None behind the last one. Raises `Unavailable`, `TimedOut` or `PeerError`."""
         while not self._lines:
             if self._whole:
                 return None
@@ -139,19 +180,27 @@ class Lines(Protocol):
                 raise self._ended
             await self._arrived.wait()
         line = self._lines.popleft()
-        self._bytes -= len(line) + 1
-        if self._paused and self._bytes <= _LOW_BYTES:
+        self._bytes -= len(line)
+        if self._paused and self._bytes <= _LOW_BYTES and len(self._lines) <= _LOW_LINES:
             self._paused = False
+            self._heard_at = self._clock.seconds()
             self.transport.resumeProducing()
         return line
 
     def abort(self) -> None:
         """Close the connection, unless the answer is whole."""
+        self._stop_looking()
         if self.transport is not None and not self._whole:
             self.transport.stopProducing()
 
+    def _stop_looking(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_looking()
         self._whole = reason.check(ResponseDone) is not None and not self._rest and self._ended is None
         if not self._whole and self._ended is None:
             self._ended = Unavailable(f"{self._where} broke off its answer")

@@ -126,7 +126,7 @@ class ServiceEngine:
 
     async def output(self, job: str, after: int) -> AsyncGenerator[CommandEvent, None]:
         """See `Engine`."""
-        return told(await self._runs.find(job), after)
+        return told(await self._runs.find(job, after), after)
 
     def cancel(self, job: str) -> None:
         """See `Engine`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -26,6 +27,8 @@ class Journal:
         lines = path.read_text("ascii", "replace").split() if path.exists() else []
         self._known = dict.fromkeys(lines[-KEPT:])
         self._lines = len(self._known)
+        self._written = deque(self._known, KEPT)
+        """The latest in the file; like `_lines` it belongs to whoever holds `_writing`, which is never the reactor."""
         self._writing = threading.Lock()
 
     def __contains__(self, job: str) -> bool:
@@ -48,11 +51,12 @@ class Journal:
         """Calls come from several threads: what one has replaced the other must not write into."""
         with self._writing:
             self._append(job)
+            self._written.append(job)
 
     def _append(self, job: str) -> None:
         if self._lines >= 2 * KEPT:
-            write_atomic(self._path, "".join(f"{each}\n" for each in self._known).encode("ascii"))
-            self._lines = len(self._known)
+            write_atomic(self._path, "".join(f"{each}\n" for each in (*self._written, job)).encode("ascii"))
+            self._lines = len(self._written) + 1
             return
         try:
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)

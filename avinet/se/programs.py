@@ -106,8 +106,7 @@ class Programs:
 
         def expire() -> None:
             nonlocal late
-            late = True
-            running.end()
+            late = running.end()
 
         timer = self._reactor.callLater(timeout_s, expire)
         try:
@@ -199,10 +198,12 @@ class _Running(ProcessProtocol):
             self._waiting.append(waiting)
         return waiting
 
-    def end(self) -> None:
-        """Have the program ended; what it still prints is read, as `wait` fires after that."""
-        if not self._over:
-            self.transport.writeToChild(_ORDERS, b"T")
+    def end(self) -> bool:
+        """Have the program ended; what it still prints is read, as `wait` fires after that. False: it has ended."""
+        if _ORDERS not in self.transport.pipes:  # its guard is gone, and only what it printed is not read yet
+            return False
+        self.transport.writeToChild(_ORDERS, b"T")
+        return True
 
     def _pipes(self) -> list[Any]:
         return [self.transport.pipes[each] for each in (_OUT, _ERRORS) if each in self.transport.pipes]

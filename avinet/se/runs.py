@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.aio import Tasks, as_deferred
-from avinet.errors import AvinetError, NotFound
+from avinet.errors import AvinetError, Conflict, Invalid, NotFound
 from avinet.feed import Feed
 from avinet.files import private_folder, read_limited, write_atomic
 from avinet.se.commands import Console
@@ -30,6 +30,7 @@ KEPT, KEPT_BYTES = 100, 32 * 1024 * 1024
 """How many of those that have ended are kept on the disk, and how large they may be in all."""
 _FILE_BYTES = 8 * 1024 * 1024
 _FAULT = Ended(exit_status=125)
+_CANCELLED = Ended(exit_status=143, signal="TERM")
 
 Execute = Callable[[Console], Awaitable[Ended]]
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
@@ -132,6 +133,11 @@ async def told(run: Run, after: int) -> AsyncGenerator[CommandEvent, None]:
     yield run.ended
 
 
+async def _never_begun(console: Console) -> Ended:
+    console.write_error(b"cancelled before it began\n")
+    return _CANCELLED
+
+
 class Runs:
     """The runs of this service engine. Those that have ended are in `folder`, by their jobs' ids."""
 
@@ -145,6 +151,8 @@ class Runs:
         self._tasks = tasks
         self._forgetting = threading.Lock()
         self._live: dict[str, tuple[Run, Deferred[Ended]]] = {}
+        self._beginning: dict[str, bool] = {}
+        """Those that are being made durable, and whether they were cancelled meanwhile."""
 
     async def start(self, job: str, execute: Execute) -> Run:
         """The run of `job`, which is begun if it never was.
@@ -154,23 +162,42 @@ class Runs:
         found = await self._found(job)
         if found is not None:
             return found
-        await self._journal.begin(job)
+        cancelled = await self._begin(job)
         run = Run(self._clock)
-        executing = as_deferred(execute(run))
+        executing = as_deferred((_never_begun if cancelled else execute)(run))
         self._live[job] = run, executing
         self._tasks.spawn(self._see_to_its_end(job, run, executing), f"job {job}")
         return run
 
-    async def find(self, job: str) -> Run:
-        """The run of a job. When it was never begun it never will be, and this raises `NotFound`; see `start`."""
+    async def _begin(self, job: str) -> bool:
+        """Make it durable that `job` was begun; whether it was cancelled meanwhile."""
+        if job in self._beginning:
+            raise Conflict(f"job {job} is being started already")
+        self._beginning[job] = False
+        try:
+            await self._journal.begin(job)
+            return self._beginning[job]
+        finally:
+            del self._beginning[job]
+
+    async def find(self, job: str, after: int = 0) -> Run:
+        """The run of a job. When it was never begun it never will be, and this raises `NotFound`; see `start`.
+
+        Raises `Invalid` when it has printed less than `after` bytes: nobody can have read as far as that.
+        """
         found = await self._found(job)
         if found is not None:
+            if after > (size := found.feed.transcript.size):
+                raise Invalid(f"job {job} has printed {size} bytes, not {after}", hint="ask from 0 for all of it")
             return found
         await self._journal.begin(job)
         raise NotFound(f"job {job} was not started here")
 
     def cancel(self, job: str) -> None:
-        """Have a job end. Raises `NotFound` when it does not run."""
+        """Have a job end, or never begin. Raises `NotFound` when it does not run."""
+        if job in self._beginning:
+            self._beginning[job] = True
+            return
         if job not in self._live:
             raise NotFound(f"job {job} does not run here")
         self._live[job][1].cancel()
@@ -184,7 +211,7 @@ class Runs:
         try:
             ended = await executing
         except CancelledError:
-            ended = Ended(exit_status=143, signal="TERM")
+            ended = _CANCELLED
         except Exception:  # the edge: a fault of ours is how it ended, and a traceback in our log only
             self.log.failure("job {job} failed", Failure(), job=job)
             ended = _FAULT

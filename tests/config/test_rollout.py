@@ -202,8 +202,8 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(self.judged(Before(errors={"shop": 10.0}), traffic={"shop": (20, 4)})[0], "failed")
 
 
-def tally(**counts: int) -> Tally:
-    made = Tally()
+def tally(forgiven: list[str] | None = None, **counts: int) -> Tally:
+    made = Tally(forgiven or ())
     for kind, count in counts.items():
         for number in range(count):
             made.add(f"{kind}-{number}", kind, f"why\n{number}")  # type: ignore[arg-type]
@@ -266,8 +266,38 @@ class DecisionTests(SynchronousTestCase):
             made = rules.stopped(rules.counted(self.opened(), tally(failed=3), 9), "too many", "node-1", 4.0)
             made = step(made, "ada", 5.0)
             self.assertEqual(made.state, "running")
-            self.assertNotEqual(decide(made, tally(pending=1, failed=3), 0.0), "stop")
-            self.assertEqual(decide(made, tally(pending=1, failed=4), 0.0), "stop")
+            ids = made.forgiven_ids
+            self.assertNotEqual(decide(made, tally(ids, pending=1, failed=3), 0.0), "stop")
+            self.assertEqual(decide(made, tally(ids, pending=1, failed=4), 0.0), "stop")
+
+    def test_nobody_else_may_fail_in_the_place_of_who_is_forgiven(self) -> None:
+        made = rules.stopped(rules.counted(self.opened(), tally(failed=3), 9), "too many", "node-1", 4.0)
+        made = rules.resumed(made, "ada", 5.0)
+        other = Tally(made.forgiven_ids)
+        other.add("failed-1", "failed", "as before")
+        other.add("se-9", "failed", "new")
+        self.assertEqual([each.id for each in other.failures], ["se-9", "failed-1"])
+        self.assertEqual(decide(made, other, 0.0), "stop")
+        again = rules.resumed(rules.stopped(rules.counted(made, other, 9), "", "node-1", 6.0), "ada", 7.0)
+        self.assertEqual(again.forgiven_ids, ["failed-0", "failed-2", "se-9", "failed-1"])
+
+    def test_of_very_many_that_are_forgiven_the_number_counts_and_shrinks_as_they_become_well(self) -> None:
+        made = rules.stopped(rules.counted(self.opened(), tally(failed=100), 200), "too many", "node-1", 4.0)
+        made = rules.resumed(made, "ada", 5.0)
+        self.assertEqual((len(made.forgiven_ids), made.forgiven), (FAILURES_SHOWN, 100 - FAILURES_SHOWN))
+        ids = made.forgiven_ids
+        self.assertNotEqual(decide(made, tally(ids, failed=100), 0.0), "stop")
+        self.assertEqual(decide(made, tally(ids, failed=101), 0.0), "stop")
+        made = rules.counted(made, tally(ids, failed=30), 200)
+        self.assertEqual(made.forgiven, 30 - FAILURES_SHOWN)
+        self.assertEqual(decide(made, tally(ids, failed=31), 0.0), "stop")
+        for _ in range(200):
+            found = Tally(made.forgiven_ids)
+            for number in range(FAILURES_SHOWN):
+                found.add(f"se-{_}-{number}", "failed", "")
+            made = rules.stopped(rules.counted(made, found, 9), "", "node-1", 6.0)
+            made = rules.resumed(made, "ada", 7.0)
+        self.assertEqual(len(made.forgiven_ids), rules.FORGIVEN)
 
     def test_what_is_over_cannot_be_changed(self) -> None:
         steps = [

@@ -61,6 +61,8 @@ class Fleet:
         self.places: list[int] = []
         self.ended: list[str] = []
         self.gone: set[str] = set()
+        self.deaf: list[Exception | Deferred[None]] = []
+        """What the next requests to end come to."""
 
     def run(self, engine_id: str, request: CommandRequest) -> AsyncGenerator[CommandEvent, None]:
         self.requests.append(request)
@@ -75,6 +77,11 @@ class Fleet:
     async def end(self, engine_id: str, job: str) -> None:
         if engine_id in self.gone:
             raise Unavailable("it is not connected")
+        if self.deaf:
+            answer = self.deaf.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            await answer
         self.ended.append(engine_id)
 
     def print(self, id: str, text: str, stream: Any = "out") -> None:

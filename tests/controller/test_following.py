@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from avinet.aio import as_deferred
 from avinet.controller.errands import AFTER_S, AWAY_S, LOOK_S
-from avinet.errors import Conflict, NotFound, Unavailable
+from avinet.errors import Conflict, NotFound, TimedOut, Unavailable
 from avinet.feed import HOLD_S
 from avinet.wire.command import CommandLeftOut, CommandOutput, CommandStarted
 from avinet.wire.jobs import Job, JobOrder
@@ -113,6 +115,57 @@ class LostTests(JobCase):
         self.fleet.asked["a"].say(CommandStarted())
         self.clock.advance(5 + AFTER_S)
         self.assertEqual((self.results(job)[0].outcome, self.fleet.ended), ("unknown", ["a"]))
+
+
+class CancelTests(JobCase):
+    def test_one_that_had_not_started_is_ended_when_it_has(self) -> None:
+        job = self.begin("a")
+        self.fleet.deaf = [NotFound("there is no such job")]
+        self.jobs.cancel(job.id)
+        self.assertEqual(self.fleet.ended, [])
+        self.fleet.asked["a"].say(CommandStarted())
+        self.assertEqual(self.fleet.ended, ["a"])
+
+    def test_one_that_starts_while_it_is_being_ended_is_ended_again(self) -> None:
+        job = self.begin("a")
+        answer: Deferred[None] = Deferred()
+        self.fleet.deaf = [answer]
+        self.jobs.cancel(job.id)
+        self.fleet.asked["a"].say(CommandStarted())
+        answer.errback(NotFound("there is no such job"))
+        self.assertEqual(self.fleet.ended, ["a"])
+
+    def test_each_cancel_is_said(self) -> None:
+        job = self.begin("a")
+        self.fleet.asked["a"].say(CommandStarted())
+        for count in (1, 2, 3):
+            self.jobs.cancel(job.id)
+            self.assertEqual(self.fleet.ended, ["a"] * count)
+
+    def test_it_is_said_until_it_was_heard_while_the_tunnel_is_up(self) -> None:
+        job = self.begin("a")
+        self.fleet.asked["a"].say(CommandStarted())
+        self.fleet.deaf = [TimedOut("no answer"), Unavailable("no more channels"), TimedOut("no answer")]
+        self.jobs.cancel(job.id)
+        for _ in range(3):
+            self.assertEqual(self.fleet.ended, [])
+            self.clock.advance(LOOK_S)
+        self.assertEqual(self.fleet.ended, ["a"])
+
+    def test_it_is_said_no_more_when_it_has_ended(self) -> None:
+        job = self.begin("a")
+        self.fleet.deaf = [TimedOut("no answer")]
+        self.jobs.cancel(job.id)
+        self.fleet.answer("a")
+        for _ in range(3):
+            self.clock.advance(LOOK_S)
+        self.assertLessEqual(len(self.fleet.ended), 1)
+        self.assertEqual(len(self.tasks), 0)
+
+    def test_one_that_starts_twice_is_not_believed(self) -> None:
+        job = self.begin("a")
+        self.fleet.asked["a"].say(CommandStarted(), CommandStarted())
+        self.assertEqual(self.results(job)[0].outcome, "unknown")
 
 
 class FollowTests(JobCase):

@@ -243,6 +243,21 @@ class BadTests(FleetCase):
         self.do("resume")
         self.run_until(lambda: self.shown().state == "finished")
 
+    def test_who_goes_on_accepts_nobody_else_in_their_place(self) -> None:
+        self.roll(web("web", GOOD), batches=("2", "4"), observe_s=30, auto_rollback=False)
+        self.run_until(lambda: self.shown().phase == "observing")
+        first = self.serving(GOOD)
+        for id in first:
+            self.hang_up(id)
+        self.run_until(lambda: self.shown().state == "stopped")
+        self.do("resume")
+        for id in first:
+            self.dial(id)
+        self.run_until(lambda: self.shown().batch == 2 and len(self.serving(GOOD)) == 4)
+        self.hang_up(min(self.serving(GOOD) - first))
+        self.run_until(lambda: self.shown().state == "stopped", 60)
+        self.assertEqual((self.shown().failed, self.shown().opened), (1, 4))
+
     def test_so_many_may_fail(self) -> None:
         self.roll(web("web", GOOD), batches=("5",), observe_s=30, max_failed=2)
         self.run_until(lambda: len(self.serving(GOOD)) == 5)

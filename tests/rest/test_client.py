@@ -90,6 +90,14 @@ class ClientTests(TestCase):
         await self.refused(lambda: b"a" * 4096, Unavailable)
 
     @asynchronous
+    async def test_an_interim_answer_hides_no_head_without_end(self) -> None:
+        for interim in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.0 0103 Hints\nx: y\n\r\n"):
+            await self.refused(interim, Unavailable)
+            begun = iter([interim + OK])
+            server = await self.refused(lambda begun=begun: next(begun, b"x-more: a\r\n" * 100), Unavailable)  # type: ignore[misc]
+            self.assertLess(server.sent, 100 * HEAD_LIMIT_BYTES)
+
+    @asynchronous
     async def test_a_body_that_is_too_long(self) -> None:
         await self.refused(OK + b"content-length: 100001\r\n\r\n" + b"a" * 100_001, TooLarge)
         await self.refused(OK + b"content-length: 99999999999999999999\r\n\r\n", TooLarge)
@@ -119,7 +127,7 @@ class ClientTests(TestCase):
 
     @asynchronous
     async def test_silence_and_drops_end_at_the_deadline(self) -> None:
-        for answer in (b"", OK, OK + b"content-length: 10\r\n\r\na", b"HTTP/1.1 100 Continue\r\n\r\n"):
+        for answer in (b"", OK, OK + b"content-length: 10\r\n\r\na"):
             server, client = self.serve(answer)
             await self.assertFailure(ensureDeferred(self.get(client, timeout_s=0.05)), TimedOut)
             await eventually("the connection is closed", lambda server=server: server.open == 0)  # type: ignore[misc]

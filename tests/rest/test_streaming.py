@@ -187,7 +187,8 @@ class Transport:
 class LinesTests(SynchronousTestCase):
     @override
     def setUp(self) -> None:
-        self.transport, self.lines = Transport(), Lines("the peer")
+        self.clock, self.transport = Clock(), Transport()
+        self.lines = Lines(self.clock, "the peer")
         self.lines.makeConnection(self.transport)
 
     def read(self) -> bytes | None:
@@ -195,7 +196,7 @@ class LinesTests(SynchronousTestCase):
         return found
 
     def test_no_more_is_read_than_is_taken(self) -> None:
-        for flood in (b"x" * 999 + b"\n", b"\n" * 1000):
+        for flood in (b"x" * 999 + b"\n", b"x\n" * 10):
             pieces = 0
             while not self.transport.paused:
                 self.lines.dataReceived(flood)
@@ -204,6 +205,45 @@ class LinesTests(SynchronousTestCase):
             for _ in range(pieces * flood.count(b"\n")):
                 self.read()
             self.assertFalse(self.transport.paused)
+
+    def test_empty_lines_are_signs_of_life_that_cost_nothing_more(self) -> None:
+        reading = as_deferred(self.lines.next())
+        for _ in range(20):
+            self.clock.advance(SILENT_S - 1)
+            self.lines.dataReceived(b"\n" * 100_000)
+            self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.assertNoResult(reading)
+        self.assertFalse(self.transport.paused)
+        self.lines.dataReceived(b"x\n")
+        self.assertEqual(self.successResultOf(reading), b"x")
+        self.clock.advance(SILENT_S)
+        self.failureResultOf(as_deferred(self.lines.next()), TimedOut)
+        self.assertTrue(self.transport.stopped)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_peer_that_is_not_read_is_not_silent(self) -> None:
+        self.lines.dataReceived(b"x\n" * 1000)
+        self.assertTrue(self.transport.paused)
+        self.clock.advance(10 * SILENT_S)
+        for _ in range(1000):
+            self.read()
+        self.assertFalse(self.transport.stopped or self.transport.paused)
+
+    def test_a_long_line_in_small_pieces_is_looked_at_once(self) -> None:
+        """Each piece is searched, and what came before is not copied again."""
+        copied = 0
+
+        class Piece(bytes):
+            def __radd__(self, before: bytes) -> bytes:
+                nonlocal copied
+                copied += len(before)
+                return before + bytes(self)
+
+        for _ in range(1000):
+            self.lines.dataReceived(Piece(b"x"))
+        self.lines.dataReceived(b"\ny")
+        self.assertEqual(self.read(), b"x" * 1000)
+        self.assertEqual(copied, 0)
 
     def test_a_line_without_end_is_the_peers_fault(self) -> None:
         for _ in range(LINE_BYTES // 4096 + 1):

@@ -63,3 +63,30 @@ class JournalTests(SynchronousTestCase):
         for number in (2 * KEPT + 1, 3 * KEPT - 1):
             self.failureResultOf(self.begin(f"job-{number}"), Conflict)
         self.assertEqual(os.stat(self.path).st_mode & 0o777, 0o600)
+
+    def test_jobs_may_begin_while_it_is_rewritten(self) -> None:
+        """It is rewritten in a thread, and in the middle of that another job begins in the reactor's."""
+        calls: list[Callable[[], None]] = []
+
+        async def held(call: Callable[[], None]) -> None:
+            if "marked" in self.journal:
+                calls.append(call)
+                await Deferred()
+            call()
+
+        class Marked(str):
+            def __format__(self, spec: str) -> str:
+                another()
+                return str(self)
+
+        def another() -> None:
+            self.begin("another")
+
+        self.journal = Journal(self.path, held)
+        for number in range(2 * KEPT):
+            self.successResultOf(self.begin(f"job-{number}"))
+        self.begin(Marked("marked"))
+        calls[0]()
+        self.assertEqual(len(calls), 2, "the other came in the middle of it")
+        written = self.path.read_text().split()
+        self.assertEqual((len(written), written[-1]), (KEPT + 1, "marked"))

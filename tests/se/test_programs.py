@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 from typing_extensions import override
 
@@ -28,6 +29,23 @@ PATIENCE_S = 30.0
 
 def python(code: str, **changes: Any) -> Program:
     return Program(name="test", argv=(sys.executable, "-c", code), **changes)
+
+
+class Held(Console):
+    """Reads nothing until it is told to."""
+
+    @override
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        super().registerProducer(producer, streaming)
+        producer.pauseProducing()
+
+
+class Timed:
+    """Real processes, whose time is the test's."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.callLater = clock.callLater
+        self.spawnProcess = reactor.spawnProcess  # type: ignore[attr-defined]
 
 
 SLEEPER = "[sys.executable, '-c', 'import time; time.sleep(600)']"
@@ -179,6 +197,23 @@ class ProgramTests(ProgramCase):
         self.console.producer.resumeProducing()
         self.assertEqual((await running).exit_status, 0)
         self.assertEqual(len(self.console.output), 3_000_000)
+
+    async def test_ended_while_its_output_is_unread_there_is_nothing_to_end(self) -> None:
+        """Whoever reads has paused it: cancelled, or late, it still ends as it did, and all of its output comes."""
+        clock, console = Clock(), Held()
+        self.programs = Programs(Timed(clock), (), (), grace_s=PATIENCE_S)
+        code = "import sys; sys.stdout.write('x' * 1000); sys.exit(3)"
+        running = as_deferred(self.programs.run(python(code), console, 60))
+        producer, until = console.producer, time.monotonic() + PATIENCE_S
+        while 0 in producer.transport.pipes:
+            self.assertLess(time.monotonic(), until)
+            await pause(reactor, 0.01)
+        running.cancel()
+        clock.advance(60)
+        self.assertNoResult(running)
+        producer.stopProducing()
+        self.assertEqual(await running, Ended(exit_status=3))
+        self.assertEqual((console.output, console.error), (b"x" * 1000, b""))
 
     async def test_only_so_many_run_at_once(self) -> None:
         programs = Programs(

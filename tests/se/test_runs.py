@@ -96,6 +96,26 @@ class RunsTests(RunsCase):
         self.assertEqual(run.ended, Ended(exit_status=143, signal="TERM"))
         self.assertRaises(NotFound, self.runs.cancel, "job-0001")
 
+    def test_cancelled_while_it_is_made_durable_it_never_begins(self) -> None:
+        disk: Deferred[None] = Deferred()
+
+        async def slow(call: Callable[[], None]) -> None:
+            await disk
+            call()
+
+        journal = Journal(self.folder / "jobs", slow)
+        self.runs = Runs(self.clock, journal, self.folder / "output", at_once, self.tasks)
+        starting = as_deferred(self.runs.start("job-0001", self.execute))
+        self.runs.cancel("job-0001")
+        self.failureResultOf(as_deferred(self.runs.start("job-0001", self.execute)), Conflict)
+        self.assertNoResult(starting)
+        disk.callback(None)
+        run: Run = self.successResultOf(starting)
+        self.assertEqual((run.ended, self.consoles), (Ended(exit_status=143, signal="TERM"), []))
+        self.assertEqual(run.feed.transcript.texts(), ("", "cancelled before it began\n"))
+        self.assertEqual(self.start().ended, run.ended)
+        self.assertRaises(NotFound, self.runs.cancel, "job-0001")
+
     def test_a_fault_of_ours_is_an_end_too(self) -> None:
         async def fails(console: Console) -> Ended:
             raise RuntimeError("a fault")

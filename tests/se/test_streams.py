@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from avinet.aio import CANCELLED, Tasks, as_deferred
 from avinet.controller.errands import LOOK_S, Errand
-from avinet.errors import Unauthenticated
+from avinet.errors import Invalid, Unauthenticated
 from avinet.feed import Feed
 from avinet.rest.client import Client
 from avinet.rest.door import Door
@@ -50,7 +50,7 @@ class Engine:
         return told(await self.runs.start(request.job, execute), 0)
 
     async def output(self, job: str, after: int) -> AsyncGenerator[CommandEvent, None]:
-        return told(await self.runs.find(job), after)
+        return told(await self.runs.find(job, after), after)
 
     def cancel(self, job: str) -> None:
         self.runs.cancel(job)
@@ -184,6 +184,21 @@ class StreamTests(SynchronousTestCase):
             asked = as_deferred(ask())
             self.network.pump()
             self.failureResultOf(asked, Unauthenticated)
+
+    def test_more_than_was_printed_is_not_asked_for(self) -> None:
+        self.begin()
+        self.print(b"one")
+
+        async def ask(after: int) -> CommandEvent:
+            return await self.errand._asking.output("se-1", JOB, after).__anext__()
+
+        for after, refused in ((3, False), (4, True), (1 << 40, True)):
+            asked = as_deferred(ask(after))
+            self.network.pump()
+            if refused:
+                self.failureResultOf(asked, Invalid)
+            else:
+                self.successResultOf(asked)
 
     def test_what_prints_there_waits_for_who_reads_here(self) -> None:
         self.begin()

@@ -159,7 +159,7 @@ class RolloutDriver:
 
     async def _count(self, course: Course, catalogue: Catalogue, rolling: Rolling) -> list[str]:
         """Look at all that have their turn; the ids of all that the roll-out concerns."""
-        record, before, tally = course.record, course.before or {}, Tally()
+        record, before, tally = course.record, course.before or {}, Tally(course.record.forgiven_ids)
         new, former = catalogue.documents[record.name], rolling.former.document if rolling.former else None
         ids: list[str] = []
         for index, target in enumerate(self._enrolled()):
