@@ -270,7 +270,7 @@ class MigrationTests(MigrationCase):
         await self.to_file()
         self.file.check_used()
         self.assertEqual(self.in_file(), {b"a": b"1"})
-        self.assertRaises(LocalError, self.file.use_elsewhere)
+        self.assertRaises(LocalError, self.file.check_unused)
 
     @asynchronous
     async def test_a_dry_run_changes_nothing_and_finds_what_stands_in_the_way(self) -> None:
