@@ -7,9 +7,11 @@ when the service engine dies. What it prints is passed on as it comes; when nobo
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import sys
+import termios
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -151,6 +153,11 @@ def _killed(number: int) -> Ended:
     return Ended(exit_status=(128 + number) & 0xFF, signal=name)
 
 
+def _unread(descriptor: int) -> int:
+    """How many bytes are in a pipe."""
+    return int.from_bytes(fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 @implementer(IPushProducer)
 class _Running(ProcessProtocol):
     """A program under its guard, whose output goes to `console`."""
@@ -161,7 +168,8 @@ class _Running(ProcessProtocol):
         self._console = console
         self._said = bytearray()
         self._over = False
-        self._paused = False
+        self._left: dict[int, int] = {}
+        """How much is still to be read of each pipe, once the guard is gone."""
         self._waiting: list[Deferred[bytes]] = []
 
     @override
@@ -170,12 +178,28 @@ class _Running(ProcessProtocol):
 
     @override
     def childDataReceived(self, childFD: int, data: bytes) -> None:
-        if childFD == _OUT:
-            self._console.write(data)
-        elif childFD == _ERRORS:
-            self._console.write_error(data)
-        elif len(self._said) < _STATUS_BYTES:
-            self._said += data
+        if childFD == _STATUS:
+            self._said += data[: _STATUS_BYTES - len(self._said)]
+            return
+        if childFD in self._left:
+            data = data[: self._left[childFD]]
+        (self._console.write if childFD == _OUT else self._console.write_error)(data)
+        if childFD in self._left:
+            self._left[childFD] -= len(data)
+            self._close_read(childFD)
+
+    @override
+    def processExited(self, reason: Failure) -> None:
+        """The guard is gone: what is in the pipes now is all that is read, whoever holds them open still."""
+        for each in (_OUT, _ERRORS):
+            if each in self.transport.pipes:
+                self._left[each] = _unread(self.transport.pipes[each].fileno())
+                self._close_read(each)
+
+    def _close_read(self, descriptor: int) -> None:
+        """Close a pipe of which all is read that was to be."""
+        if not self._left[descriptor]:
+            self.transport.closeChildFD(descriptor)
 
     @override
     def processEnded(self, reason: Failure) -> None:

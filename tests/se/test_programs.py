@@ -182,6 +182,30 @@ class ProgramTests(ProgramCase):
         self.assertEqual((await running).signal, "KILL")
         await self.gone(program)
 
+    async def test_whoever_survives_a_killed_guard_is_not_waited_for(self) -> None:
+        """It holds the pipes open; what was in them when the guard died is read, and the run is over."""
+        place, console = Path(self.mktemp()).absolute(), Held()
+        code = (
+            "import os, signal, subprocess, sys, time\n"
+            f"far = subprocess.Popen({SLEEPER}, start_new_session=True)\n"
+            f"open({str(place)!r}, 'w').write(str(far.pid))\n"
+            "os.write(1, b'x' * 1000)\n"
+            "os.kill(os.getppid(), signal.SIGKILL)\n"
+            "time.sleep(600)\n"
+        )
+        running = as_deferred(self.programs.run(python(code), console, 60))
+        producer, until = console.producer, time.monotonic() + PATIENCE_S
+        while producer.transport.pid is not None:
+            self.assertLess(time.monotonic(), until)
+            await pause(reactor, 0.01)
+        survivor = int(place.read_text())
+        self.addCleanup(os.kill, survivor, signal.SIGKILL)
+        self.assertNoResult(running)
+        producer.resumeProducing()
+        self.assertEqual((await running).signal, "KILL")
+        self.assertEqual(console.output, b"x" * 1000)
+        os.kill(survivor, 0)
+
     async def test_nobody_takes_its_output_so_it_waits(self) -> None:
         """A program that would print for ever is stopped by its pipe, and goes on when somebody reads."""
         code = "import os, sys\nfor number in range(3000): sys.stdout.write('x' * 1000)\nsys.stdout.flush()\n"
