@@ -5,7 +5,9 @@ session of its own, and what its processes leave behind becomes a child of the g
 
 On descriptor 0 it reads orders: any byte is to end the program (SIGTERM to its group, SIGKILL to all after `GRACE_S`),
 and so is its end, which comes when the service engine has died. 1 and 2 are the program's. On 3 it writes in one line
-how that ended, once nothing of it is left: `exited STATUS`, `killed SIGNAL`, or `failed ERRNO` when it was never begun.
+how that ended, once nothing of it is left: `exited STATUS left N`, `killed SIGNAL left N`, or `failed ERRNO` when it
+was never begun. N is 0, but for processes that cannot be killed: they hang in the kernel, or are another
+user's.
 """
 
 from __future__ import annotations
@@ -45,11 +47,11 @@ def main(grace_s: float, program: list[str]) -> None:
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
     status = _watch(child, woken, grace_s)
-    _end_all(child)
+    left = _end_all()
     code = os.waitstatus_to_exitcode(status)
     said = f"killed {-code}" if code < 0 else f"exited {code}"
     with suppress(OSError):
-        os.write(3, f"{said}\n".encode())
+        os.write(3, f"{said} left {left}\n".encode())
 
 
 def _become(program: list[str], guard: int) -> None:
@@ -104,18 +106,23 @@ def _reaped(child: int) -> int | None:
     return os.waitpid(child, 0)[1]
 
 
-def _end_all(child: int) -> None:
-    """Kill whatever is left, and what that leaves behind, until there is nothing."""
-    until = time.monotonic() + _LAST_S
-    while time.monotonic() < until:
-        for each in _children():
+def _end_all() -> int:
+    """Kill whatever is left, and what that leaves behind, until there is nothing; how many cannot be killed."""
+    until, killed = time.monotonic() + _LAST_S, set[int]()
+    while True:
+        found = _children()
+        for each in found:
             _kill(each, signal.SIGKILL)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         except ChildProcessError:
-            return
-        select.select([], [], [], 0.005)
+            return 0
+        if time.monotonic() >= until:
+            return len(_children())
+        if killed.issuperset(found):  # else they may have started more, and are not given the time for it
+            select.select([], [], [], 0.005)
+        killed.update(found)
 
 
 def _children() -> list[int]:

@@ -133,10 +133,10 @@ async def _end_of(running: _Running) -> bytes:
 def _ended(said: bytes, program: Program, console: Console) -> Ended:
     """What the guard's line means."""
     match said.decode("ascii", "replace").split():
-        case ["exited", status]:
-            return Ended(exit_status=int(status) & 0xFF)
-        case ["killed", number]:
-            return _killed(int(number))
+        case ["exited" | "killed" as how, number, "left", left]:
+            if int(left):
+                console.write_error(f"{program.name}: processes that it started cannot be killed: {left}\n".encode())
+            return _killed(int(number)) if how == "killed" else Ended(exit_status=int(number) & 0xFF)
         case ["failed", number]:
             console.write_error(f"{program.argv[0]}: {os.strerror(int(number))}\n".encode())
             return Ended(exit_status=NO_PROGRAM if int(number) == errno.ENOENT else NOT_RUN)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from twisted.internet import reactor
@@ -17,6 +18,7 @@ from typing_extensions import override
 
 from avinet.aio import as_deferred, pause
 from avinet.errors import Invalid, LocalError
+from avinet.se import guard, programs
 from avinet.se.commands import CommandTable
 from avinet.se.programs import AT_ONCE, Program, Programs
 from avinet.se.settings import EngineSettings
@@ -177,8 +179,8 @@ class ProgramTests(ProgramCase):
         seen = self.console.printed(b"\n")
         running = as_deferred(self.run_program(python(code, timeout_s=60)))
         await seen
-        guard, program = map(int, self.console.output.split())
-        os.kill(guard, signal.SIGKILL)
+        parent, program = map(int, self.console.output.split())
+        os.kill(parent, signal.SIGKILL)
         self.assertEqual((await running).signal, "KILL")
         await self.gone(program)
 
@@ -205,6 +207,37 @@ class ProgramTests(ProgramCase):
         self.assertEqual((await running).signal, "KILL")
         self.assertEqual(console.output, b"x" * 1000)
         os.kill(survivor, 0)
+
+    async def test_whoever_cannot_be_killed_is_told_of(self) -> None:
+        """It holds the pipes open, too: its guard goes without it after a while."""
+        script = Path(self.mktemp()).absolute()
+        script.write_text(
+            f"import sys; sys.path.append({str(Path(guard.__file__).parent)!r})\n"
+            "import guard\n"
+            "guard._LAST_S, guard._kill = 0.0, lambda *_: None\n"
+            "guard.main(float(sys.argv[1]), sys.argv[2:])\n"
+        )
+        self.patch(programs, "_GUARD", script)
+        code = f"import subprocess, sys; print(subprocess.Popen({SLEEPER}).pid)"
+        found = await self.run_program(python(code, timeout_s=60))
+        self.addCleanup(os.kill, int(self.console.output), signal.SIGKILL)
+        self.assertEqual(found, Ended(exit_status=0))
+        self.assertEqual(self.console.error, b"test: processes that it started cannot be killed: 1\n")
+
+    def test_what_starts_another_whenever_it_is_killed_is_given_no_time_for_that(self) -> None:
+        found, killed, slept = [[1], [2], [3], [3], []], [], []
+
+        def reap(*_: int) -> tuple[int, int]:
+            if not found:
+                raise ChildProcessError
+            return 0, 0
+
+        self.patch(guard, "_children", lambda: found.pop(0))
+        self.patch(guard, "_kill", lambda process, _: killed.append((process, len(slept))))
+        self.patch(guard, "os", SimpleNamespace(waitpid=reap, WNOHANG=os.WNOHANG))
+        self.patch(guard, "select", SimpleNamespace(select=lambda *_: slept.append(None)))
+        self.assertEqual(guard._end_all(), 0)
+        self.assertEqual((killed, len(slept)), ([(1, 0), (2, 0), (3, 0), (3, 0)], 1))
 
     async def test_nobody_takes_its_output_so_it_waits(self) -> None:
         """A program that would print for ever is stopped by its pipe, and goes on when somebody reads."""
@@ -303,13 +336,13 @@ class TableTests(ProgramCase):
         self.assertIn(b"takes no arguments", self.console.error)
 
     def test_names_are_taken_once_and_paths_are_whole(self) -> None:
-        for programs in (
+        for added in (
             (Program(name="ping", argv=("/bin/true",)),),
             (Program(name="help", argv=("/bin/true",)),),
             (Program(name="a", argv=("/bin/true",)), Program(name="a", argv=("/bin/true",))),
             (Program(name="a", argv=("true",)),),
         ):
-            self.assertRaises(Invalid, self.table, *programs)
+            self.assertRaises(Invalid, self.table, *added)
 
     def test_settings_are_checked(self) -> None:
         good = parse('[[commands]]\nname = "disk"\nargv = ["/bin/df", "-h"]\n', EngineSettings, "se.toml")
