@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TextIO
 
@@ -140,6 +142,13 @@ def _how(event: JobEnded) -> str:
     return f"exit {event.exit_status}" if event.exit_status else "ok"
 
 
+def _mention(line: str) -> None:
+    """Print a line from a signal handler: past the buffer of the `print` that it may interrupt, if there is room."""
+    with suppress(OSError, ValueError):
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, f"{line}\n".encode(errors="backslashreplace")[: select.PIPE_BUF])
+
+
 @contextmanager
 def interruptible(node: Node, job: Callable[[], Job | None]) -> Iterator[None]:
     """Ctrl-C has the job ended, and what follows is shown; a second one leaves it running, and says how to look."""
@@ -150,16 +159,17 @@ def interruptible(node: Node, job: Callable[[], Job | None]) -> Iterator[None]:
         seen = job()
         if interrupted or seen is None:
             where = f"avictl jobs show {seen.id} --follow" if seen is not None else "avictl jobs"
-            print(f"left as it is; look with: {where}", file=sys.stderr)
+            _mention(f"left as it is; look with: {where}")
             raise KeyboardInterrupt
         interrupted = True
-        print(f"ending job {seen.id}; Ctrl-C again leaves it as it is", file=sys.stderr, flush=True)
         try:
             node.request("POST", f"/v1/jobs/{seen.id}/cancellation", timeout_s=10)
         except Conflict:
             """It has ended."""
         except AvinetError as error:
-            print(one_line(escaped(f"it could not be ended: {error}")), file=sys.stderr)
+            _mention(one_line(escaped(f"it could not be ended: {error}")))
+        else:
+            _mention(f"ending job {seen.id}; Ctrl-C again leaves it as it is")
 
     before = signal.signal(signal.SIGINT, interrupt)
     try:

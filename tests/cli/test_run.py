@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import signal
+import subprocess
+import sys
+import termios
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +38,11 @@ from tests.cli.scripted import PATIENCE_S, Asked, ScriptedCase, said, told
 PONG = JobResult(number=1, id="se-1", outcome="done", exit_status=0, output="pong from se-1\nmore\n")
 FAR = JobResult(number=2, id="se-2", outcome="unreachable", error="service engine se-2 is not connected")
 BAD = JobResult(number=3, id="se-3", outcome="done", exit_status=127, error="there is no command 'x'\n")
+
+
+def waiting(pipe: int) -> int:
+    """How many bytes are in a pipe."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 class RunCase(ScriptedCase):
@@ -138,6 +150,40 @@ class RunTests(RunCase):
         self.assertTrue(seen.is_set(), "Ctrl-C asks the node to end it")
         self.assertEqual(code, 0, shown)
         self.assertIn(b"ending job 0000000000001-abc; Ctrl-C again leaves it as it is", shown)
+
+    def test_ctrl_c_ends_it_when_nobody_reads_what_it_prints(self) -> None:
+        """Standard error is a full pipe, in the middle of whose writing the signal comes."""
+        cancelled = threading.Event()
+
+        def node(asked: Asked) -> Iterator[bytes]:
+            if asked.target.endswith("/cancellation"):
+                cancelled.set()
+                yield said(b"", 204)
+                return
+            flood = [JobOutput(id="se-1", stream="err", text="x" * 16384 + "\n") for _ in range(16)]
+            yield told(*fleet.RUN[:2], *flood, whole=False)
+            cancelled.wait(PATIENCE_S)
+            yield told(*fleet.RUN[2:]).partition(b"\r\n\r\n")[2]
+
+        self.answers(node)
+        near, far = os.pipe()
+        with open(near, "rb") as shown:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "avinet.cli", "--socket", self.path, "run", "se-1", "ping"],
+                stdout=subprocess.DEVNULL,
+                stderr=far,
+            )
+            os.close(far)
+            room = fcntl.fcntl(near, fcntl.F_GETPIPE_SZ)
+            until = time.monotonic() + PATIENCE_S
+            while room - waiting(near) > 4096 and time.monotonic() < until:
+                os.sched_yield()
+            process.send_signal(signal.SIGINT)
+            ended = cancelled.wait(PATIENCE_S)
+            printed = shown.read()
+        process.wait(PATIENCE_S)
+        self.assertTrue(ended, printed[-2000:])
+        self.assertEqual(process.returncode, 0, printed[-2000:])
 
     def test_a_second_ctrl_c_leaves_it_running_and_says_how_to_look(self) -> None:
         over = threading.Event()
