@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 import pwd
 import re
@@ -18,6 +19,10 @@ from avinet.errors import Damaged, LocalError
 
 _ASIDE = re.compile(r"\..+\.[0-9]+\.new\Z")
 """What `write_atomic` and the like write, with the id of their process, before they rename it."""
+
+_RANDOM = r"[a-z0-9_]{8}\Z"
+"""What `tempfile.mkdtemp` puts behind a prefix."""
+_TRIES = 100
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -58,19 +63,30 @@ def work_folder(parent: Path, prefix: str) -> Iterator[Path]:
 
     Whoever is at work in one holds it locked. Raises `LocalError`.
     """
-    try:
-        for left in parent.glob(f"{prefix}*"):
-            with _locked(left) as free:
-                if free:
-                    shutil.rmtree(left, ignore_errors=True)
+    named = re.compile(re.escape(prefix) + _RANDOM)
+    with contextlib.ExitStack() as held:
+        try:
+            for left in [each for each in parent.glob(f"{glob.escape(prefix)}*") if named.match(each.name)]:
+                with _locked(left) as free:
+                    if free:
+                        shutil.rmtree(left, ignore_errors=True)
+            path = _made_and_locked(parent, prefix, held)
+        except OSError as error:
+            raise cannot("make a folder in", parent, error) from error
+        held.callback(shutil.rmtree, path, ignore_errors=True)
+        yield path
+
+
+def _made_and_locked(parent: Path, prefix: str, held: contextlib.ExitStack) -> Path:
+    """A new folder, which `held` holds. Another process may sweep it away before it is locked: then another one."""
+    for _ in range(_TRIES):
         path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-    except OSError as error:
-        raise cannot("make a folder in", parent, error) from error
-    try:
-        with _locked(path):
-            yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+        attempt = contextlib.ExitStack()
+        if attempt.enter_context(_locked(path)) and path.is_dir():
+            held.push(attempt.pop_all())
+            return path
+        attempt.close()
+    raise LocalError(f"cannot keep a folder in {parent}: other processes take each new one away", hint="try again")
 
 
 @contextlib.contextmanager

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pwd
 import resource
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -99,13 +101,43 @@ class FileTests(SynchronousTestCase):
         self.assertFalse((self.folder / ".trust.12.new").exists())
 
     def test_a_folder_for_work_is_gone_afterwards_and_what_others_left_too(self) -> None:
-        (private_folder(self.folder / ".work-left") / "secret").write_bytes(b"s")
+        (private_folder(self.folder / ".work-left1234") / "secret").write_bytes(b"s")
         with work_folder(self.folder, ".work-") as here, work_folder(self.folder, ".work-") as there:
             self.assertEqual(here.stat().st_mode & 0o777, 0o700)
             self.assertEqual({here, there}, set(self.folder.iterdir()))
         self.assertEqual(list(self.folder.iterdir()), [])
         with self.assertRaises(LocalError), work_folder(self.folder / "nowhere", ".work-"):
             self.fail("there is no such folder")
+
+    def test_a_folder_for_work_is_held_though_others_sweep_before_it_is_locked(self) -> None:
+        """Its maker is overtaken between making it and locking it: by one that has it, and by one that has removed it."""
+        made: list[Path] = []
+        descriptors: list[int] = []
+        make = tempfile.mkdtemp
+
+        def overtaken(prefix: str, dir: Path) -> str:
+            path = Path(make(prefix=prefix, dir=dir))
+            made.append(path)
+            if len(made) == 1:
+                path.rmdir()
+            elif len(made) == 2:
+                descriptors.append(os.open(path, os.O_RDONLY))
+                fcntl.flock(descriptors[0], fcntl.LOCK_EX)
+            return str(path)
+
+        self.patch(tempfile, "mkdtemp", overtaken)
+        with work_folder(self.folder, ".work-") as here:
+            self.assertEqual(here, made[-1])
+            self.assertTrue(here.is_dir())
+            with work_folder(self.folder, ".work-"):
+                self.assertTrue(here.is_dir(), "it is locked")
+        os.close(descriptors[0])
+
+    def test_what_only_begins_like_a_folder_for_work_is_left_alone(self) -> None:
+        kept = {private_folder(self.folder / name) for name in (".work-of-mine", ".work-", ".work-abcdefgh.old")}
+        with work_folder(self.folder, ".work-"):
+            self.assertLess(kept, set(self.folder.iterdir()))
+        self.assertEqual(kept, set(self.folder.iterdir()))
 
     def test_a_file_is_replaced_whole_and_private(self) -> None:
         path = self.folder / "key"
