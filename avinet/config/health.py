@@ -23,10 +23,12 @@ class Before(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How a service engine was before its batch was opened: what was so then is not the new version's fault.
 
     `down` names servers as POOL/SERVER, and `more` counts those that were down too; `errors` is the percentage of
-    requests that failed, by virtual service.
+    requests that failed, by virtual service. One that is `unsteady` lost its tunnel again and again, `LOSSES` times
+    within `LOSSES_S`.
     """
 
     connected: bool = False
+    unsteady: bool = False
     problem: bool = False
     down: list[str] = []
     more: int = 0
@@ -68,11 +70,12 @@ def judge(plan: RolloutPlan, before: Before | None, now: Now) -> tuple[Kind, str
     if now.refused is not None:
         return "failed", f"it refused the configuration: {now.refused}"
     losses = _losses(plan, now)
-    if losses >= LOSSES:
+    unsteady = before is not None and before.unsteady
+    if losses >= LOSSES and not unsteady:
         return "failed", f"it has lost its tunnel {losses} times"
     if not now.connected:
         if now.away_s < plan.lost_s:
-            return "pending", ""
+            return ("waiting" if unsteady else "pending"), ""
         if now.acknowledged or (before is not None and before.connected):
             return "failed", f"its tunnel has been gone for {plan.lost_s:g} s"
         return "waiting", ""

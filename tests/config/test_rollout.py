@@ -159,6 +159,12 @@ class HealthTests(SynchronousTestCase):
             )
         self.assertEqual(self.judged(losses=(3600.0, 90.0, 5.0)), ("well", ""))
 
+    def test_one_that_was_unsteady_before_may_be_so_and_holds_nothing_up(self) -> None:
+        was = Before(connected=True, unsteady=True)
+        self.assertEqual(self.judged(was, losses=(9.0, 6.0, 3.0)), ("well", ""))
+        self.assertEqual(self.judged(was, losses=(9.0, 6.0, 3.0), connected=False, away_s=3.0), ("waiting", ""))
+        self.assertEqual(self.judged(was, connected=False, away_s=30.0)[0], "failed")
+
     def test_one_that_was_away_before_waits_and_is_nobodys_fault(self) -> None:
         for before in (None, Before()):
             self.assertEqual(self.judged(before, connected=False, acknowledged=False, away_s=30.0), ("waiting", ""))

@@ -167,6 +167,12 @@ class BadTests(FleetCase):
         self.crash_loop(after_s=25, stuck=True)
         self.assertIn("it has lost its tunnel 3 times", self.shown().why)
 
+    def test_crashes_of_the_former_version_are_not_those_of_the_new_one(self) -> None:
+        self.crashing = {80: 10, GOOD: 10}
+        self.run_for(60)
+        self.roll(web("web", GOOD), batches=("3",), observe_s=100)
+        self.run_until(lambda: self.shown().state == "finished")
+
     def test_losses_of_the_tunnel_do_not_put_the_deadline_off(self) -> None:
         self.crash_loop(after_s=70, stuck=True)
         self.assertIn("has not acknowledged, for 120 s", self.shown().why)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from avinet.config.health import BEFORE_DOWN, LOSSES, Before, Now
+from avinet.config.health import BEFORE_DOWN, LOSSES, LOSSES_S, Before, Now
 from avinet.telemetry.fleet import SLOT_S, WINDOW_S
 from avinet.wire.config import ConfigState, ConfigVersion, Document, VirtualService
 from avinet.wire.report import Report, ServerHealth, ServiceTraffic
@@ -105,7 +104,7 @@ class Observed:
         self._started = clock.seconds()
         self._gone: dict[str, float] = {}
         self._asked: dict[str, tuple[ConfigVersion | None, float]] = {}
-        self._lost: dict[str, tuple[ConfigVersion | None, deque[float]]] = {}
+        self._lost: dict[str, tuple[ConfigVersion | None, tuple[float, ...]]] = {}
         self._counted: dict[str, _Counted] = {}
         self._services: frozenset[str] | None = None
 
@@ -116,7 +115,6 @@ class Observed:
         self._services = services
         if services is None:
             self._asked.clear()
-            self._lost.clear()
 
     def ready(self, id: str) -> None:
         """A service engine has a tunnel."""
@@ -124,12 +122,8 @@ class Observed:
 
     def gone(self, id: str) -> None:
         """It has none any more."""
-        self._gone[id] = self._clock.seconds()
-        if self._services is not None:
-            wanted, lost = self._desired.version(id), self._lost.get(id)
-            if lost is None or lost[0] != wanted:
-                lost = self._lost[id] = wanted, deque(maxlen=LOSSES)
-            lost[1].append(self._clock.seconds())
+        clock = self._gone[id] = self._clock.seconds()
+        self._lost[id] = self._desired.version(id), (*self._losses(id), clock)[-LOSSES:]
 
     def forget(self, id: str) -> None:
         """The service engine is no more."""
@@ -179,12 +173,19 @@ class Observed:
     def _away_s(self, id: str) -> float:
         return self._clock.seconds() - self._gone.get(id, self._started)
 
+    def _losses(self, id: str) -> tuple[float, ...]:
+        """When it has lost its tunnel since it should run what it should now, the last `LOSSES` times."""
+        version, losses = self._lost.get(id, (None, ()))
+        return losses if version == self._desired.version(id) else ()
+
     def before(self, id: str, of: Concern, least_requests: int) -> Before:
         """How it is, before it has its turn."""
         down, counted = self._down(id, of), self._counted.get(id)
         traffic = counted.traffic if counted is not None and self._fresh(counted) else self._recent(id)
+        lately = [each for each in self._losses(id) if self._clock.seconds() - each < LOSSES_S]
         return Before(
             connected=self.connected(id),
+            unsteady=len(lately) >= LOSSES,
             problem=bool(self._desired.problem(id)),
             down=down[:BEFORE_DOWN],
             more=max(0, len(down) - BEFORE_DOWN),
@@ -211,7 +212,7 @@ class Observed:
         recent: dict[str, tuple[int, int]] = {}
         if counted and not self._fresh(counted) and any(errors for _, errors in traffic.values()):
             recent = {name: each for name, each in self._recent(id).items() if name in of.services}
-        asked, lost = self._asked.get(id), self._lost.get(id)
+        asked = self._asked.get(id)
         if reported or (connection is None and self._away_s(id) >= lost_s):
             asked = None
         elif asked is None or asked[0] != wanted:
@@ -224,7 +225,7 @@ class Observed:
             connected=connection is not None,
             away_s=0.0 if connection is not None else self._away_s(id),
             asked_s=clock - asked[1] if asked is not None else 0.0,
-            losses=tuple(clock - each for each in lost[1]) if lost is not None and lost[0] == wanted else (),
+            losses=tuple(clock - each for each in self._losses(id)),
             refused=state.reason if wanted is not None and state.refused == wanted else None,
             problem=self._desired.problem(id),
             acknowledged=acknowledged,
