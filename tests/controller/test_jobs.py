@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from avinet.aio import as_deferred
+from avinet.controller import job_records
 from avinet.controller.errands import AWAY_S, LOOK_S
 from avinet.controller.job_records import KEPT
 from avinet.controller.jobs import RETRY_S
@@ -184,6 +185,44 @@ class JobTests(JobCase):
         kept = self.result(self.store.range(b"job/", limit=2000)).entries
         results = self.result(self.store.range(b"job-result/", limit=2000)).entries
         self.assertEqual((len(kept), len(results)), (KEPT, KEPT))
+
+    def test_results_are_kept_up_to_so_many_bytes(self) -> None:
+        self.patch(job_records, "KEPT_BYTES", 3 * KEPT_OUTPUT_BYTES)
+        self.patch(job_records, "_SWEEP_BYTES", KEPT_OUTPUT_BYTES)
+        ids = []
+        for _ in range(10):
+            job = self.begin("a", "b")
+            ids.append(job.id)
+            for id in ("a", "b"):
+                self.fleet.answer(id, output="x" * KEPT_OUTPUT_BYTES)
+        entries = self.result(self.store.range(b"job", limit=2000)).entries
+        size = sum(len(each.value) for each in entries if each.key.startswith(b"job-result/"))
+        self.assertLessEqual(size, 3 * KEPT_OUTPUT_BYTES)
+        self.assertGreater(size, KEPT_OUTPUT_BYTES)
+        kept = [each.id for each in self.result(self.jobs.latest(limit=100, before="")).items]
+        self.assertEqual(kept, ids[::-1][: len(kept)])
+        self.assertEqual(len([each for each in entries if each.key.startswith(b"job-size/")]), len(kept))
+
+    def test_the_last_job_is_kept_however_long_its_results_are(self) -> None:
+        self.patch(job_records, "KEPT_BYTES", 10)
+        self.patch(job_records, "_SWEEP_BYTES", 1)
+        jobs = [self.begin("a") for _ in range(1)]
+        self.fleet.answer("a", output="x" * 100)
+        jobs.append(self.begin("a"))
+        self.fleet.answer("a", output="x" * 100)
+        self.assertEqual([each.id for each in self.result(self.jobs.latest(limit=9, before="")).items], [jobs[1].id])
+        self.assertEqual(len(self.results(jobs[1])), 1)
+
+    def test_long_results_are_handed_out_some_at_a_time(self) -> None:
+        targets = [f"se-{number}" for number in range(150)]
+        job = self.begin(*targets, at_once=len(targets))
+        for id in targets:
+            self.fleet.answer(id, output="x" * 100_000)
+        numbers: list[int] = []
+        while page := self.results(job, numbers[-1] if numbers else 0):
+            self.assertLess(sum(len(each.output) for each in page), 4 * 1024 * 1024)
+            numbers += [each.number for each in page]
+        self.assertEqual(numbers, list(range(1, 151)))
 
     def test_there_is_no_such_job(self) -> None:
         self.failureResultOf(as_deferred(self.jobs.results("nothing-here", 0, 0)), NotFound)
