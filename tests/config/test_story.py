@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
@@ -78,14 +78,10 @@ class StoryTests(SynchronousTestCase):
         self.successResultOf(fired(self.desired.start()))
         self.clock.advance(0)
 
-    def stop_node(self, *, killed: bool = False) -> None:
+    def stop_node(self) -> None:
         self.distributor.stop()
         self.desired.stop()
-        stopping: Deferred[None] = fired(self.states.stop())
-        if killed:
-            self.failureResultOf(stopping, Unavailable)
-        else:
-            self.successResultOf(stopping)
+        self.successResultOf(fired(self.states.stop()))
 
     def dial(self, id: str) -> None:
         engine = self.engines[id]
@@ -141,7 +137,7 @@ class StoryTests(SynchronousTestCase):
         self.dial("se-1")
         self.distributor.closed("se-1")
         self.store.unavailable = "killed"
-        self.stop_node(killed=True)
+        self.stop_node()
         self.store.unavailable = ""
         self.tunnels.loses_answers = False
         self.start_node()
