@@ -16,7 +16,7 @@ from avinet.store.etcd.messages import (
     TxnReply,
     TxnRequest,
 )
-from avinet.store.etcd.origin import FORMAT, Origin, OriginKey
+from avinet.store.etcd.origin import CHANGED, FORMAT, Origin, OriginKey
 from avinet.store.etcd.store import EtcdStore
 from avinet.store.interface import Page, end_of
 
@@ -87,7 +87,7 @@ class EtcdPlace:
         removed = [DeleteRangeRequest(key=place, range_end=end_of(place)) for place in places]
         request = TxnRequest(compare=[unchanged], success=[RequestOp(request_delete_range=each) for each in removed])
         if not (await self._gateway.ask("/v3/kv/txn", request, TxnReply)).succeeded:
-            raise Conflict("another process has changed where the state of this domain is")
+            raise Conflict(CHANGED)
         self.store.open_at(origin, [unchanged])
 
     async def arrived(self) -> None:
@@ -118,7 +118,7 @@ class EtcdPlace:
     async def _change(self, before: str, state: str, other: str | None = None) -> None:
         origin, at = await self._key.look()
         if origin is None or origin.state != before:
-            raise Conflict("another process has changed where the state of this domain is")
+            raise Conflict(CHANGED)
         wanted = msgspec.structs.replace(origin, state=state, other=self._other if other is None else other)
         await self._key.change(at, wanted)
 

@@ -25,7 +25,7 @@ from avinet.store.etcd.messages import (
 from avinet.store.interface import Entry
 
 FORMAT = 1
-_CHANGED = "another process has changed where the state of this domain is"
+CHANGED = "another process has changed where the state of this domain is"
 _NEVER = -1
 """No key was changed at this revision."""
 
@@ -105,7 +105,7 @@ class OriginKey:
         """The condition that `origin`, which was just put, is the last one. Raises `Conflict` where it is not."""
         found, at = await self.look()
         if found != origin:
-            raise Conflict(_CHANGED)
+            raise Conflict(CHANGED)
         return last_changed(self._key, at)
 
     async def change(self, before: int, origin: Origin) -> None:
@@ -114,4 +114,4 @@ class OriginKey:
         request = TxnRequest(compare=[last_changed(self._key, before)], success=[put])
         reply = await self._gateway.ask("/v3/kv/txn", request, TxnReply)
         if not reply.succeeded and (await self.look())[0] != origin:  # else an attempt before this one was done
-            raise Conflict(_CHANGED)
+            raise Conflict(CHANGED)
