@@ -18,11 +18,13 @@ def run(effort: Effort, say: Say) -> Iterator[Case]:
     """Ours against OpenSSH."""
     runs = effort.choose(2, 5, 9)
     count = effort.choose(500, 2000, 4000)
-    with stage({"echo": ("echo",), "sink": ("sink",), "serve": ("serve", "0")}) as on:
-        carriers = [on.ours(), on.openssh(GCM, "-c", GCM)]
-        found: dict[tuple[str, str], list[float]] = defaultdict(list)
-        for number in range(runs):
-            say(f"run {number + 1} of {runs}")
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    names: list[str] = []
+    for number in range(runs):
+        say(f"run {number + 1} of {runs}")
+        with stage({"echo": ("echo",), "sink": ("sink",), "serve": ("serve", "0")}) as on:
+            carriers = [on.ours(), on.openssh(GCM, "-c", GCM)]
+            names = [carrier.name for carrier in carriers]
             for carrier in carriers:
                 idle = pinged(on, carrier, count)
                 found[carrier.name, "idle p50"].append(quantile(idle, 0.5))
@@ -31,27 +33,26 @@ def run(effort: Effort, say: Say) -> Iterator[Case]:
                     found[carrier.name, f"{way} p50"].append(quantile(times, 0.5))
                     found[carrier.name, f"{way} p99"].append(quantile(times, 0.99))
                     found[carrier.name, f"{way} speed"].append(speed)
-        ours, theirs = (carrier.name for carrier in carriers)
-        peer = f"OpenSSH, {theirs}"
-        figures = [("idle p50", "idle, p50", "µs", 1.3)]
-        for way in WAYS:
-            figures += [
-                (f"{way} p50", f"beside a {way}, p50", "µs", 1.2),
-                (f"{way} p99", f"beside a {way}, p99", "µs", 0.5),
-                (f"{way} speed", f"the {way} meanwhile", "MB/s", 1.0),
-            ]
-        for key, name, unit, factor in figures:
-            faster = unit == "MB/s"
-            yield case(
-                "latency",
-                name,
-                unit,
-                found[ours, key],
-                must=f"{'≥' if faster else '≤'} {factor:g} ×",
-                met=at_least(factor) if faster else at_most(factor),
-                better="higher" if faster else "lower",
-                peer=(peer, found[theirs, key]),
-            )
+    ours, theirs = names
+    figures = [("idle p50", "idle, p50", "µs", 1.3)]
+    for way in WAYS:
+        figures += [
+            (f"{way} p50", f"beside a {way}, p50", "µs", 1.2),
+            (f"{way} p99", f"beside a {way}, p99", "µs", 0.5),
+            (f"{way} speed", f"the {way} meanwhile", "MB/s", 1.0),
+        ]
+    for key, name, unit, factor in figures:
+        faster = unit == "MB/s"
+        yield case(
+            "latency",
+            name,
+            unit,
+            found[ours, key],
+            must=f"{'≥' if faster else '≤'} {factor:g} ×",
+            met=at_least(factor) if faster else at_most(factor),
+            better="higher" if faster else "lower",
+            peer=(f"OpenSSH, {theirs}", found[theirs, key]),
+        )
 
 
 def pinged(on: Stage, carrier: Carrier, count: int, apart_us: int = 0, seconds: float = 1e9) -> list[float]:

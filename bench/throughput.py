@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from bench.carriers import DEFAULT, GCM, Carrier, Stage, stage
 from bench.measure import Case, Effort, Say, at_least, at_most, case
@@ -16,18 +16,16 @@ def run(effort: Effort, say: Say) -> Iterator[Case]:
     """Ours against OpenSSH and a plain relay; or with OpenSSH's client, against OpenSSH on both ends."""
     size = effort.choose(GIB // 4, GIB, GIB)
     runs = effort.choose(2, 5, 9)
-    with stage({"sink": ("sink",), "serve": ("serve", str(size))}) as on:
-        if effort.stock_client:
-            yield from stock_client(on, size, runs, say)
-        else:
-            yield from both_ends(on, size, runs, say)
+    yield from (stock_client if effort.stock_client else both_ends)(size, runs, say)
 
 
-def both_ends(on: Stage, size: int, runs: int, say: Say) -> Iterator[Case]:
+def both_ends(size: int, runs: int, say: Say) -> Iterator[Case]:
     """Both ends ours."""
-    carriers = [on.ours(), on.openssh(DEFAULT), on.openssh(GCM, "-c", GCM), on.plain()]
-    speed, cost = measured(on, carriers, size, runs, say)
-    ours, default, gcm, plain = (carrier.name for carrier in carriers)
+
+    def carriers(on: Stage) -> list[Carrier]:
+        return [on.ours(), on.openssh(DEFAULT), on.openssh(GCM, "-c", GCM), on.plain()]
+
+    (ours, default, gcm, plain), speed, cost = measured(carriers, size, runs, say)
     for way in WAYS:
         for peer, must in ((default, 2.3), (gcm, 1.5), (plain, 0.95)):
             yield case(
@@ -52,11 +50,13 @@ def both_ends(on: Stage, size: int, runs: int, say: Say) -> Iterator[Case]:
             )
 
 
-def stock_client(on: Stage, size: int, runs: int, say: Say) -> Iterator[Case]:
+def stock_client(size: int, runs: int, say: Say) -> Iterator[Case]:
     """Our server, OpenSSH's client."""
-    carriers = [on.stock_client(), on.openssh(GCM, "-c", GCM)]
-    speed, _ = measured(on, carriers, size, runs, say)
-    ours, gcm = (carrier.name for carrier in carriers)
+
+    def carriers(on: Stage) -> list[Carrier]:
+        return [on.stock_client(), on.openssh(GCM, "-c", GCM)]
+
+    (ours, gcm), speed, _ = measured(carriers, size, runs, say)
     for way in WAYS:
         yield case(
             "throughput --stock-client",
@@ -73,20 +73,31 @@ def stock_client(on: Stage, size: int, runs: int, say: Say) -> Iterator[Case]:
 Values = dict[tuple[str, str], list[float]]
 
 
-def measured(on: Stage, carriers: list[Carrier], size: int, runs: int, say: Say) -> tuple[Values, Values]:
-    """MB/s and CPU seconds per GiB of each carrier and way; the carriers take turns. The first run is not counted."""
+def measured(
+    make: Callable[[Stage], list[Carrier]], size: int, runs: int, say: Say
+) -> tuple[list[str], Values, Values]:
+    """The names of the carriers; and of each carrier and way its MB/s, and its CPU seconds per GiB.
+
+    The carriers take turns. Each run has processes of its own, as where one lies in memory makes up to a tenth of its
+    speed for as long as it lives; what goes through them first is not counted.
+    """
     speed: Values = defaultdict(list)
     cost: Values = defaultdict(list)
-    for number in range(runs + 1):
-        say(f"run {number} of {runs}")
-        for way in WAYS:
-            for carrier in carriers:
-                before = carrier.cpu_s()
-                seconds = moved(on, carrier, way, size)
-                if number:
-                    speed[carrier.name, way].append(size / 1e6 / seconds)
-                    cost[carrier.name, way].append((carrier.cpu_s() - before) / size * GIB)
-    return speed, cost
+    names: list[str] = []
+    for number in range(runs):
+        say(f"run {number + 1} of {runs}")
+        with stage({"sink": ("sink",), "serve": ("serve", str(size))}) as on:
+            carriers = make(on)
+            names = [carrier.name for carrier in carriers]
+            for counted in (False, True):
+                for way in WAYS:
+                    for carrier in carriers:
+                        before = carrier.cpu_s()
+                        seconds = moved(on, carrier, way, size)
+                        if counted:
+                            speed[carrier.name, way].append(size / 1e6 / seconds)
+                            cost[carrier.name, way].append((carrier.cpu_s() - before) / size * GIB)
+    return names, speed, cost
 
 
 def moved(on: Stage, carrier: Carrier, way: str, size: int) -> float:
