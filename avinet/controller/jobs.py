@@ -19,7 +19,7 @@ from avinet.aio import CANCELLED, Slots, Tasks, as_deferred, pause, within
 from avinet.controller.errands import Asking, Errand
 from avinet.controller.job_followers import JobFollower, printed, seen
 from avinet.controller.job_records import JobRecords
-from avinet.errors import AvinetError, Conflict, TimedOut
+from avinet.errors import AvinetError, Conflict, TimedOut, Unavailable
 from avinet.feed import Bell, Feed
 from avinet.ids import random_name
 from avinet.store.interface import Store
@@ -27,6 +27,8 @@ from avinet.wire.command import OUTPUT_LIMIT_BYTES, CommandRequest, CommandResul
 from avinet.wire.jobs import Job, JobEvent, JobList, JobOrder, JobResult, JobResults, JobSeen, JobState
 
 RETRY_S = 5.0
+UNKEPT = 100
+"""How many jobs that have ended may wait for the store to be back; of more it is not kept how they ended."""
 
 
 class _Running:
@@ -69,6 +71,7 @@ class Jobs:
         self._now = now
         self._random = random
         self._running: dict[str, _Running] = {}
+        self._unkept: set[str] = set()
 
     async def start(self) -> None:
         """What was under way when the node ended has no end of its own; the oldest are forgotten."""
@@ -91,14 +94,22 @@ class Jobs:
         return self._told(await self._begun(order, targets, operator, follower), follower)
 
     async def _begun(self, order: JobOrder, targets: Sequence[str], operator: str, *followers: JobFollower) -> _Running:
-        running = _Running(self._made_job(order, len(targets), operator), order)
+        running = await self._recorded(order, len(targets), operator, *followers, only_recorded=not followers)
+        self._tasks.spawn(self._run(running, targets), f"job {running.job.id}")
+        return running
+
+    async def _recorded(
+        self, order: JobOrder, targets: int, operator: str, *followers: JobFollower, only_recorded: bool
+    ) -> _Running:
+        """A job that is kept before anything of it runs; one whose outcome somebody waits for may do without."""
+        running = _Running(self._made_job(order, targets, operator), order)
         running.followers += followers
         try:
             await self._records.keep(running.job)
         except AvinetError as error:
-            if not followers:
+            if only_recorded:
                 raise
-            self.log.warn(  # whoever follows it has what becomes of it
+            self.log.warn(
                 "job {job} of {operator} is not kept: {why}", job=running.job.id, operator=operator, why=str(error)
             )
         self._running[running.job.id] = running
@@ -106,25 +117,31 @@ class Jobs:
             "job {job}: {command} on {count} service engines, for {operator}",
             job=running.job.id,
             command=order.command,
-            count=len(targets),
+            count=targets,
             operator=operator,
         )
-        self._tasks.spawn(self._run(running, targets), f"job {running.job.id}")
         return running
 
     async def one(self, order: JobOrder, target: str, operator: str) -> CommandResult:
         """Run a job on one service engine, whose whole answer is wanted. Raises why there is none."""
-        job = self._made_job(order, 1, operator)
-        errand = self._errand(target, job, order, Feed(self._clock, OUTPUT_LIMIT_BYTES // 3, OUTPUT_LIMIT_BYTES // 3))
-        await errand.run()
-        await self._keep_one(job, errand.result(1))
+        running = await self._recorded(order, 1, operator, only_recorded=False)
+        feed = Feed(self._clock, OUTPUT_LIMIT_BYTES // 3, OUTPUT_LIMIT_BYTES // 3, running.changed)
+        errand = self._errand(target, running, feed)
+        await self._tasks.spawn(self._alone(running, errand), f"job {running.job.id}")
         if errand.ended is None:
-            assert errand.error is not None
-            raise errand.error
+            raise errand.error or Unavailable("this node ends", hint="avictl jobs, on the next one, tells of it")
         output, error = errand.feed.transcript.texts()
-        return CommandResult(job=job.id, exit_status=errand.ended.exit_status, output=output, error=error)
+        return CommandResult(job=running.job.id, exit_status=errand.ended.exit_status, output=output, error=error)
 
-    def _errand(self, id: str, job: Job, order: JobOrder, feed: Feed) -> Errand:
+    async def _alone(self, running: _Running, errand: Errand) -> None:
+        try:
+            await self._seen_through(running, errand)
+        finally:
+            self._end(running)
+        await self._close(running)
+
+    def _errand(self, id: str, running: _Running, feed: Feed) -> Errand:
+        job, order = running.job, running.order
         request = CommandRequest(
             job=job.id,
             command=order.command,
@@ -133,19 +150,6 @@ class Jobs:
             timeout_s=order.timeout_s,
         )
         return Errand(self._clock, self._tasks, self._asking, self._connected, id, request, feed)
-
-    async def _keep_one(self, job: Job, result: JobResult) -> None:
-        """Keep a job that has ended; without a store its answer is worth more than its record."""
-        ended = msgspec.structs.replace(
-            job, state="done", finished=self._now(), ended=1, failed=int(result.exit_status != 0)
-        )
-        try:
-            await self._records.keep(ended, result)
-            await self._records.sweep_now_and_then()
-        except AvinetError as error:
-            self.log.warn(
-                "job {job} of {operator} is not kept: {why}", job=job.id, operator=job.operator, why=str(error)
-            )
 
     def _made_job(self, order: JobOrder, targets: int, operator: str) -> Job:
         now = self._now()
@@ -173,25 +177,44 @@ class Jobs:
                 if faults:
                     break
         finally:
-            state = running.stopped or ("stopped" if running.too_many_failures else "done")
-            if running.job.ended < running.job.targets:
-                state = "interrupted"
-            running.job = msgspec.structs.replace(running.job, state=state, finished=self._now())
-            running.counted.ring()
-            running.changed.ring()
-        await self._keep_end(running)
+            self._end(running)
+        await self._close(running)
+
+    def _end(self, running: _Running) -> None:
+        """Nothing more of it runs."""
+        state = running.stopped or ("stopped" if running.too_many_failures else "done")
+        if running.job.ended < running.job.targets:
+            state = "interrupted"
+        running.job = msgspec.structs.replace(running.job, state=state, finished=self._now())
+        running.counted.ring()
+        running.changed.ring()
+
+    async def _close(self, running: _Running) -> None:
+        """Write how a job ended, at once or when the store is back: until then it is known here."""
+        if await self._kept(running):
+            return
+        if len(self._unkept) < UNKEPT:
+            self._unkept.add(running.job.id)
+            self._tasks.spawn(self._keep_later(running), f"the end of job {running.job.id}")
+        else:
+            del self._running[running.job.id]
+
+    async def _keep_later(self, running: _Running) -> None:
+        while True:
+            await pause(self._clock, RETRY_S)
+            if await self._kept(running):
+                self._unkept.discard(running.job.id)
+                return
+
+    async def _kept(self, running: _Running) -> bool:
+        try:
+            await self._records.keep(running.job)
+        except AvinetError as error:
+            self.log.warn("the end of job {job} is not kept yet: {why}", job=running.job.id, why=str(error))
+            return False
         del self._running[running.job.id]
         await self._records.sweep_now_and_then()
-
-    async def _keep_end(self, running: _Running) -> None:
-        """Write how a job ended, however long the store is away: until then it is known here."""
-        while True:
-            try:
-                await self._records.keep(running.job)
-                return
-            except AvinetError as error:
-                self.log.warn("the end of job {job} is not kept yet: {why}", job=running.job.id, why=str(error))
-                await pause(self._clock, RETRY_S)
+        return True
 
     async def _in_turn(self, slots: Slots, running: _Running, id: str) -> None:
         async with slots:
@@ -202,8 +225,10 @@ class Jobs:
         if running.stopped or running.too_many_failures:
             await self._keep(running, lambda number: JobResult(number=number, id=id, outcome="skipped"))
             return
-        feed = Feed(self._clock, changed=running.changed)
-        errand = running.errands[id] = self._errand(id, running.job, running.order, feed)
+        await self._seen_through(running, self._errand(id, running, Feed(self._clock, changed=running.changed)))
+
+    async def _seen_through(self, running: _Running, errand: Errand) -> None:
+        running.errands[errand.id] = errand
         for follower in running.followers:
             follower.began(errand)
         try:
@@ -212,7 +237,7 @@ class Jobs:
             if (room := errand.feed.room(0)) is not None:
                 await room
         finally:
-            del running.errands[id]
+            del running.errands[errand.id]
 
     async def _keep(self, running: _Running, made: Callable[[int], JobResult], why: str = "") -> None:
         """Count one result more, keep it, and tell it."""

@@ -6,6 +6,7 @@ import msgspec
 
 from avinet.aio import as_deferred
 from avinet.controller import job_records
+from avinet.controller import jobs as jobs_module
 from avinet.controller.errands import AWAY_S, LOOK_S
 from avinet.controller.job_records import KEPT
 from avinet.controller.jobs import RETRY_S
@@ -135,6 +136,39 @@ class JobTests(JobCase):
         self.failureResultOf(running, Conflict)
         [job] = self.result(self.jobs.latest(limit=10, before="")).items
         self.assertEqual((job.failed, self.results(job)[0].outcome), (1, "unknown"))
+
+    def test_one_is_known_before_it_runs_and_can_be_cancelled(self) -> None:
+        running = as_deferred(self.jobs.one(JobOrder(command="ping", ids=["a"]), "a", "ann"))
+        [job] = self.result(self.jobs.latest(limit=10, before="")).items
+        self.assertEqual((job.state, job.command, job.operator), ("running", "ping", "ann"))
+        self.jobs.cancel(job.id)
+        self.assertEqual(self.fleet.ended, ["a"])
+        self.fleet.answer("a")
+        self.successResultOf(running)
+        self.assertEqual(self.state(job).state, "cancelled")
+        again = self.made()
+        self.result(again.start())
+        self.assertEqual(self.result(again.results(job.id, 0, 0)).job.state, "cancelled")
+
+    def test_one_that_a_node_ends_with_is_interrupted(self) -> None:
+        running = as_deferred(self.jobs.one(JobOrder(command="ping", ids=["a"]), "a", "ann"))
+        [job] = self.result(self.jobs.latest(limit=10, before="")).items
+        self.tasks.stop()
+        self.failureResultOf(running, Unavailable)
+        again = self.made()
+        self.result(again.start())
+        self.assertEqual(self.result(again.results(job.id, 0, 0)).job.state, "interrupted")
+
+    def test_only_so_many_ends_wait_for_the_store(self) -> None:
+        self.patch(jobs_module, "UNKEPT", 2)
+        self.store.unavailable = "no quorum"
+        for _ in range(3):
+            running = as_deferred(self.jobs.one(JobOrder(command="ping", ids=["a"]), "a", "ann"))
+            self.fleet.answer("a")
+            self.successResultOf(running)
+        self.store.unavailable = ""
+        self.clock.advance(RETRY_S)
+        self.assertEqual(len(self.result(self.jobs.latest(limit=10, before="")).items), 2)
 
     def test_without_a_store_an_answer_is_an_answer(self) -> None:
         running = as_deferred(self.jobs.one(JobOrder(command="ping", ids=["a"]), "a", "ann"))
