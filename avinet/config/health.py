@@ -64,8 +64,8 @@ Kind = Literal["well", "pending", "waiting", "failed"]
 def judge(plan: RolloutPlan, before: Before | None, now: Now) -> tuple[Kind, str]:
     """How a service engine does with the new version, and why it is not well.
 
-    Of one without a `before`, which came when its turn had come already, nobody knows what it would be like without
-    the version: its servers and the errors of its requests say nothing.
+    Of one without a `before`, which came when its turn had come already, or which was away by then, nobody knows what
+    it would be like without the version: its servers and the errors of its requests say nothing.
     """
     if now.refused is not None:
         return "failed", f"it refused the configuration: {now.refused}"
@@ -87,7 +87,9 @@ def judge(plan: RolloutPlan, before: Before | None, now: Now) -> tuple[Kind, str
             return "pending", ""
         what = "reported since it acknowledged" if now.acknowledged else "acknowledged"
         return "failed", f"it has not {what}, for {plan.deadline_s:g} s"
-    why = "" if before is None else _servers_down(before, now) or _errors(plan, before, now)
+    if before is None or not before.connected:
+        return "well", ""
+    why = _servers_down(before, now) or _errors(plan, before, now)
     return ("failed", why) if why else ("well", "")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from avinet.errors import Conflict, NotFound
+from avinet.config.health import Before
+from avinet.config.rollout import RolloutRecord
+from avinet.errors import Conflict, NotFound, Unavailable
 from avinet.wire.rollout import RolloutPlan
 from tests.config.making import document, fired, pool, service, web
 from tests.controller.rolling import REPORT_S, Dying, Engine, FleetCase
@@ -354,6 +356,16 @@ class AwayTests(FleetCase):
         self.run_until(lambda: self.shown().state == "finished")
         self.assertEqual((self.shown().well, new in self.serving(GOOD)), (11, True))
 
+    def test_who_was_away_is_not_blamed_for_what_was_so_before(self) -> None:
+        self.hang_up("se-3")
+        self.down = self.failing = {80, GOOD}
+        self.run_for(90)
+        self.roll(web("web", GOOD), batches=("100%",), observe_s=60)
+        self.run_until(lambda: self.shown().phase == "observing")
+        self.dial("se-3")
+        self.run_until(lambda: self.shown().state != "running")
+        self.assertEqual((self.shown().state, self.shown().well), ("finished", 10))
+
     def test_without_anybody_it_waits(self) -> None:
         for id in self.engines:
             self.hang_up(id)
@@ -486,6 +498,28 @@ class TogetherTests(FleetCase):
         self.assertEqual(self.shown().state, "running")
         self.run_until(lambda: self.shown().state == "finished")
         self.assertEqual(len(self.serving(GOOD) & self.serving(90)), 10)
+
+    def test_one_that_cannot_go_on_holds_up_no_other(self) -> None:
+        self.apply(web("other", 90))
+        self.run_for(3)
+        before = self.node.rollouts.before
+        errors: list[Exception] = [Unavailable("the store is away"), RuntimeError("a fault")]
+
+        async def fails(record: RolloutRecord) -> dict[str, Before]:
+            if record.name == "other":
+                raise errors[0]
+            return await before(record)
+
+        self.patch(self.node.rollouts, "before", fails)
+        self.roll(web("other", BAD), batches=("100%",), observe_s=5)
+        self.roll(web("web", GOOD), batches=("100%",), observe_s=5)
+        self.run_for(3)
+        errors.pop(0)
+        self.run_until(lambda: self.shown().state == "finished")
+        self.assertEqual(self.shown("other").opened, 0)
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1, "said once")
+        self.patch(self.node.rollouts, "before", before)
+        self.run_until(lambda: self.shown("other").state == "finished")
 
     def test_a_document_that_changes_beside_it_does_not_make_anybody_late(self) -> None:
         self.roll(web("web", GOOD), batches=("100%",), observe_s=150)

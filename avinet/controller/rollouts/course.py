@@ -6,6 +6,7 @@ import hashlib
 
 import msgspec
 
+from avinet.aio import News
 from avinet.config import rollout as rules
 from avinet.config.health import Before, Tally
 from avinet.config.rollout import RolloutRecord
@@ -25,6 +26,8 @@ class Course:
         self.before: dict[str, Before] | None = None
         self.tally: Tally | None = None
         self.targets = 0
+        self.news = News()
+        """Why it cannot go on."""
         self._observed: tuple[int, float] | None = None
         self._held: tuple[int, float] | None = None
 

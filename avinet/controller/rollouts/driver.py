@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.aio import News, Tasks, pause, within
+from avinet.aio import CANCELLED, News, Tasks, pause, within
 from avinet.config import rollout as rules
 from avinet.config.catalogue import Catalogue, Rolling
 from avinet.config.compile import Target, applies
@@ -90,6 +90,11 @@ class RolloutDriver:
             except AvinetError as error:
                 if news.fresh(str(error)):
                     self.log.warn("roll-outs cannot go on yet: {why}", why=str(error))
+            except CANCELLED:
+                raise
+            except Exception as fault:  # what goes wrong once may go right, and there is nobody else to go on
+                if news.fresh(repr(fault)):
+                    self.log.failure("a fault of ours keeps roll-outs from going on")
             self._tell()
             await self._rest(max(TICK_S, SHARE * (self._clock.seconds() - began)))
 
@@ -125,9 +130,24 @@ class RolloutDriver:
         services = [course.of.services for course in self._courses.values()]
         self._observed.watch(frozenset().union(*services) if services else None)
         for course in list(self._courses.values()):
-            await self._advance(course)
+            await self._try(course)
 
     # one roll-out
+
+    async def _try(self, course: Course) -> None:
+        """Bring one forward; what keeps it from going on holds up no other."""
+        name = course.record.name
+        try:
+            await self._advance(course)
+            course.news.fresh("")
+        except AvinetError as error:
+            if course.news.fresh(str(error)):
+                self.log.warn("the roll-out of document {name} cannot go on yet: {why}", name=name, why=str(error))
+        except CANCELLED:
+            raise
+        except Exception as fault:
+            if course.news.fresh(repr(fault)):
+                self.log.failure("a fault of ours keeps the roll-out of document {name} from going on", name=name)
 
     async def _advance(self, course: Course) -> None:
         catalogue, record = await self._documents.catalogue(), course.record
