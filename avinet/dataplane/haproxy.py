@@ -26,6 +26,7 @@ from avinet.wire.report import ServerHealth, ServiceTraffic
 
 POLL_S = 0.5
 RESTART_CAP_S = 10.0
+CLEARED_S = 1.0
 
 
 class HAProxy:
@@ -82,7 +83,7 @@ class HAProxy:
             running = await self._master.find()
             if running is None:
                 await self._master.end_leftovers()
-                claim_ports(config.virtual_services)
+                await self._claim_ports(config)
                 await self._bring(config, self._master.launch)
             elif not await self._master.runs(render(config)):
                 self._claim_new_ports(config)
@@ -93,6 +94,18 @@ class HAProxy:
             self._config = config
             await self._keyring.keep_only(config)
             await self._look()
+
+    async def _claim_ports(self, config: Config) -> None:
+        """See `claim_ports`; one that was killed a moment ago holds its ports until the kernel has cleared up."""
+        deadline = self._reactor.seconds() + CLEARED_S
+        while True:
+            try:
+                claim_ports(config.virtual_services)
+                return
+            except Invalid:
+                if self._reactor.seconds() >= deadline:
+                    raise
+            await pause(self._reactor, POLL_S / 10)
 
     def _claim_new_ports(self, config: Config) -> None:
         """See `claim_ports`; what an HAProxy holds that was only just found is known to itself alone."""

@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,11 +22,12 @@ from twisted.logger import Logger, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from avinet.aio import CANCELLED
+from avinet.dataplane import haproxy
 from avinet.dataplane.exchange import PAYLOAD_BYTES, exchange
 from avinet.dataplane.haproxy import HAProxy
 from avinet.dataplane.interface import Dataplane
 from avinet.dataplane.key_files import own_name, pem
-from avinet.dataplane.master import installed
+from avinet.dataplane.master import claim_ports, installed
 from avinet.dataplane.render import key_file, render
 from avinet.dataplane.runtime import dropped_logs, stat_lines
 from avinet.errors import Invalid, LocalError, Unavailable
@@ -138,6 +139,24 @@ class HAProxyTests(TLSContract, DataplaneContract, TestCase):
         moved = Pool(name="p", servers=[Server(name="a", address="127.0.0.1", port=b.port)], health_check=CHECK)
         await self.plane.apply(Config(virtual_services=[self.service(port)], pools=[moved]))
         self.assertEqual(await self.names(port, 2), ["b", "b"])
+
+    @asynchronous
+    async def test_a_port_that_is_about_to_be_free_is_waited_for(self) -> None:
+        a = self.server("a")
+        claims = 0
+        with socket.create_server(("127.0.0.1", 0)) as dying:
+
+            def claim(services: Sequence[VirtualService]) -> None:
+                nonlocal claims
+                claims += 1
+                if claims == 3:
+                    dying.close()
+                claim_ports(services)
+
+            self.patch(haproxy, "claim_ports", claim)
+            port = dying.getsockname()[1]
+            await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
+        self.assertEqual((claims, await self.names(port, 1)), (3, ["a"]))
 
     @asynchronous
     async def test_what_stands_still_when_its_driver_comes_is_started_again(self) -> None:
