@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from avinet.aio import Tasks, as_deferred
 from avinet.errors import AvinetError, Conflict, Invalid, NotFound
-from avinet.feed import Feed
+from avinet.feed import Bell, Feed
 from avinet.files import private_folder, read_limited, write_atomic
 from avinet.se.commands import Console
 from avinet.se.jobs import Journal
@@ -138,6 +138,14 @@ async def _never_begun(console: Console) -> Ended:
     return _CANCELLED
 
 
+class _Beginning:
+    """A job that is being made durable, and may be cancelled meanwhile."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+        self.over = Bell()
+
+
 class Runs:
     """The runs of this service engine. Those that have ended are in `folder`, by their jobs' ids."""
 
@@ -151,8 +159,7 @@ class Runs:
         self._tasks = tasks
         self._forgetting = threading.Lock()
         self._live: dict[str, tuple[Run, Deferred[Ended]]] = {}
-        self._beginning: dict[str, bool] = {}
-        """Those that are being made durable, and whether they were cancelled meanwhile."""
+        self._beginning: dict[str, _Beginning] = {}
 
     async def start(self, job: str, execute: Execute) -> Run:
         """The run of `job`, which is begun if it never was.
@@ -162,23 +169,19 @@ class Runs:
         found = await self._found(job)
         if found is not None:
             return found
-        cancelled = await self._begin(job)
-        run = Run(self._clock)
-        executing = as_deferred((_never_begun if cancelled else execute)(run))
-        self._live[job] = run, executing
-        self._tasks.spawn(self._see_to_its_end(job, run, executing), f"job {job}")
-        return run
-
-    async def _begin(self, job: str) -> bool:
-        """Make it durable that `job` was begun; whether it was cancelled meanwhile."""
         if job in self._beginning:
             raise Conflict(f"job {job} is being started already")
-        self._beginning[job] = False
+        beginning = self._beginning[job] = _Beginning()
         try:
             await self._journal.begin(job)
-            return self._beginning[job]
+            run = Run(self._clock)
+            executing = as_deferred((_never_begun if beginning.cancelled else execute)(run))
+            self._live[job] = run, executing
         finally:
             del self._beginning[job]
+            beginning.over.ring()
+        self._tasks.spawn(self._see_to_its_end(job, run, executing), f"job {job}")
+        return run
 
     async def find(self, job: str, after: int = 0) -> Run:
         """The run of a job. When it was never begun it never will be, and this raises `NotFound`; see `start`.
@@ -196,13 +199,15 @@ class Runs:
     def cancel(self, job: str) -> None:
         """Have a job end, or never begin. Raises `NotFound` when it does not run."""
         if job in self._beginning:
-            self._beginning[job] = True
+            self._beginning[job].cancelled = True
             return
         if job not in self._live:
             raise NotFound(f"job {job} does not run here")
         self._live[job][1].cancel()
 
     async def _found(self, job: str) -> Run | None:
+        while job in self._beginning:  # who asks again soon is not told that nothing is known of it
+            await self._beginning[job].over.wait()
         if job in self._live:
             return self._live[job][0]
         return await self._in_thread(lambda: self._read(job)) if job in self._journal else None

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.aio import Tasks, as_deferred
-from avinet.errors import Conflict, NotFound
+from avinet.errors import Conflict, LocalError, NotFound
 from avinet.feed import HIGH_BYTES
 from avinet.se.commands import Console
 from avinet.se.jobs import Journal
@@ -96,6 +96,41 @@ class RunsTests(RunsCase):
         self.assertEqual(run.ended, Ended(exit_status=143, signal="TERM"))
         self.assertRaises(NotFound, self.runs.cancel, "job-0001")
 
+    def test_asked_for_while_it_is_made_durable_it_is_the_same_run(self) -> None:
+        disk: Deferred[None] = Deferred()
+
+        async def slow(call: Callable[[], None]) -> None:
+            await disk
+            call()
+
+        self.runs = Runs(self.clock, Journal(self.folder / "jobs", slow), self.folder / "output", at_once, self.tasks)
+        starting = as_deferred(self.runs.start("job-0001", self.execute))
+        again = as_deferred(self.runs.start("job-0001", self.execute))
+        finding = as_deferred(self.runs.find("job-0001"))
+        self.assertNoResult(finding)
+        disk.callback(None)
+        run: Run = self.successResultOf(starting)
+        self.assertIs(self.successResultOf(again), run)
+        self.assertIs(self.successResultOf(finding), run)
+        self.assertEqual(len(self.consoles), 1)
+
+    def test_what_could_not_be_made_durable_may_be_asked_for_again(self) -> None:
+        disk: Deferred[None] = Deferred()
+
+        async def failing(call: Callable[[], None]) -> None:
+            if not disk.called:
+                await disk
+            raise LocalError("the disk is full")
+
+        journal = Journal(self.folder / "jobs", failing)
+        self.runs = Runs(self.clock, journal, self.folder / "output", at_once, self.tasks)
+        starting = as_deferred(self.runs.start("job-0001", self.execute))
+        again = as_deferred(self.runs.start("job-0001", self.execute))
+        disk.callback(None)
+        self.failureResultOf(starting, LocalError)
+        self.failureResultOf(again, LocalError)
+        self.assertEqual(self.consoles, [])
+
     def test_cancelled_while_it_is_made_durable_it_never_begins(self) -> None:
         disk: Deferred[None] = Deferred()
 
@@ -107,7 +142,6 @@ class RunsTests(RunsCase):
         self.runs = Runs(self.clock, journal, self.folder / "output", at_once, self.tasks)
         starting = as_deferred(self.runs.start("job-0001", self.execute))
         self.runs.cancel("job-0001")
-        self.failureResultOf(as_deferred(self.runs.start("job-0001", self.execute)), Conflict)
         self.assertNoResult(starting)
         disk.callback(None)
         run: Run = self.successResultOf(starting)

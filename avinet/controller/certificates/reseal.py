@@ -49,7 +49,8 @@ class Resealing:
         async with self._seals.turn:
             await self._in_thread(self._seals.succeed)
             count = 0
-            for name in self._vault:
+            names, _ = await self._vault.names()  # not those that are known here: it may be some time ago
+            for name in sorted(names):
                 count += await self._seal_anew(name)
             closed = sum(bool(self._vault.problem(name)) for name in self._vault)
             audit = AuditRecord(
@@ -70,7 +71,10 @@ class Resealing:
             entry = (await self._store.read([place])).entries.get(place)
             if entry is None:
                 return False
-            record = msgspec.json.decode(entry.value, type=CertificateRecord)
+            try:
+                record = msgspec.json.decode(entry.value, type=CertificateRecord)
+            except (msgspec.DecodeError, ValueError) as error:  # of a newer version, and its key must not be lost
+                raise LocalError(f"certificate {name} in the store cannot be read: {error}") from error
             seal = self._seals.of(record.sealed_by)
             if seal is None or seal is self._seals.current:
                 return False

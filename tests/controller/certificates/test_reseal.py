@@ -94,6 +94,15 @@ class ResealTests(ResealCase):
         self.assertEqual(self.result(self.resealing().reseal("ann")).certificates, 2)
         self.all_open()
 
+    def test_one_that_cannot_be_read_loses_no_key(self) -> None:
+        entry = self.result(self.store.read([b"certificate/b"])).entries[b"certificate/b"]
+        newer = msgspec.json.decode(entry.value) | {"version": "two"}
+        self.result(self.store.transact(Transaction((), (Put(entry.key, msgspec.json.encode(newer)),))))
+        self.failureResultOf(as_deferred(self.resealing().reseal("ann")), LocalError)
+        self.result(self.store.transact(Transaction((), (Put(entry.key, entry.value),))))
+        self.vault = self.opened()
+        self.all_open()
+
     def test_one_that_is_put_meanwhile_is_sealed_with_the_new_key(self) -> None:
         real, putting = self.store.transact, []
 
