@@ -149,6 +149,11 @@ def _mention(line: str) -> None:
             os.write(2, f"{line}\n".encode(errors="backslashreplace")[: select.PIPE_BUF])
 
 
+def _cancel(node: Node, job: Job) -> None:
+    """Have a job ended. Raises `Conflict` when it has."""
+    node.request("POST", f"/v1/jobs/{job.id}/cancellation", timeout_s=10)
+
+
 @contextmanager
 def interruptible(node: Node, job: Callable[[], Job | None]) -> Iterator[None]:
     """Ctrl-C has the job ended, and what follows is shown; a second one leaves it running, and says how to look."""
@@ -163,7 +168,7 @@ def interruptible(node: Node, job: Callable[[], Job | None]) -> Iterator[None]:
             raise KeyboardInterrupt
         interrupted = True
         try:
-            node.request("POST", f"/v1/jobs/{seen.id}/cancellation", timeout_s=10)
+            _cancel(node, seen)
         except Conflict:
             """It has ended."""
         except AvinetError as error:
@@ -178,8 +183,11 @@ def interruptible(node: Node, job: Callable[[], Job | None]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def follow(node: Node, output: Output, events: Iterator[JobEvent], *, prefix: bool | None) -> int:
-    """Show a job until its end. Raises what the node says, or why the only one of a job has no outcome."""
+def follow(node: Node, output: Output, events: Iterator[JobEvent], *, prefix: bool | None, ours: bool = False) -> int:
+    """Show a job until its end. Raises what the node says, or why the only one of a job has no outcome.
+
+    `ours` is one that runs for who reads this: it ends when nobody does any more, as it would at the end of a pipe.
+    """
     watch = Watch(output, prefix)
     with interruptible(node, lambda: watch.job):
         try:
@@ -187,5 +195,10 @@ def follow(node: Node, output: Output, events: Iterator[JobEvent], *, prefix: bo
         except (PeerError, Unavailable) as error:
             if watch.job is not None:
                 error.hint = f"look with: avictl jobs show {watch.job.id} --follow"
+            raise
+        except BrokenPipeError:
+            if ours and watch.job is not None:
+                with suppress(Conflict):
+                    _cancel(node, watch.job)
             raise
     return watch.end()

@@ -45,7 +45,8 @@ def run(
     """Run COMMAND on one service engine, on several, or with --label on all that match: ping, status, help, ...
 
     What it prints is there as it comes; with several, each line begins with an id. Ctrl-C ends it there too, a second
-    one leaves it running. --output json: one object a line, with started, output and ended as its event.
+    one leaves it running; it also ends when nobody reads what it prints any more, as with avictl run ... | head.
+    --output json: one object a line, with started, output and ended as its event.
     """
     if selector is not None and not selector.strip(" ,"):
         raise click.UsageError("the label expression is empty: say which service engines")
@@ -71,7 +72,7 @@ def run(
             emit(job, context.output)
         return 0
     events = context.node.stream("POST", "/v1/jobs?follow=1", JobEvent, order)
-    return follow(context.node, context.output, events, prefix=False if no_prefix else None)
+    return follow(context.node, context.output, events, prefix=False if no_prefix else None, ours=True)
 
 
 def _pages(node: Node, id: str) -> Iterator[JobResults]:

@@ -179,6 +179,29 @@ class RunTests(RunCase):
         self.assertTrue(ended, printed[-2000:])
         self.assertEqual(process.returncode, 0, printed[-2000:])
 
+    def test_it_ends_when_its_reader_goes(self) -> None:
+        """One that is only looked at goes on."""
+        cancelled = threading.Event()
+        flood = [JobOutput(id="se-1", text="x" * 16384 + "\n") for _ in range(16)]
+
+        def node(asked: Asked) -> Iterator[bytes]:
+            if asked.target.endswith("/cancellation"):
+                cancelled.set()
+                yield said(b"", 204)
+                return
+            yield told(*fleet.RUN[:2], *flood, *fleet.RUN[2:])
+
+        self.answers(node)
+        for words, ends in (("jobs", "show", "0000000000001-abc", "--follow"), False), (("run", "se-1", "ping"), True):
+            command = [sys.executable, "-m", "avinet.cli", "--socket", self.path, *words]
+            with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                assert process.stdout is not None
+                assert process.stderr is not None
+                process.stdout.read(10)
+                process.stdout.close()
+                self.assertEqual(process.stderr.read(), b"")
+            self.assertEqual(cancelled.is_set(), ends, words)
+
     def test_a_second_ctrl_c_leaves_it_running_and_says_how_to_look(self) -> None:
         over = threading.Event()
         self.addCleanup(over.set)
