@@ -6,9 +6,12 @@ from collections.abc import Callable, Sequence
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from twisted.logger import Logger
 
+from avinet.aio import News
 from avinet.enrolment.challenge import LIFE_S, new_nonce
 from avinet.enrolment.registrar import Registrar, Waits
+from avinet.errors import LocalError, PeerError, TooMany, Unavailable
 from avinet.flow.allowance import Allowance, source_of
 from avinet.rest.route import Reply, Request, Route
 from avinet.trust import signatures
@@ -23,6 +26,8 @@ from avinet.wire.enrolment import (
     Waiting,
 )
 from avinet.wire.trust import SignedTrust
+
+_log = Logger()
 
 BURST, PER_S = 200.0, 20.0
 """How often one source may ask: at once, and in the long run."""
@@ -40,6 +45,7 @@ def enrolment_routes(
     allowance: Allowance,
 ) -> Sequence[Route]:
     """The routes; nothing else is behind that door."""
+    news = News()
 
     async def show_trust(request: Request) -> Reply:
         allowance.take(source_of(request.peer))
@@ -51,7 +57,16 @@ def enrolment_routes(
 
     async def enrol(request: Request) -> Reply:
         allowance.take(source_of(request.peer))
-        done = await registrar.enrol(request)
+        try:
+            done = await registrar.enrol(request)
+            news.fresh("")
+        except TooMany:
+            raise
+        except (Unavailable, LocalError, PeerError) as error:  # what the node's store says is for nobody out there
+            if news.fresh(str(error)):
+                _log.warn("enrolments cannot be decided: {why}", why=str(error))
+            wait_s = error.retry_after_s if isinstance(error, Unavailable) else 5.0
+            raise Unavailable("this node cannot decide it just now", retry_after_s=wait_s) from None
         if isinstance(done, Waits):
             wait_s = int(min(max((now() - done.since) / 2, 1), LONGEST_WAIT_S))
             waiting = Waiting(id=done.id, fingerprint=done.fingerprint, retry_after_s=wait_s)

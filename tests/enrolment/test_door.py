@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.aio import Tasks, as_deferred
 from avinet.enrolment.door import enrolment_routes
+from avinet.errors import LocalError, PeerError, TimedOut, Unavailable
 from avinet.flow.allowance import Allowance
 from avinet.rest.door import Door
 from avinet.rest.route import Request
@@ -99,6 +100,23 @@ class DoorTests(SynchronousTestCase):
         self.assertEqual({each[0] for each in answers}, {401})
         self.assertEqual(len({each[2] for each in answers}), 1)
         self.assertEqual(json.loads(answers[0][2]).get("detail", ""), "")
+
+    def test_what_the_store_says_stays_with_the_node(self) -> None:
+        store: Any = self.office.registrar._store
+        for error in (
+            Unavailable("https://192.0.2.1:2379 has no quorum", retry_after_s=7),
+            TimedOut("https://192.0.2.1:2379 is silent"),
+            PeerError("etcd refuses what it was asked"),
+            LocalError("etcd does not let this node in"),
+        ):
+
+            async def fails(*arguments: Any, error: Exception = error, **more: Any) -> Any:
+                raise error
+
+            self.patch(store, "read", fails)
+            status, headers, body = self.post(self.signed())
+            self.assertEqual((status, json.loads(body)["detail"]), (503, "this node cannot decide it just now"))
+            self.assertIn("retry-after", headers)
 
     def test_a_percent_sign_makes_no_other_path(self) -> None:
         self.assertEqual(self.post(self.signed(), path=self.signed().target.replace("se-1", "se%2d1"))[0], 401)
