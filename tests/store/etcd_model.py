@@ -99,7 +99,12 @@ class LosingGateway:
 
     ask_at_once = ask
 
-    async def ask_again(self, path: str, request: Callable[[int], Any], into: type[Any]) -> Any:
+    def deadline(self) -> float:
+        return 0.0
+
+    async def ask_again(
+        self, path: str, request: Callable[[int], Any], into: type[Any], deadline: float | None = None
+    ) -> Any:
         assert path == "/v3/kv/txn"
         for attempt in range(self.patience):
             asked = request(attempt)

@@ -22,7 +22,17 @@ from avinet.errors import Unavailable
 from avinet.store.etcd.exchange import Exchange, Lost
 from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.members import MutualTLS, found_members
-from avinet.store.etcd.messages import Empty, StatusReply, WatchCreateRequest, WatchRequest, decoded
+from avinet.store.etcd.messages import (
+    Empty,
+    PutRequest,
+    RequestOp,
+    StatusReply,
+    TxnReply,
+    TxnRequest,
+    WatchCreateRequest,
+    WatchRequest,
+    decoded,
+)
 from avinet.store.etcd.store import EtcdStore
 from avinet.store.interface import (
     OPERATIONS,
@@ -123,6 +133,24 @@ class KillTests(FaultCase):
     @asynchronous
     async def test_a_follower_is_killed(self) -> None:
         await self.killed("follower")
+
+    @asynchronous
+    async def test_what_was_asked_when_the_leader_died_is_asked_again_once_there_is_another(self) -> None:
+        """The member that had it forwarded it to the dead one, and would say so only after seven seconds."""
+        self.addCleanup(lambda: ensureDeferred(self.healthy()))
+        victim = await self.looked()
+        follower = next(name for name in self.cluster.names if name != victim)
+        gateway = Gateway(
+            reactor, [self.cluster.endpoint(follower)], self.cluster.policy, attempt_s=60.0, patience_s=60.0
+        )
+        self.addCleanup(lambda: ensureDeferred(gateway.close()))
+        left: list[str] = []
+        self.patch(gateway, "leave", lambda endpoint, why: left.append(why))
+        put = TxnRequest(compare=[], success=[RequestOp(request_put=PutRequest(key=b"elected", value=b"x"))])
+        await gateway.ask("/v3/kv/txn", put, TxnReply)
+        self.cluster.kill(victim)
+        reply = await gateway.ask("/v3/kv/txn", put, TxnReply)
+        self.assertEqual((reply.succeeded, left), (True, []))
 
     @asynchronous
     async def test_a_thousand_writers_at_once_lose_nothing_though_the_leader_is_killed(self) -> None:

@@ -13,8 +13,9 @@ from twisted.web.iweb import IPolicyForHTTPS
 
 from avinet.aio import Slots, pause, within
 from avinet.errors import Conflict, LocalError, NotFound, PeerError, TimedOut, TooLarge, Unavailable
+from avinet.store.etcd.elections import Elected, Elections
 from avinet.store.etcd.exchange import IN_FLIGHT, Exchange, Lost, Stream
-from avinet.store.etcd.messages import Fault, Reply, Request, decoded
+from avinet.store.etcd.messages import Empty, Fault, Header, Reply, Request, StatusReply, decoded
 from avinet.store.interface import Compacted, Uncertain
 
 R = TypeVar("R", bound=Reply)
@@ -80,6 +81,7 @@ class Gateway:
         self._attempt_s = attempt_s
         self._patience_s = patience_s
         self._exchange = Exchange(reactor, policy, attempt_s)
+        self._elections = Elections(reactor, self._status)
         self.line = Line(reactor, IN_FLIGHT, patience_s)
         self._lost: set[str] = set()
         self._silent_since: float | None = None
@@ -112,33 +114,58 @@ class Gateway:
         """As `ask`, for whoever is in the `line` already, or may not wait."""
         return await self.ask_again(path, lambda attempt: request, into)
 
-    async def ask_again(self, path: str, request: Callable[[int], Request], into: type[R]) -> R:
+    def deadline(self) -> float:
+        """When the patience with what is asked from now on ends."""
+        return float(self._reactor.seconds()) + self._patience_s
+
+    async def ask_again(
+        self, path: str, request: Callable[[int], Request], into: type[R], deadline: float | None = None
+    ) -> R:
         """The answer to `request` of the number of the attempt, from 0; for whoever is in the `line`.
 
-        Raises `Uncertain` when there is none before patience ends, and what `refused` makes of a refusal.
+        Raises `Uncertain` when there is none before the `deadline`, and what `refused` makes of a refusal.
         """
-        deadline, attempt, attempt_s = self._reactor.seconds() + self._patience_s, 0, self._attempt_s
+        deadline = self.deadline() if deadline is None else deadline
+        attempt, attempt_s = 0, self._attempt_s
         while True:
             endpoint, began = self.endpoint, self._reactor.seconds()
             try:
-                answer = _read(endpoint, await self.once(endpoint, path, request(attempt), attempt_s), into)
+                body = await self._elections.watch(endpoint, self.once(endpoint, path, request(attempt), attempt_s))
+                answer = _read(endpoint, body, into)
+            except Elected as error:
+                attempt += 1
+                self._left_s(deadline, error)
             except Lost as error:
                 self.leave(endpoint, error.what)
                 attempt += 1
-                left = deadline - self._reactor.seconds()
-                if left <= 0:
-                    raise Uncertain(
-                        f"the store gave no answer within {self._patience_s:g} s",
-                        hint="is the majority of etcd's members up? see avictl store check",
-                        retry_after_s=self._patience_s,
-                    ) from error
+                left = self._left_s(deadline, error)
                 took_s = self._reactor.seconds() - began
                 if took_s < _TURN_S:
                     await pause(self._reactor, _TURN_S)
                 elif took_s >= attempt_s:  # who is slow must not be asked more and more
                     attempt_s = min(attempt_s * _SLOWER, max(left, self._attempt_s))
             else:
+                header: Header | None = getattr(answer, "header", None)
+                if header is not None:
+                    self._elections.seen(header.raft_term)
                 return answer
+
+    def _left_s(self, deadline: float, error: Exception) -> float:
+        """How much of the patience is left. Raises `Uncertain` because of `error` when there is none."""
+        left = deadline - self._reactor.seconds()
+        if left <= 0:
+            raise Uncertain(
+                f"the store gave no answer within {self._patience_s:g} s",
+                hint="is the majority of etcd's members up? see avictl store check",
+                retry_after_s=self._patience_s,
+            ) from error
+        return left
+
+    async def _status(self, endpoint: str) -> StatusReply:
+        status, body = await self._exchange.post(endpoint, "/v3/maintenance/status", Empty())
+        if status != 200:
+            raise Lost(f"etcd at {endpoint}: it does not say which term it is in")
+        return decoded(body, StatusReply)
 
     async def once(self, endpoint: str, path: str, request: Request, attempt_s: float | None = None) -> bytes:
         """The answer of one member to one attempt, in JSON. Raises `Lost`, and what `refused` makes of a refusal."""
@@ -167,6 +194,7 @@ class Gateway:
 
     async def close(self) -> None:
         """Close the connections."""
+        self._elections.stop()
         await self._exchange.close()
 
 

@@ -115,11 +115,12 @@ class WatchRequest(Request, frozen=True):
 
 
 class Header(Reply, frozen=True):
-    """In every answer: the revision of the store as this member knows it."""
+    """In every answer: the revision of the store as this member knows it, and its term of raft."""
 
     revision: int = 0
     member_id: int = 0
     cluster_id: int = 0
+    raft_term: int = 0
 
 
 class KeyValue(Reply, frozen=True):

@@ -99,11 +99,12 @@ class Transactions:
                 self._markers.append(marker)
 
     async def _transact(self, transaction: Transaction, marker: _Marker) -> Outcome:
+        deadline = self._gateway.deadline()
         for _ in range(TRIES):
             sent = _Sent(self._own + self._random(_ID_BYTES))
             asked = partial(self._request, transaction, marker, sent)
             try:
-                reply = await self._gateway.ask_again("/v3/kv/txn", asked, TxnReply)
+                reply = await self._gateway.ask_again("/v3/kv/txn", asked, TxnReply, deadline)
             except (NotFound, Full) as error:
                 return await self._told(marker, sent, error)
             if reply.succeeded:
