@@ -68,10 +68,12 @@ class WatchTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.members = Clock(), Members()
         self.events: list[Event] = []
+        self.watch = self.watched(Origin(format=FORMAT, revision=0), 0)
+
+    def watched(self, origin: Origin, revision: int) -> EtcdWatch:
         gateway: Any = self.members
-        origin = Origin(format=FORMAT, revision=0)
-        self.watch = EtcdWatch(
-            self.clock, gateway, origin, b"p/", b"w/", 0, self.events.extend, lambda _: None, lambda: 0.0
+        return EtcdWatch(
+            self.clock, gateway, origin, b"p/", b"w/", revision, self.events.extend, lambda _: None, lambda: 0.0
         )
 
     def test_a_member_that_was_left_while_the_stream_began_is_left_by_it_too(self) -> None:
@@ -90,4 +92,12 @@ class WatchTests(SynchronousTestCase):
         self.members.stream_now.dataReceived(b"x" * 101)
         self.failureResultOf(self.watch.failed, Compacted)
         self.clock.advance(10)
+        self.assertEqual(self.members.asked, ["first"])
+
+    def test_what_was_before_the_store_came_to_etcd_has_to_be_listed(self) -> None:
+        self.members.asked.clear()
+        origin = Origin(format=FORMAT, revision=10)
+        self.failureResultOf(self.watched(origin, 9).failed, Compacted)
+        self.assertEqual(self.members.asked, [])
+        self.assertNoResult(self.watched(origin, 10).failed)
         self.assertEqual(self.members.asked, ["first"])

@@ -194,7 +194,8 @@ class EtcdStore:
         watch = EtcdWatch(
             self._reactor, self._gateway, self._origin, self._place, prefix, revision, seen, self._forget, uniform
         )
-        self._watches.append(watch)
+        if not watch.failed.called:
+            self._watches.append(watch)
         return watch
 
     def _forget(self, watch: EtcdWatch) -> None:

@@ -75,6 +75,8 @@ class EtcdWatch:
             self.failed.errback(failure)
 
     async def _keep(self) -> None:
+        if self._revision < self._origin.revision:
+            raise Compacted(f"the history before revision {self._origin.revision} is not in etcd")
         failures = 0
         while True:
             endpoint, before = self._gateway.endpoint, self._revision
