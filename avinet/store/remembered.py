@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
@@ -10,10 +10,13 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from avinet.aio import News, Tasks, pause
-from avinet.errors import AvinetError
-from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction
+from avinet.errors import AvinetError, Unavailable
+from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction, Unchanged
 
 V = TypeVar("V")
+BATCH = OPERATIONS - 2
+"""How many values are written at once."""
+_RACES = 10
 
 
 class Remembered(Generic[V]):
@@ -29,10 +32,14 @@ class Remembered(Generic[V]):
         self._batch_s = batch_s
         self._values: dict[str, V] = {}
         self._unsaved: set[str] = set()
+        self._last = b"saved/" + prefix.rstrip(b"/")
+        """A key that changes with each batch: one that is done late, after another one, is not done at all."""
+        self._last_at = 0
         self._tasks = Tasks()
 
     async def start(self) -> None:
         """Read what was remembered, and begin to write what changes."""
+        await self._look()
         after, more = b"", True
         while more:
             page = await self._store.range(self._prefix, after=after)
@@ -76,13 +83,28 @@ class Remembered(Generic[V]):
     async def save(self) -> None:
         """Write what has changed. What could not be written stays unsaved; raises as `Store.transact`."""
         while self._unsaved:
-            ids = sorted(self._unsaved)[:OPERATIONS]
+            ids = sorted(self._unsaved)[:BATCH]
             self._unsaved.difference_update(ids)
             try:
-                await self._store.transact(Transaction((), tuple(self._operation(id) for id in ids)))
+                await self._write(ids)
             except BaseException:
                 self._unsaved.update(ids)
                 raise
+
+    async def _write(self, ids: Sequence[str]) -> None:
+        for _ in range(_RACES):
+            changes = (*map(self._operation, ids), Put(self._last, b""))
+            done = await self._store.transact(Transaction((Unchanged(self._last, self._last_at),), changes))
+            if done.succeeded:
+                self._last_at = done.revision
+                return
+            await self._look()
+        raise Unavailable(f"too many changes below {self._prefix.decode()} race with this one")
+
+    async def _look(self) -> None:
+        """See which batch was the last, which is one of ours whose answer was lost, or one of another process."""
+        entry = (await self._store.read([self._last])).entries.get(self._last)
+        self._last_at = entry.revision if entry else 0
 
     def _operation(self, id: str) -> Put | Delete:
         key, value = self._prefix + id.encode("ascii"), self._values.get(id)

@@ -180,18 +180,19 @@ class HealthTests(SynchronousTestCase):
         self.assertEqual(self.judged(was, down=["web/blue"]), ("well", ""))
         self.assertEqual(self.judged(was, down=["web/blue", "web/green"]), ("failed", "server web/green is down"))
         self.assertEqual(
-            self.judged(Before(), down=["web/blue", "web/red"]), ("failed", "server web/blue is down, and 1 more")
+            self.judged(WAS, down=["web/blue", "web/red"]), ("failed", "server web/blue is down, and 1 more")
         )
 
     def test_of_one_that_nothing_is_known_of_from_before_servers_and_errors_say_nothing(self) -> None:
-        self.assertEqual(self.judged(None, down=["web/blue"], traffic={"shop": (20, 20)}), ("well", ""))
+        for before in (None, Before()):
+            self.assertEqual(self.judged(before, down=["web/blue"], traffic={"shop": (20, 20)}), ("well", ""))
         for fields in ({"refused": "port 80 is taken"}, {"losses": (3.0, 2.0, 1.0)}, {"problem": "both listen"}):
             self.assertEqual(self.judged(None, **fields)[0], "failed")
         self.assertEqual(self.judged(None, acknowledged=False, asked_s=120.0)[0], "failed")
         self.assertEqual(self.judged(None, connected=False, away_s=30.0)[0], "failed")
 
     def test_of_very_many_that_were_down_it_is_the_number_that_counts(self) -> None:
-        was = Before(down=["web/0"], more=2)
+        was = Before(connected=True, down=["web/0"], more=2)
         self.assertEqual(self.judged(was, down=["web/0", "web/1", "web/2"])[0], "well")
         self.assertEqual(self.judged(was, down=["web/0", "web/1", "web/2", "web/3"])[0], "failed")
 
@@ -204,8 +205,9 @@ class HealthTests(SynchronousTestCase):
         kind, why = self.judged(traffic=diluted, recent={"shop": (600, 100)})
         self.assertEqual((kind, why), ("failed", "100 of 600 requests to shop failed in the last minute"))
         self.assertEqual(self.judged(traffic=diluted, recent={"shop": (19, 19)})[0], "well")
-        self.assertEqual(self.judged(Before(errors={"shop": 10.0}), traffic={"shop": (20, 3)})[0], "well")
-        self.assertEqual(self.judged(Before(errors={"shop": 10.0}), traffic={"shop": (20, 4)})[0], "failed")
+        was = Before(connected=True, errors={"shop": 10.0})
+        self.assertEqual(self.judged(was, traffic={"shop": (20, 3)})[0], "well")
+        self.assertEqual(self.judged(was, traffic={"shop": (20, 4)})[0], "failed")
 
 
 def tally(forgiven: list[str] | None = None, **counts: int) -> Tally:
