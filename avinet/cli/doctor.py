@@ -76,6 +76,12 @@ def examine(node: Node) -> Iterator[Finding]:
         f"busy with one thing for at most {found.longest_stall_s * 1000:.0f} ms of late",
         "the machine is overloaded, or its disk is slow; service engines may be put onto more nodes",
     )
+    yield Finding(
+        "store",
+        not found.store_silent_s,
+        f"it has not answered for {format_seconds(found.store_silent_s)}" if found.store_silent_s else "it answers",
+        "avictl store check, on the machine of the node, says what is wrong with it",
+    )
     yield from map(_expiry, found.expiries)
     if found.certificates:
         yield Finding(

@@ -287,10 +287,13 @@ class VerbTests(ScriptedCase):
         self.answers(said(fleet.STATUS))
         self.assertEqual(self.avictl("doctor").code, 0)
         counts = msgspec.structs.replace(fleet.STATUS.engines, enrolled=2, refused=1)
-        self.answers(said(msgspec.structs.replace(fleet.STATUS, engines=counts, servers_down=1)))
+        bad = msgspec.structs.replace(fleet.STATUS, engines=counts, servers_down=1, store_silent_s=7.2)
+        self.answers(said(bad))
         ended = self.avictl("doctor")
-        self.assertEqual((ended.code, ended.out.count("BAD  ")), (1, 3), ended)
+        self.assertEqual((ended.code, ended.out.count("BAD  ")), (1, 4), ended)
+        self.assertIn("BAD  store: it has not answered for 7", ended.out)
         found = json.loads(self.avictl("doctor", "-o", "json").out)
         self.assertEqual(
-            [each["what"] for each in found if not each["good"]], ["service engines", "configuration", "servers"]
+            [each["what"] for each in found if not each["good"]],
+            ["store", "service engines", "configuration", "servers"],
         )

@@ -41,7 +41,7 @@ from avinet.store.interface import end_of
 
 R = TypeVar("R", bound=Reply)
 SAMPLES = 5
-_QUOTA = re.compile(rb"^etcd_server_quota_backend_bytes ([0-9.e+]+)$", re.MULTILINE)
+_QUOTA = re.compile(rb"^etcd_server_quota_backend_bytes (\d{1,19}(?:\.\d{1,19})?(?:e\+\d{1,2})?)$", re.MULTILINE)
 _IMPOSSIBLE = -1
 """No key was changed at this revision."""
 
