@@ -11,7 +11,6 @@ from twisted.internet.defer import DeferredList
 from twisted.python.failure import Failure
 
 from avinet.aio import as_deferred
-from avinet.errors import Conflict
 from avinet.store.interface import OPERATIONS, Entry, Outcome, Page, Put, Transaction
 from avinet.store.tables import Tables
 
@@ -125,6 +124,4 @@ async def _write(target: Target, group: Iterable[tuple[Put, ...]]) -> int:
     for _, result in await DeferredList(work, consumeErrors=True):
         if isinstance(result, Failure):
             result.raiseException()
-        elif not result.succeeded:
-            raise Conflict("another process has begun to write there")
     return sum(map(len, parts))

@@ -70,9 +70,10 @@ async def to_file(
         await _compare(found.content, TablesAtRest(tables))
     finally:
         tables.close()
+    seen = await etcd.revision()
     await _compare(found.content, etcd.store)
     file.all_arrived()
-    await etcd.leave()
+    await etcd.leave(seen)
     file.use()
     return msgspec.structs.replace(found, done=True)
 

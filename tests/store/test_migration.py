@@ -30,7 +30,7 @@ from avinet.store.etcd.gateway import Gateway
 from avinet.store.etcd.messages import PutRequest, RequestOp, TxnReply, TxnRequest
 from avinet.store.etcd.moving import EtcdPlace
 from avinet.store.etcd.store import EtcdStore
-from avinet.store.interface import KEY_LIMIT_BYTES, VALUE_LIMIT_BYTES, Put, Transaction, Unchanged
+from avinet.store.interface import KEY_LIMIT_BYTES, VALUE_LIMIT_BYTES, Delete, Put, Transaction, Unchanged
 from avinet.store.migration import Migration, to_etcd, to_file
 from avinet.store.resting import FilePlace
 from avinet.store.tables import Tables
@@ -317,14 +317,51 @@ class MigrationTests(MigrationCase):
         async with self.place() as late:
             await late.begin(1)
             self.assertTrue((await self.to_etcd()).done)
-            outcome = await late.store.transact(Transaction((), (Put(b"engine/se-1", b"old"),)))
-            self.assertFalse(outcome.succeeded)
+            old = late.store.transact(Transaction((), (Put(b"engine/se-1", b"old"),)))
+            self.assertIn("another process has changed where", await self.refused(LocalError, old))
             source = Tables(self.state / "other.sqlite")
             self.addCleanup(source.close)
             fill(source, SMALL)
-            said = await self.refused(Conflict, copy(TablesAtRest(source), late.store))
-            self.assertIn("another process has begun", said)
+            said = await self.refused(LocalError, copy(TablesAtRest(source), late.store))
+            self.assertIn("another process has changed where", said)
         self.assertEqual(await self.in_etcd(), SMALL)
+
+    @asynchronous
+    async def test_a_node_elsewhere_that_writes_meanwhile_is_found(self) -> None:
+        """It removes what it has written: only that it was at work is there to be seen."""
+        async with self.used() as store:
+            await store.transact(Transaction((), (Put(b"a", b"1"),)))
+            arrived = self.file.all_arrived
+
+            def meanwhile() -> None:
+                arrived()
+                writes.append(ensureDeferred(store.transact(Transaction((), (Put(b"b", b"2"),)))))
+                writes.append(ensureDeferred(store.transact(Transaction((), (Delete(b"b"),)))))
+
+            async def slowly(place: EtcdPlace, revision: int) -> None:
+                for each in writes:
+                    self.assertTrue((await each).succeeded)
+                await leave(place, revision)
+
+            writes: list[Any] = []
+            leave = EtcdPlace.leave
+            self.patch(self.file, "all_arrived", meanwhile)
+            self.patch(EtcdPlace, "leave", slowly)
+            self.assertIn("a node has written to etcd meanwhile", await self.refused(Conflict, self.to_file()))
+            self.assertEqual(len(writes), 2)
+            self.assertFalse(self.file.path.exists())
+            self.patch(self.file, "all_arrived", arrived)
+            self.patch(EtcdPlace, "leave", leave)
+            self.assertTrue((await self.to_file()).done)
+
+    @asynchronous
+    async def test_a_node_elsewhere_writes_nothing_once_the_state_has_left(self) -> None:
+        async with self.used() as store:
+            await store.transact(Transaction((), (Put(b"a", b"1"),)))
+            self.assertTrue((await self.to_file()).done)
+            late = store.transact(Transaction((), (Put(b"a", b"2"),)))
+            self.assertIn("another process has changed where", await self.refused(LocalError, late))
+        self.assertEqual(self.in_file(), {b"a": b"1"})
 
     @asynchronous
     async def test_what_arrives_changed_is_found_and_the_source_stays(self) -> None:
@@ -555,5 +592,5 @@ class CopyOfEtcdTests(MigrationCase):
             await place.begin(5)
             self.assertIn("a part only", await self.refused(LocalError, place.open()))
             await place.arrived()
-            await place.leave()
+            await place.leave(await place.revision())
             self.assertIn("has left etcd", await self.refused(LocalError, place.open()))

@@ -50,17 +50,23 @@ class DeleteRangeRequest(Request, frozen=True):
 
 
 class Compare(Request, frozen=True):
-    """That the last change of `key` was at `mod_revision`; 0 where there is no such key."""
+    """How the last change of `key`, or of all from `key` up to `range_end`, is to `mod_revision`; 0 for no such key."""
 
     key: bytes
     mod_revision: int
+    range_end: bytes = b""
     target: Literal["", "MOD"] = ""
-    result: Literal["", "EQUAL"] = ""
+    result: Literal["", "EQUAL", "LESS"] = ""
 
 
 def last_changed(key: bytes, revision: int) -> Compare:
     """The condition that the last change of `key` was at `revision`."""
     return Compare(key=key, mod_revision=revision, target="MOD", result="EQUAL")
+
+
+def unchanged_since(place: bytes, range_end: bytes, revision: int) -> Compare:
+    """The condition that none of the keys from `place` up to `range_end` was written after `revision`."""
+    return Compare(key=place, range_end=range_end, mod_revision=revision + 1, target="MOD", result="LESS")
 
 
 class RequestOp(Request, frozen=True):

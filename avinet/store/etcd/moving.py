@@ -15,6 +15,7 @@ from avinet.store.etcd.messages import (
     RequestOp,
     TxnReply,
     TxnRequest,
+    unchanged_since,
 )
 from avinet.store.etcd.origin import CHANGED, FORMAT, Origin, OriginKey
 from avinet.store.etcd.store import EtcdStore
@@ -88,7 +89,7 @@ class EtcdPlace:
         request = TxnRequest(compare=[unchanged], success=[RequestOp(request_delete_range=each) for each in removed])
         if not (await self._gateway.ask("/v3/kv/txn", request, TxnReply)).succeeded:
             raise Conflict(CHANGED)
-        self.store.open_at(origin, [unchanged])
+        self.store.open_at(origin, unchanged)
 
     async def arrived(self) -> None:
         """All of it is here: a node may begin to use it, unless it has it still in the other store."""
@@ -107,13 +108,23 @@ class EtcdPlace:
             raise Invalid(f"etcd has nothing of this domain below {self._prefix}/")
         origin.check()
         self.store.open_at(origin)
+        return await self.revision()
+
+    async def revision(self) -> int:
+        """The revision that the domain is at."""
         return (await self.store.read([])).revision
 
-    async def leave(self) -> None:
-        """All of it is in the other store: no node uses this one from now on."""
-        origin = await self.look()
+    async def leave(self, revision: int) -> None:
+        """All of it as of `revision` is in the other store: no node uses this one from now on.
+
+        Raises `Conflict` where a node has written since then: each of its transactions writes a marker.
+        """
+        origin, at = await self._key.look()
         assert origin is not None
-        await self._change(origin.state, "left")
+        place = f"{self._prefix}/marker/".encode()
+        left = msgspec.structs.replace(origin, state="left", other=self._other)
+        since = unchanged_since(place, end_of(place), origin.etcd(revision))
+        await self._key.change(at, left, since, why="a node has written to etcd meanwhile, and uses it still")
 
     async def _change(self, before: str, state: str, other: str | None = None) -> None:
         origin, at = await self._key.look()

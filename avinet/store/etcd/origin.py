@@ -108,10 +108,13 @@ class OriginKey:
             raise Conflict(CHANGED)
         return last_changed(self._key, at)
 
-    async def change(self, before: int, origin: Origin) -> None:
-        """Put `origin` where the last change was `before`. Raises `Conflict` where another one was put meanwhile."""
+    async def change(self, before: int, origin: Origin, *conditions: Compare, why: str = CHANGED) -> None:
+        """Put `origin` where the last change was `before`, under more `conditions`.
+
+        Raises `Conflict`, saying `why`, where they do not hold, or another one was put meanwhile.
+        """
         put = RequestOp(request_put=PutRequest(key=self._key, value=msgspec.json.encode(origin)))
-        request = TxnRequest(compare=[last_changed(self._key, before)], success=[put])
+        request = TxnRequest(compare=[last_changed(self._key, before), *conditions], success=[put])
         reply = await self._gateway.ask("/v3/kv/txn", request, TxnReply)
         if not reply.succeeded and (await self.look())[0] != origin:  # else an attempt before this one was done
-            raise Conflict(CHANGED)
+            raise Conflict(why)

@@ -113,17 +113,18 @@ class EtcdStore:
             assert origin is not None
         origin.check()
         if origin.state == "arrived":
-            await self._origin_key.change(at, msgspec.structs.replace(origin, state="used", other=""))
-        self.open_at(origin)
+            origin = msgspec.structs.replace(origin, state="used", other="")
+            await self._origin_key.change(at, origin)
+        self.open_at(origin, await self._origin_key.unchanged(origin))
         await self._transactions.open()
         if self._file is not None:
             self._file.use_elsewhere()
 
-    def open_at(self, origin: Origin, always: Sequence[Compare] = ()) -> None:
-        """Get ready with `origin`, whatever it says of its state; `always` are conditions of each transaction."""
+    def open_at(self, origin: Origin, fence: Compare | None = None) -> None:
+        """Get ready with `origin`, whatever it says of its state; see `Transactions`."""
         self._origin = origin
         self._transactions = Transactions(
-            self._gateway, self._place, self._marker_place, self._origin, self._random, always
+            self._gateway, self._place, self._marker_place, self._origin, self._random, fence
         )
         if not len(self._tasks):  # the first time that it is tried
             self._tasks.spawn(self._pulse(), "looking whether etcd answers")

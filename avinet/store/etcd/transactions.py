@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from avinet.errors import NotFound, Unavailable
+from avinet.errors import LocalError, NotFound, Unavailable
 from avinet.store.etcd.exchange import IN_FLIGHT
 from avinet.store.etcd.gateway import Full, Gateway
 from avinet.store.etcd.messages import (
@@ -32,7 +32,7 @@ from avinet.store.etcd.messages import (
     TxnRequest,
     last_changed,
 )
-from avinet.store.etcd.origin import Origin
+from avinet.store.etcd.origin import CHANGED, Origin
 from avinet.store.interface import Delete, Outcome, Put, Transaction, Uncertain, Unchanged, end_of
 
 TRIES = 10
@@ -60,7 +60,7 @@ class _Sent:
 class Transactions:
     """Sends transactions through `gateway`. Keys begin with `prefix`, markers with `place`, which one process uses.
 
-    Each has the conditions `always`, of etcd's own, beside those that it has.
+    Each has the condition `fence`, that the origin is as it was: none is done once the state has moved.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Transactions:
         place: bytes,
         origin: Origin,
         random: Callable[[int], bytes] = os.urandom,
-        always: Sequence[Compare] = (),
+        fence: Compare | None = None,
     ) -> None:
         self._gateway = gateway
-        self._always = always
+        self._fence = fence
         self._origin = origin
         self._prefix = prefix
         self._random = random
@@ -111,6 +111,8 @@ class Transactions:
                 marker.revision = reply.header.revision
                 return Outcome(True, self._origin.of(reply.header.revision))
             if (outcome := self._failed(marker, sent, reply)) is not None:
+                if not outcome.succeeded:
+                    self._check_fence(reply)
                 return outcome
         raise Unavailable(_NAMESAKE, hint=_NAMESAKE_HINT)
 
@@ -128,17 +130,18 @@ class Transactions:
         """What etcd is asked: the only place where something that writes is put together."""
         sent.attempt = attempt
         untouched = last_changed(marker.key, marker.revision)
+        fence = [] if self._fence is None else [self._fence]
         look = RequestOp(request_range=RangeRequest(key=marker.key))
         if attempt:
             void = RequestOp(request_put=PutRequest(key=marker.key, value=self._own))
             look = RequestOp(request_txn=TxnRequest(compare=[untouched], success=[void], failure=[look]))
         return TxnRequest(
-            compare=[untouched, *self._always, *map(self._compare, transaction.conditions)],
+            compare=[untouched, *fence, *map(self._compare, transaction.conditions)],
             success=[
                 *map(self._operation, transaction.then),
                 RequestOp(request_put=PutRequest(key=marker.key, value=sent.id)),
             ],
-            failure=[look],
+            failure=[look, *(RequestOp(request_range=RangeRequest(key=each.key)) for each in fence)],
         )
 
     def _compare(self, condition: Unchanged) -> Compare:
@@ -152,7 +155,7 @@ class Transactions:
 
     def _failed(self, marker: _Marker, sent: _Sent, reply: TxnReply) -> Outcome | None:
         """What became of a transaction that was not done this time; None where the marker was moved by another one."""
-        [looked] = reply.responses
+        looked = reply.responses[0]
         nested = looked.response_txn
         if nested is None:
             assert looked.response_range is not None
@@ -163,6 +166,13 @@ class Transactions:
         [again] = nested.responses
         assert again.response_range is not None
         return self._outcome(marker, sent, again.response_range, reply.header.revision)
+
+    def _check_fence(self, reply: TxnReply) -> None:
+        """Raises `LocalError` where a transaction was not done because the state has moved."""
+        for each in reply.responses[1:]:
+            found = each.response_range.kvs if each.response_range is not None else []
+            if self._fence is not None and (not found or found[0].mod_revision != self._fence.mod_revision):
+                raise LocalError(CHANGED, hint="end this node, and see avictl store check")
 
     def _outcome(self, marker: _Marker, sent: _Sent, looked: RangeReply, revision: int = 0) -> Outcome | None:
         found = looked.kvs[0] if looked.kvs else KeyValue(key=marker.key)
