@@ -146,6 +146,12 @@ class ClusterFaultTests(SynchronousTestCase):
         self.assertIn("0 of 3 members take part, and 2 have to: nothing can be changed; start the others", said)
         self.assertIn("no member of etcd answers", "\n".join(self.faults(members=[])))
 
+    def test_one_member_of_three_that_the_settings_name_has_the_quorum_behind_it(self) -> None:
+        """That the three agree on a change is seen by it: it takes two of them."""
+        unseen = tuple(Member(ID=each, name=f"etcd-{each}") for each in (2, 3))
+        said = self.faults(member(1), unseen=unseen)
+        self.assertEqual([each.partition(" gave")[0] for each in said], ["member etcd-2", "member etcd-3"])
+
 
 class CertificateFaultTests(SynchronousTestCase):
     def test_what_expires_soon_and_what_has(self) -> None:
