@@ -1,4 +1,4 @@
-"""A node: the abilities put together, and what they do together for an operator."""
+"""A node: the abilities put together, and what each has to do when something happens to another."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from twisted.logger import Logger
 from avinet.aio import Tasks, pause
 from avinet.cloud.bundle import LocalBoot
 from avinet.cloud.local import LocalCloud
-from avinet.config.compile import Target
 from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
 from avinet.config.documents import Documents
@@ -31,8 +30,10 @@ from avinet.controller.greetings import Greetings
 from avinet.controller.images import Images
 from avinet.controller.instances import Instances
 from avinet.controller.jobs import Jobs
+from avinet.controller.known import Known
 from avinet.controller.misuse import Alarms, Misuse
 from avinet.controller.node_keys import KeySuccession
+from avinet.controller.orders import Orders
 from avinet.controller.overview import Overview
 from avinet.controller.reverse import Reverse
 from avinet.controller.rollouts.driver import RolloutDriver
@@ -50,16 +51,11 @@ from avinet.enrolment.ratchets import Ratchets
 from avinet.enrolment.records import AuditRecord, EngineRecord, put_audit
 from avinet.enrolment.registrar import Registrar
 from avinet.enrolment.rotation import Rotations
-from avinet.errors import AvinetError, Invalid, NotFound
-from avinet.ids import parse_id
-from avinet.labels import parse_selector
 from avinet.stalls import Stalls
 from avinet.store.interface import Put, Store
 from avinet.telemetry.fleet import Fleet
 from avinet.trust.document import sign_document
 from avinet.trust.domain import Domain
-from avinet.wire.fleet import Claimed, EngineCreate
-from avinet.wire.jobs import JobOrder
 
 T = TypeVar("T")
 BREATH = 200
@@ -69,26 +65,6 @@ TOLD_S = 1.0
 ROTATED_S = 2.0
 """How long the tunnel of a key stays that was rotated: nobody opens a channel with it longer."""
 CONTROL_SERVICES = ("control:80", "api:80", "reports:80")
-
-
-class Known:
-    """The service engines of the directory as targets of configuration; see `avinet.config.documents.Fleet`."""
-
-    def __init__(self, directory: Callable[[], Directory]) -> None:
-        self._directory = directory
-
-    def targets(self) -> Iterable[Target]:
-        """All of them."""
-        return [Target(each.id, each.labels) for each in self._directory() if each.state != "revoked"]
-
-    def enrolled(self) -> Iterable[Target]:
-        """Those that have enrolled."""
-        return [Target(each.id, each.labels) for each in self._directory().records() if each.state == "enrolled"]
-
-    def target(self, id: str) -> Target | None:
-        """One of them."""
-        record = self._directory().get(id)
-        return Target(id, record.labels) if record is not None and record.state != "revoked" else None
 
 
 class Node:
@@ -223,6 +199,7 @@ class Node:
             self.images.bundle,
             settings.enrolment.claim_s,
         )
+        self.orders = Orders(self.directory, self.documents, self.instances, self.sessions, self.reverse)
         self.observed = Observed(reactor, self.sessions.find, self.desired, self.states.get, self.fleet.get, now)
         self.rollouts = RolloutDriver(
             reactor,
@@ -406,51 +383,3 @@ class Node:
             notice=kind in ("rollout-stopped", "rollout-rolled-back"),
         )
         return put_audit(record)
-
-    # What operators ask for
-
-    async def create(self, order: EngineCreate, actor: str) -> list[Claimed]:
-        """Expect service engines, and have the driver start them; claims are returned only without a driver."""
-        ids = [parse_id(each) for each in order.ids] or self._free_ids(order.prefix, order.count)
-        if order.ids and order.count not in (1, len(order.ids)):
-            raise Invalid("count and ids say different numbers")
-        for id in ids:
-            await self.documents.check(Target(id, order.labels))
-        return await self.instances.create(ids, actor, labels=order.labels, driver=order.driver, image=order.image)
-
-    def _free_ids(self, prefix: str, count: int) -> list[str]:
-        found: list[str] = []
-        number = 0
-        while len(found) < count:
-            number += 1
-            if self.directory.get(f"{prefix}-{number}") is None:
-                found.append(parse_id(f"{prefix}-{number}"))
-        return found
-
-    def targets(self, order: JobOrder) -> list[str]:
-        """The service engines that a job is for, in the order of their ids. Raises `Invalid` or `NotFound`."""
-        if bool(order.ids) is bool(order.selector.strip(" ,")):
-            raise Invalid("a job needs service engines by their ids, or by a label expression")
-        if order.ids:
-            missing = [each for each in order.ids if self.directory.get(each) is None]
-            if missing:
-                raise NotFound(f"there is no service engine {missing[0]}", hint="see avictl se list")
-            return sorted(set(order.ids))
-        selector = parse_selector(order.selector)
-        found = [each.id for each in self.directory if each.state == "enrolled" and selector.matches(each.labels)]
-        if not found:
-            raise NotFound(f"no service engine that is enrolled matches {order.selector}", hint="see avictl se list")
-        return found
-
-    async def delete(self, record: EngineRecord, actor: str, drain_s: float) -> None:
-        """Drain a service engine that is connected, end its instance, and forget it."""
-
-        async def drain() -> None:
-            if self.sessions.find(record.id) is not None:
-                try:
-                    await self.reverse.depart(record.id, drain_s)
-                except AvinetError as error:
-                    self.log.warn("{id} was not drained: {why}", id=record.id, why=str(error))
-
-        await self.instances.delete(record, actor, drain)
-        self.sessions.cut(record.id, "the service engine was deleted")

@@ -50,7 +50,7 @@ class EnginesApi:
     async def create(self, request: Request) -> Reply:
         """Expect service engines, and have the driver start them."""
         return Reply(
-            201, EnginesCreated(items=await self._node.create(request.decoded(EngineCreate), request.identity))
+            201, EnginesCreated(items=await self._node.orders.create(request.decoded(EngineCreate), request.identity))
         )
 
     async def engine(self, request: Request) -> Reply:
@@ -92,7 +92,7 @@ class EnginesApi:
     async def delete(self, request: Request) -> Reply:
         """Drain it, end it, forget it."""
         drain_s = float(request.number("drain_s", 5, 3600))
-        await self._node.delete(self._node.directory.require(request.arguments["id"]), request.identity, drain_s)
+        await self._node.orders.delete(self._node.directory.require(request.arguments["id"]), request.identity, drain_s)
         return Reply(204)
 
     async def engine_configuration(self, request: Request) -> Reply:

@@ -32,9 +32,9 @@ class JobsApi:
         """Begin a command on several, and follow it where that is asked for."""
         order = request.decoded(JobOrder)
         if request.number("follow", 0, 1):
-            targets = self._node.targets(order)
+            targets = self._node.orders.targets(order)
             return Streamed(await self._node.jobs.begin_followed(order, targets, request.identity))
-        return Reply(202, await self._node.jobs.begin(order, self._node.targets(order), request.identity))
+        return Reply(202, await self._node.jobs.begin(order, self._node.orders.targets(order), request.identity))
 
     async def jobs(self, request: Request) -> Reply:
         """The jobs, the latest first."""
