@@ -102,7 +102,7 @@ def restore(context: Context, file: Path, settings: Path | None, state: Path | N
     Where the settings name an etcd that has the state of the domain, that stays as it is.
     The settings that are in it are not put back: they stand where this verb reads the place of the state folder from.
     """
-    from avinet.controller.backup import restore
+    from avinet.controller.restore import restore
 
     place = place_of(context, settings, state)
     made = restore(file.absolute(), place, getpass.getuser(), time.time(), partial(_in_etcd, place))

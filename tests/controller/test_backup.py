@@ -21,9 +21,11 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from avinet.controller.backup import AHEAD, MANIFEST, Place, back_up, restore
+from avinet.controller.archive import MANIFEST
+from avinet.controller.backup import Place, back_up
 from avinet.controller.certificates.records import CertificateRecord, about, certificate_key
 from avinet.controller.epochs import SEEN
+from avinet.controller.restore import AHEAD, restore
 from avinet.controller.standing import SINCE, TRUST, sign_trust
 from avinet.enrolment.records import EngineRecord, engine_key, put_record, ratchet_key
 from avinet.errors import AvinetError, Conflict, Invalid, LocalError
@@ -264,7 +266,7 @@ class BackupTests(SynchronousTestCase):
             "import time\n"
             "from pathlib import Path\n"
             "from avinet.controller import backup\n"
-            "backup._pack = lambda *_: (print('ready', flush=True), time.sleep(600))\n"
+            "backup.pack = lambda *_: (print('ready', flush=True), time.sleep(600))\n"
             f"backup.back_up(backup.Place(Path({str(self.state)!r})), Path({str(self.file)!r}), 1.0)\n"
         )
         [left] = self.folder.glob(".avinet-backup-*")
@@ -281,9 +283,9 @@ class BackupTests(SynchronousTestCase):
         self.killed(
             "import os, time\n"
             "from pathlib import Path\n"
-            "from avinet.controller import backup\n"
-            "backup._go_on = lambda *_: (print('ready', flush=True), time.sleep(600))\n"
-            f"backup.restore(Path({str(self.file)!r}), backup.Place(Path({state!r})), 'ann', 1.0)\n"
+            "from avinet.controller import backup, restore\n"
+            "restore._go_on = lambda *_: (print('ready', flush=True), time.sleep(600))\n"
+            f"restore.restore(Path({str(self.file)!r}), backup.Place(Path({state!r})), 'ann', 1.0)\n"
         )
         self.assertEqual(len(list(self.there.state.glob(".restore-*"))), 1)
         (self.there.state / ".receipt.json.4711.new").write_bytes(b"half")
