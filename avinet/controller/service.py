@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,27 +22,19 @@ from avinet.aio import Tasks, pause
 from avinet.backoff import Backoff
 from avinet.controller.api.silence import told_of_silence
 from avinet.controller.certificates.seals import Seals
-from avinet.controller.engine_door import control_routes, report_routes
+from avinet.controller.doors import enrolment_door, free_socket, tunnel_door
 from avinet.controller.node import Node
 from avinet.controller.operators import operator_routes, peer_name
 from avinet.controller.renewal import Renewal
-from avinet.controller.sessions import Session
 from avinet.controller.settings import ControllerSettings
 from avinet.controller.upgrade import upgrade
-from avinet.enrolment.door import enrolment_routes
 from avinet.errors import AvinetError, LocalError, Unavailable
 from avinet.files import FolderLock, files_missing, private_folder, sweep
-from avinet.flow.allowance import Allowance
-from avinet.rest.answering import DoorLimits
 from avinet.rest.door import Door
 from avinet.rest.table import Table
 from avinet.sockets import direct
-from avinet.ssh.gate import Limits
-from avinet.ssh.identity import Identity
-from avinet.ssh.opening import ChannelLimits
-from avinet.ssh.policy import BACKLOG, POST_QUANTUM, Policy
+from avinet.ssh.policy import BACKLOG
 from avinet.ssh.server import Server
-from avinet.ssh.tunnel import ServerTunnel, Services, Tunnel
 from avinet.store.choose import choose_store
 from avinet.trust.domain import Domain
 from avinet.trust.domain import load as load_domain
@@ -53,8 +44,6 @@ from avinet.trust.tls import ServerTLS
 
 SPARE_FILES = 200
 """What a node needs beside one open file for each tunnel: its own, its doors, and those who are logging in."""
-ENGINE_DOOR = DoorLimits(connections=16)
-"""What one service engine may have open at a service of its node."""
 
 
 class _Behind(Factory):
@@ -184,8 +173,9 @@ class ControllerService(Service):
                 "raise LimitNOFILE in its unit, or ulimit -n",
                 count=len(node.directory),
             )
-        self._open(self._https, TLSMemoryBIOFactory(self._tls, False, self._enrolment_door(node)))
-        self._open(self._ssh, self._tunnel_door(node))
+        self._open(self._https, TLSMemoryBIOFactory(self._tls, False, enrolment_door(self._reactor, settings, node)))
+        self._tunnel_server = tunnel_door(self._reactor, settings, node, self._random)
+        self._open(self._ssh, self._tunnel_server)
         self._open_socket(node)
         renewal = Renewal(self._reactor, node.standing, self._wall)
         self._tasks.spawn(renewal.keep(), "renewing the node's certificate")
@@ -213,85 +203,11 @@ class ControllerService(Service):
             behind.factory = factory
             listening.startReading()
 
-    def _enrolment_door(self, node: Node) -> Door:
-        def signer() -> Any:
-            domain = node.standing.domain
-            return domain.server.key, domain.server_chain
-
-        routes = enrolment_routes(
-            node.registrar,
-            trust=lambda: node.standing.signed,
-            nonce_key=self._domain.nonce_key,
-            signer=signer,
-            now=self._wall,
-            allowance=Allowance(
-                self._reactor.seconds,
-                burst=self._settings.enrolment.calls_at_once,
-                per_s=self._settings.enrolment.calls_per_second,
-            ),
-        )
-        return Door(self._reactor, Table(routes), tasks=node.tasks)
-
-    def _tunnel_door(self, node: Node) -> Server:
-        settings = self._settings.ssh
-        control = Table(
-            control_routes(
-                node.desired, node.greetings, node.rotations, lambda: node.standing.signed, self._reactor.seconds
-            )
-        )
-        reports = Table(report_routes(node.fleet, node.distributor, node.supply, node.observed.reported, self._wall))
-        sessions = node.sessions
-        limits = ChannelLimits(channels=settings.channels)
-
-        def services(tunnel: Tunnel) -> Services:
-            def session(_: Any) -> Session:
-                return sessions.of(tunnel)
-
-            return {
-                service: Door(self._reactor, table, tasks=node.tasks, identify=session, limits=ENGINE_DOOR)
-                for service, table in (("control:80", control), ("reports:80", reports))
-            }
-
-        def offered(tunnel: Tunnel, service: str) -> None:
-            sessions.offered(sessions.of(tunnel), service)
-
-        def connection(identity: Identity) -> ServerTunnel:
-            tunnel = ServerTunnel(
-                self._reactor,
-                identity,
-                services,
-                limits=limits,
-                dead_after_s=settings.dead_after_s,
-                on_offer=offered,
-            )
-            sessions.opened(identity.admitted, tunnel, identity.address)
-            return tunnel
-
-        self._tunnel_server = Server(
-            self._reactor,
-            node.standing.domain.ssh_host_key,
-            node.sessions,
-            connection,
-            policy=Policy(
-                login_s=settings.login_s,
-                key_exchanges=POST_QUANTUM if settings.post_quantum_only else Policy.key_exchanges,
-            ),
-            limits=Limits(
-                in_all=settings.unauthenticated,
-                per_source=settings.unauthenticated_from_one,
-                per_second=settings.logins_per_second,
-            ),
-            random=self._random,
-            late_s=lambda: node.stalls.late_s,
-            on_claim=node.misuse.turned_down,
-        )
-        return self._tunnel_server
-
     def _open_socket(self, node: Node) -> None:
         """The operators' UNIX socket: who may open it is a matter of its folder's and its own permissions."""
         path = self._folder / self._settings.socket
         path.parent.mkdir(parents=True, exist_ok=True)
-        _free_socket(path)
+        free_socket(path)
         routes = told_of_silence(operator_routes(node), self._store.silent_s)
         door = Door(self._reactor, Table(routes), tasks=node.tasks, identify=peer_name)
         before = os.umask(0o117)
@@ -321,20 +237,3 @@ class ControllerService(Service):
         self._tasks.stop()
         await self._store.close()
         self._lock.release()
-
-
-def _free_socket(path: Path) -> None:
-    """Remove the socket that a process left behind. Raises `LocalError` when somebody listens on it still."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as trial:
-        try:
-            trial.connect(str(path))
-        except (FileNotFoundError, ConnectionRefusedError):
-            path.unlink(missing_ok=True)
-            return
-        except BlockingIOError:
-            pass  # its backlog is full: it listens
-        except OSError as error:
-            raise LocalError(f"cannot listen on {path}: {error.strerror}") from error
-    raise LocalError(
-        f"cannot listen on {path}: another process does", hint="stop that one, or set another path as `socket`"
-    )
