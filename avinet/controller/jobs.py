@@ -6,7 +6,6 @@ A job has the same id on each service engine, which makes it durable before it s
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -15,41 +14,25 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from avinet.aio import CANCELLED, Slots, Tasks, as_deferred, pause, within
+from avinet.aio import CANCELLED, Slots, Tasks, as_deferred, pause
 from avinet.controller.errands import Asking, Errand
-from avinet.controller.job_followers import JobFollower, printed, seen
+from avinet.controller.job_followers import JobFollower, seen
+from avinet.controller.job_reading import JobReading, Running
 from avinet.controller.job_records import JobRecords
-from avinet.errors import AvinetError, Conflict, TimedOut, Unavailable
-from avinet.feed import Bell, Feed
+from avinet.errors import AvinetError, Conflict, Unavailable
+from avinet.feed import Feed
 from avinet.ids import random_name
 from avinet.store.interface import Store
 from avinet.wire.command import OUTPUT_LIMIT_BYTES, CommandRequest, CommandResult
-from avinet.wire.jobs import Job, JobEvent, JobList, JobOrder, JobResult, JobResults, JobSeen, JobState
+from avinet.wire.jobs import Job, JobEvent, JobOrder, JobResult
 
 RETRY_S = 5.0
 UNKEPT = 100
 """How many jobs that have ended may wait for the store to be back; of more it is not kept how they ended."""
 
 
-class _Running:
-    """A job under way: what it is now, who waits for its next result, and who follows what it prints."""
-
-    def __init__(self, job: Job, order: JobOrder) -> None:
-        self.job = job
-        self.order = order
-        self.stopped: JobState | None = None
-        self.changed = Bell()
-        self.counted = Bell()
-        self.errands: dict[str, Errand] = {}
-        self.followers: list[JobFollower] = []
-
-    @property
-    def too_many_failures(self) -> bool:
-        return self.order.failures is not None and self.job.failed > self.order.failures
-
-
-class Jobs:
-    """Runs jobs by `asking`; `connected` tells whether a service engine can be asked. `now` is the time of day."""
+class Jobs(JobReading):
+    """Runs jobs by `asking`, beside what can be read of them; `connected` tells whether a service engine can be asked. `now` is the time of day."""
 
     log = Logger()
 
@@ -63,14 +46,12 @@ class Jobs:
         now: Callable[[], float],
         random: Callable[[int], bytes],
     ) -> None:
-        self._clock = clock
-        self._records = JobRecords(store, lambda id: id in self._running)
+        super().__init__(clock, JobRecords(store, lambda id: id in self._running))
         self._tasks = tasks
         self._asking = asking
         self._connected = connected
         self._now = now
         self._random = random
-        self._running: dict[str, _Running] = {}
         self._unkept: set[str] = set()
 
     async def start(self) -> None:
@@ -79,8 +60,6 @@ class Jobs:
         for job in await self._records.all():
             if job.state == "running":
                 await self._records.keep(msgspec.structs.replace(job, state="interrupted", finished=self._now()))
-
-    # running
 
     async def begin(self, order: JobOrder, targets: Sequence[str], operator: str) -> Job:
         """Begin a job on `targets`; its results come one by one."""
@@ -93,16 +72,16 @@ class Jobs:
         follower = JobFollower(self._clock)
         return self._told(await self._begun(order, targets, operator, follower), follower)
 
-    async def _begun(self, order: JobOrder, targets: Sequence[str], operator: str, *followers: JobFollower) -> _Running:
+    async def _begun(self, order: JobOrder, targets: Sequence[str], operator: str, *followers: JobFollower) -> Running:
         running = await self._recorded(order, len(targets), operator, *followers, only_recorded=not followers)
         self._tasks.spawn(self._run(running, targets), f"job {running.job.id}")
         return running
 
     async def _recorded(
         self, order: JobOrder, targets: int, operator: str, *followers: JobFollower, only_recorded: bool
-    ) -> _Running:
+    ) -> Running:
         """A job that is kept before anything of it runs; one whose outcome somebody waits for may do without."""
-        running = _Running(self._made_job(order, targets, operator), order)
+        running = Running(self._made_job(order, targets, operator), order)
         running.followers += followers
         try:
             await self._records.keep(running.job)
@@ -133,14 +112,14 @@ class Jobs:
         output, error = errand.feed.transcript.texts()
         return CommandResult(job=running.job.id, exit_status=errand.ended.exit_status, output=output, error=error)
 
-    async def _alone(self, running: _Running, errand: Errand) -> None:
+    async def _alone(self, running: Running, errand: Errand) -> None:
         try:
             await self._seen_through(running, errand)
         finally:
             self._end(running)
         await self._close(running)
 
-    def _errand(self, id: str, running: _Running, feed: Feed) -> Errand:
+    def _errand(self, id: str, running: Running, feed: Feed) -> Errand:
         job, order = running.job, running.order
         request = CommandRequest(
             job=job.id,
@@ -162,7 +141,7 @@ class Jobs:
             targets=targets,
         )
 
-    async def _run(self, running: _Running, targets: Sequence[str]) -> None:
+    async def _run(self, running: Running, targets: Sequence[str]) -> None:
         order = running.order
         slots = Slots(order.at_once)
         size = order.batch or max(1, len(targets))
@@ -180,7 +159,7 @@ class Jobs:
             self._end(running)
         await self._close(running)
 
-    def _end(self, running: _Running) -> None:
+    def _end(self, running: Running) -> None:
         """Nothing more of it runs."""
         state = running.stopped or ("stopped" if running.too_many_failures else "done")
         if running.job.ended < running.job.targets:
@@ -189,7 +168,7 @@ class Jobs:
         running.counted.ring()
         running.changed.ring()
 
-    async def _close(self, running: _Running) -> None:
+    async def _close(self, running: Running) -> None:
         """Write how a job ended, at once or when the store is back: until then it is known here."""
         if await self._kept(running):
             return
@@ -199,14 +178,14 @@ class Jobs:
         else:
             del self._running[running.job.id]
 
-    async def _keep_later(self, running: _Running) -> None:
+    async def _keep_later(self, running: Running) -> None:
         while True:
             await pause(self._clock, RETRY_S)
             if await self._kept(running):
                 self._unkept.discard(running.job.id)
                 return
 
-    async def _kept(self, running: _Running) -> bool:
+    async def _kept(self, running: Running) -> bool:
         try:
             await self._records.keep(running.job)
         except AvinetError as error:
@@ -216,18 +195,18 @@ class Jobs:
         await self._records.sweep_now_and_then()
         return True
 
-    async def _in_turn(self, slots: Slots, running: _Running, id: str) -> None:
+    async def _in_turn(self, slots: Slots, running: Running, id: str) -> None:
         async with slots:
             await self._on(running, id)
 
-    async def _on(self, running: _Running, id: str) -> None:
+    async def _on(self, running: Running, id: str) -> None:
         """Run a job on one service engine, and keep what became of it."""
         if running.stopped or running.too_many_failures:
             await self._keep(running, lambda number: JobResult(number=number, id=id, outcome="skipped"))
             return
         await self._seen_through(running, self._errand(id, running, Feed(self._clock, changed=running.changed)))
 
-    async def _seen_through(self, running: _Running, errand: Errand) -> None:
+    async def _seen_through(self, running: Running, errand: Errand) -> None:
         running.errands[errand.id] = errand
         for follower in running.followers:
             follower.began(errand)
@@ -239,7 +218,7 @@ class Jobs:
         finally:
             del running.errands[errand.id]
 
-    async def _keep(self, running: _Running, made: Callable[[int], JobResult], why: str = "") -> None:
+    async def _keep(self, running: Running, made: Callable[[int], JobResult], why: str = "") -> None:
         """Count one result more, keep it, and tell it."""
         number = running.job.ended + 1
         result = made(number)
@@ -262,73 +241,3 @@ class Jobs:
         running.stopped = "cancelled"
         for errand in running.errands.values():
             errand.cancel()
-
-    # reading
-
-    async def results(self, id: str, after: int, wait_s: float) -> JobResults:
-        """A job, and its results behind number `after`; without any it waits so long for one, while the job runs."""
-        items = await self._records.results(id, after)
-        running = self._running.get(id)
-        if not items and running is not None and running.job.state == "running" and wait_s:
-            with suppress(TimedOut):
-                await within(self._clock, wait_s, running.counted.wait(), "the job")
-            items = await self._records.results(id, after)
-        return JobResults(job=await self._job(id), items=items)
-
-    async def follow(self, id: str, *, from_now: bool = False) -> AsyncGenerator[JobEvent, None]:
-        """All of a job, or what comes from now on: what ended before as it was kept. Raises `NotFound`."""
-        job, running = await self._job(id), self._running.get(id)
-        if running is None:
-            return self._told_as_kept(job, from_now)
-        follower, ended = JobFollower(self._clock), running.job.ended
-        for errand in running.errands.values():
-            follower.began(errand, errand.feed.transcript.size if from_now else 0)
-        running.followers.append(follower)
-        return self._told(running, follower, 0 if from_now else ended)
-
-    async def _told(self, running: _Running, follower: JobFollower, kept: int = 0) -> AsyncGenerator[JobEvent, None]:
-        """What is told to a follower: the first `kept` results, and what it is told itself."""
-        try:
-            yield JobSeen(job=running.job)
-            async for result in self._results(running.job.id, kept):
-                for event in printed(result):
-                    yield event
-            while True:
-                over, told = running.job.state != "running", False
-                for event in follower.events():
-                    told = True
-                    yield event
-                if not told:
-                    if over:
-                        break
-                    await running.changed.wait()
-            yield JobSeen(job=running.job)
-        finally:
-            running.followers.remove(follower)
-            follower.leave()
-
-    async def _told_as_kept(self, job: Job, from_now: bool) -> AsyncGenerator[JobEvent, None]:
-        yield JobSeen(job=job)
-        async for result in self._results(job.id, 0 if from_now else job.ended):
-            for event in printed(result):
-                yield event
-        yield JobSeen(job=job)
-
-    async def _results(self, id: str, count: int) -> AsyncGenerator[JobResult, None]:
-        """The first `count` results of a job."""
-        after = 0
-        while after < count and (page := await self._records.results(id, after)):
-            for result in page:
-                after = result.number
-                if after <= count:
-                    yield result
-
-    async def _job(self, id: str) -> Job:
-        running = self._running.get(id)
-        if running is not None:
-            return running.job
-        return await self._records.find(id)
-
-    async def latest(self, *, limit: int, before: str) -> JobList:
-        """Jobs before the one with the id `before`, the latest first."""
-        return await self._records.latest(limit=limit, before=before)
