@@ -32,7 +32,10 @@ UNKEPT = 100
 
 
 class Jobs(JobReading):
-    """Runs jobs by `asking`, beside what can be read of them; `connected` tells whether a service engine can be asked. `now` is the time of day."""
+    """Runs jobs by `asking`; `connected` tells whether a service engine can be asked. `now` is the time of day.
+
+    What can be read of them is `JobReading`.
+    """
 
     log = Logger()
 
