@@ -1,8 +1,8 @@
 """Many service engines in one process, as a controller sees them: python -m bench.crowd FOLDER FIRST COUNT
 
 Each has a key, a tunnel, a control service and reports of its own, by the code of `avinet.se`; what it is configured
-with, and the data plane that would run it, are in memory only. FOLDER has `nodes.json`, the nodes of the domain. The
-keys are those of `bench.site`, and they dial from addresses of 127.0.0.0/8. FIRST is the number of the first one.
+with, and the data plane that would run it, are in memory only. FOLDER has `trust.json`, the trust document. The keys
+are those of `bench.site`, and they dial from addresses of 127.0.0.0/8. FIRST is the number of the first one.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from avinet.wire.config import Config, ConfigPush, ConfigState
 from avinet.wire.message import decode
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
 from avinet.wire.session import Hello, HelloReply
-from avinet.wire.trust import Node, SignedTrust
+from avinet.wire.trust import SignedTrust, TrustDocument
 from bench.identities import engine_id, private_key, source
 
 reactor: Any = loop.reactor()
@@ -151,10 +151,10 @@ class From:
 class Member:
     """One service engine; see `avinet.se.control.Engine` for what is asked of it."""
 
-    def __init__(self, number: int, nodes: Sequence[Node], folder: Path, shell: Server) -> None:
+    def __init__(self, number: int, trusted: TrustDocument, folder: Path, shell: Server) -> None:
         self._boot = f"{number:016x}"
         self._started = time()
-        self._epoch = 1 << 32
+        self._epoch = trusted.epoch
         self._ratchet = ""
         self.configured: Deferred[None] = Deferred()
         """Fires with the first configuration."""
@@ -170,8 +170,8 @@ class Member:
             wall=time,
             tasks=tasks,
         )
-        authority = NodeAuthority(engine_id(number), lambda: nodes, time, folder / f"fence-{number}")
-        self._nodes = nodes
+        authority = NodeAuthority(engine_id(number), lambda: trusted.nodes, time, folder / f"fence-{number}")
+        self._nodes = trusted.nodes
         self._tunnels = Tunnels(
             From(source(number)),
             SETTINGS.tunnel,
@@ -231,8 +231,9 @@ class Member:
         raise Invalid("there are no commands here")
 
     async def trust(self, signed: SignedTrust) -> int:
-        """It is known."""
-        return 1
+        """A document of the node that it is with may be taken as it is."""
+        self._epoch = decode(signed.document.encode(), TrustDocument, limit_bytes=10**6).epoch
+        return self._epoch
 
     def admit_operator(self, key: OperatorKey) -> str:
         raise Invalid("there is no shell here")
@@ -274,9 +275,9 @@ def main(place: str, first: str, count: str) -> None:
     fewer_collections()
     keep_memory()
     folder = Path(place)
-    nodes = decode((folder / "nodes.json").read_bytes(), list[Node], limit_bytes=10**6)
-    shell = shell_server(reactor, private_key(0), OperatorKeys(lambda: nodes, time), _no_shell, folder)
-    members = iter([Member(number, nodes, folder, shell) for number in range(int(first), int(first) + int(count))])
+    trusted = decode((folder / "trust.json").read_bytes(), TrustDocument, limit_bytes=10**6)
+    shell = shell_server(reactor, private_key(0), OperatorKeys(lambda: trusted.nodes, time), _no_shell, folder)
+    members = iter([Member(number, trusted, folder, shell) for number in range(int(first), int(first) + int(count))])
     tasks.spawn(gatherResults([as_deferred(start(members)) for _ in range(STARTING)]), "starting all")
     reactor.run()
 

@@ -204,7 +204,7 @@ port = {self.https_port}
         trust = decode(
             self.node.ask("GET", "/v1/trust", SignedTrust).document.encode(), TrustDocument, limit_bytes=10**6
         )
-        (self.folder / "nodes.json").write_bytes(encode(trust.nodes))
+        (self.folder / "trust.json").write_bytes(encode(trust))
         for number in range(processes):
             first, end = (count * place // processes for place in (number, number + 1))
             command = [sys.executable, "-m", "bench.crowd", str(self.folder), str(first), str(end - first)]
