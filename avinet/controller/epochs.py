@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from avinet.aio import Tasks, as_deferred, pause, within
 from avinet.controller.reverse import SignatureRefused
-from avinet.errors import AvinetError, TimedOut
+from avinet.errors import AvinetError, PeerError, TimedOut
 from avinet.store.interface import Store
 from avinet.store.remembered import Remembered
 from avinet.wire.trust import SignedTrust
@@ -141,7 +141,10 @@ class Epochs:
     async def _push(self, id: str) -> None:
         epoch, signed = self._current()
         try:
-            self.said(id, await self._pusher.trust(id, signed))
+            held = await self._pusher.trust(id, signed)
+            self.said(id, held)
+            if self.behind(epoch, [id]):
+                raise PeerError(f"it says that it has {held} now")
         except AvinetError as error:
             self._failed[id] = self._clock.seconds()
             if self._said.get(id) != str(error):
