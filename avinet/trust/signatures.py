@@ -115,7 +115,7 @@ def sign(
     """Add a signature of `kind` to the headers of `message`, beside those that are there already."""
     headers, canonical = message.headers, _Canonical(message)
     # The library would add it to the headers itself, for a third of the time: it builds and parses all of it once more.
-    prepared = HTTPMessageSigner(signature_algorithm=kind.algorithm).prepare(
+    prepared = _SIGNERS[kind.algorithm].prepare(
         canonical,
         key_id=keyid,
         created=datetime.fromtimestamp(now, UTC),
@@ -185,6 +185,23 @@ class _Canonical:
             self.method = self.message.method
         else:
             self.status_code = self.message.status_code
+
+
+class _Signer(HTTPMessageSigner):
+    """Parses what the signatures of a kind cover once."""
+
+    def __init__(self, algorithm: Any) -> None:
+        super().__init__(signature_algorithm=algorithm)
+        self._parsed: dict[tuple[str, ...], Any] = {}
+
+    @override
+    def _parse_covered_component_ids(self, covered_component_ids: tuple[str, ...]) -> Any:
+        if covered_component_ids not in self._parsed:
+            self._parsed[covered_component_ids] = super()._parse_covered_component_ids(covered_component_ids)
+        return list(self._parsed[covered_component_ids])
+
+
+_SIGNERS = {algorithm: _Signer(algorithm) for algorithm in (ED25519, ECDSA_P256_SHA256)}
 
 
 class _Resolver(MappingKeyResolver):
