@@ -18,6 +18,8 @@ T = TypeVar("T")
 
 CANCELLED = (CancelledError, ConnectingCancelledError)
 """How a wait that was cancelled ends: an endpoint that was still connecting has an error of its own for it."""
+BREATH = 200
+"""How many things are looked through before the reactor gets its turn."""
 
 
 def as_deferred(awaitable: Awaitable[T]) -> Deferred[T]:

@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from avinet.aio import Tasks, pause
+from avinet.aio import BREATH, Tasks, pause
 from avinet.cloud.bundle import LocalBoot
 from avinet.cloud.local import LocalCloud
 from avinet.config.desired import Desired
@@ -58,8 +58,6 @@ from avinet.trust.document import sign_document
 from avinet.trust.domain import Domain
 
 T = TypeVar("T")
-BREATH = 200
-"""How many service engines are looked through before the reactor gets its turn."""
 TOLD_S = 1.0
 """How long a peer that is cut off has to read why."""
 ROTATED_S = 2.0
@@ -217,6 +215,7 @@ class Node:
             reactor, store, domain.node, lambda: endings(self.standing.domain, self.certificates), now, early
         )
         self.overview = Overview(
+            reactor,
             self.standing,
             self.directory,
             self.sessions,

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
+from twisted.internet.interfaces import IReactorTime
+
 from avinet import __version__
+from avinet.aio import BREATH, pause
 from avinet.config.desired import Desired
 from avinet.config.distribute import Distributor
 from avinet.config.states import States
 from avinet.controller.certificates.vault import Vault
 from avinet.controller.expiry import Expiries
-from avinet.controller.sessions import Session, Sessions
+from avinet.controller.sessions import Sessions
 from avinet.controller.standing import Standing
 from avinet.enrolment.directory import Directory
 from avinet.enrolment.records import EngineRecord
@@ -26,6 +29,7 @@ class Overview:
 
     def __init__(
         self,
+        clock: IReactorTime,
         standing: Standing,
         directory: Directory,
         sessions: Sessions,
@@ -39,6 +43,7 @@ class Overview:
         store: Store,
         now: Callable[[], float],
     ) -> None:
+        self._clock = clock
         self._standing = standing
         self._directory = directory
         self._sessions = sessions
@@ -85,10 +90,9 @@ class Overview:
             lost_records=latest.lost_records,
         )
 
-    def status(self) -> Status:
-        """The node and its fleet in one view."""
-        states = Counter(each.state for each in self._directory.records())
-        versions = [(self._desired.version(each.id), self._states.get(each.id)) for each in self._directory.records()]
+    async def status(self) -> Status:
+        """The node and its fleet in one view; a large fleet is looked through in pieces."""
+        counts = await self._counts()
         up, down = self._fleet.servers()
         standing = self._standing
         return Status(
@@ -101,15 +105,7 @@ class Overview:
             trust_epoch=standing.document.epoch,
             expiries=self._expiries.shown(),
             revision=self._directory.revision,
-            engines=EngineCounts(
-                expected=states["expected"],
-                enrolled=states["enrolled"],
-                revoked=states["revoked"],
-                connected=len(self._sessions),
-                acknowledged=sum(map(self._acknowledged, self._sessions)),
-                in_sync=sum(desired is not None and state.applied == desired for desired, state in versions),
-                refused=sum(desired is not None and state.refused == desired for desired, state in versions),
-            ),
+            engines=counts,
             servers_up=up,
             servers_down=down,
             certificates=len(certificates := list(self._certificates)),
@@ -118,6 +114,27 @@ class Overview:
             store_silent_s=round(self._store.silent_s(), 1),
         )
 
-    def _acknowledged(self, session: Session) -> bool:
-        desired = self._desired.version(session.id)
-        return session.hello is not None and desired is not None and self._states.get(session.id).applied == desired
+    async def _counts(self) -> EngineCounts:
+        kinds: Counter[str] = Counter()
+        for number, record in enumerate(list(self._directory.records()), 1):
+            if number % BREATH == 0:
+                await pause(self._clock, 0)
+            kinds[record.state] += 1
+            desired = self._desired.version(record.id)
+            if desired is None:
+                continue
+            state = self._states.get(record.id)
+            kinds["refused"] += state.refused == desired
+            if state.applied == desired:
+                kinds["in sync"] += 1
+                session = self._sessions.find(record.id)
+                kinds["acknowledged"] += session is not None and session.hello is not None
+        return EngineCounts(
+            expected=kinds["expected"],
+            enrolled=kinds["enrolled"],
+            revoked=kinds["revoked"],
+            connected=len(self._sessions),
+            acknowledged=kinds["acknowledged"],
+            in_sync=kinds["in sync"],
+            refused=kinds["refused"],
+        )

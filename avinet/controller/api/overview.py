@@ -26,7 +26,7 @@ class Overview:
 
     async def status(self, request: Request) -> Reply:
         """The node and its fleet in one view."""
-        status = self._node.overview.status()
+        status = await self._node.overview.status()
         return Reply(200, msgspec.structs.replace(status, rollouts=self._node.rollouts.known()))
 
     async def trust(self, request: Request) -> Reply:

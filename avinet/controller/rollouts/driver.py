@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.aio import CANCELLED, News, Tasks, pause, within
+from avinet.aio import BREATH, CANCELLED, News, Tasks, pause, within
 from avinet.config import rollout as rules
 from avinet.config.catalogue import Catalogue, Rolling
 from avinet.config.compile import Target, applies
@@ -25,8 +25,6 @@ from avinet.wire.rollout import Rollout, RolloutList
 TICK_S = 1.0
 SHARE = 20
 """To look at a large fleet takes at most one part in so many of the time."""
-BREATH = 200
-"""How many service engines are looked at before the reactor gets its turn."""
 
 
 class Documents(Protocol):
