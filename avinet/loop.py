@@ -36,8 +36,10 @@ if sys.platform == "linux":
         def _end_turn(self) -> None:
             while (call := self._last) is not None:  # a call may come to ask for another one
                 self._last = None
-                with _log.failuresHandled("at the end of a turn"):  # which is not the fault of whoever asked next
+                try:
                     call()
+                except Exception:  # it is not the fault of whoever asked next
+                    _log.failure("at the end of a turn")
 
         @override
         def doPoll(self, timeout: float | None) -> None:
