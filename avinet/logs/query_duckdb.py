@@ -1,0 +1,160 @@
+"""The one way from a query to SQL, for DuckDB over Parquet files.
+
+The text is put together from the tables of columns and from words that stand here. Whatever was asked for goes in as a
+parameter, the names of the files too, so that no value can change what is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from avinet.errors import Invalid
+from avinet.wire.log import ABSENT, COLUMNS, Column
+from avinet.wire.query import (
+    Filter,
+    Gaps,
+    LogQuery,
+    Measure,
+    Percentiles,
+    Position,
+    Rows,
+    Series,
+    Shape,
+    Top,
+    Totals,
+    read_cursor,
+)
+
+_TYPES = {"int": "BIGINT", "time": "BIGINT", "text": "VARCHAR"}
+_COMPARED = {"eq": "=", "ne": "<>", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+_CALLED = {"prefix": "starts_with", "contains": "contains"}
+_ENGINE = "split_part(filename, '/', -4)"
+"""The service engine of a file, by where the archive has it: `ENGINE/YYYY-MM-DD/HH/NAME`."""
+_COLUMNS = {column.name: f'"{column.name}"' for column in COLUMNS} | {"engine": _ENGINE}
+_ERRORS = "(status >= 500 OR (status < 100 AND server = ''))"
+
+
+class Parameters:
+    """The values that a text of SQL speaks of by number."""
+
+    def __init__(self) -> None:
+        self.values: list[object] = []
+
+    def add(self, value: object) -> str:
+        """The place that stands for `value`."""
+        self.values.append(value)
+        return f"${len(self.values)}"
+
+
+def render(query: LogQuery, files: Sequence[str]) -> tuple[str, list[object]]:
+    """The SQL that answers `query` from `files`, and its parameters in order.
+
+    The files are segments where the archive has them. The rows have the columns of `answer_columns`; pages of records
+    have time, engine and sequence number behind them. Pages and top lists have one row more than asked for, where
+    there is one. Raises `Invalid` for gaps, which are in no record.
+    """
+    parameters = Parameters()
+    source = f"{_source(files, parameters)} WHERE {_condition(query, parameters)}"
+    return _select(query.get, source, parameters), parameters.values
+
+
+def _select(get: Shape, source: str, parameters: Parameters) -> str:
+    """The text that gives `get` from the records of `source`."""
+    match get:
+        case Rows() as rows:
+            return _rows(rows, source, parameters)
+        case Series(bucket_s=bucket_s, measures=measures):
+            width = parameters.add(bucket_s * 1000)
+            wanted = ", ".join([f'"time" // {width} * {width}', *(_measured(each, parameters) for each in measures)])
+            return f"SELECT {wanted} FROM {source} GROUP BY 1 ORDER BY 1"
+        case Top() as top:
+            return _top(top, source, parameters)
+        case Percentiles(column=column, quantiles=quantiles):
+            name = _COLUMNS[column]
+            return (
+                f"SELECT quantile_cont({name}, {parameters.add(list(quantiles))}) FROM {source} AND {name} <> {ABSENT}"
+            )
+        case Totals(measures=measures):
+            return f"SELECT {', '.join(_measured(each, parameters) for each in measures)} FROM {source}"
+        case Gaps():
+            raise Invalid("gaps are not in the records, but in the manifests of their segments")
+
+
+def _source(files: Sequence[str], parameters: Parameters) -> str:
+    """The records of `files`: all columns with their types, whatever a file has; one that it does not have is empty."""
+    if not files:
+        none = ", ".join([*(f'NULL::{_TYPES[each.kind]} AS "{each.name}"' for each in COLUMNS), "'' AS filename"])
+        return f"(SELECT {none} WHERE false)"
+    schema = ", ".join(f"'{each.name}': {_field(each)}" for each in COLUMNS)
+    return f"read_parquet({parameters.add(list(files))}, schema = MAP {{{schema}}}, filename = true)"
+
+
+def _field(column: Column) -> str:
+    empty = "''" if column.kind == "text" else "NULL"
+    return f"{{name: '{column.name}', type: '{_TYPES[column.kind]}', default_value: {empty}}}"
+
+
+def _condition(query: LogQuery, parameters: Parameters) -> str:
+    """What a record must be to count."""
+    wanted = [f'"time" >= {parameters.add(query.since_ms)}', f'"time" < {parameters.add(query.until_ms)}']
+    for column, ids in (("engine", query.engines), ("service", query.services)):
+        if ids:
+            wanted.append(_among(_COLUMNS[column], ids, parameters))
+    wanted += [_passes(each, parameters) for each in query.filters]
+    return " AND ".join(wanted)
+
+
+def _passes(each: Filter, parameters: Parameters) -> str:
+    column = _COLUMNS[each.column]
+    if each.op == "in":
+        return _among(column, each.values, parameters)
+    value = parameters.add(each.values[0])
+    if each.op in _CALLED:
+        return f"{_CALLED[each.op]}({column}, {value})"
+    return f"{column} {_COMPARED[each.op]} {value}"
+
+
+def _among(column: str, values: Sequence[object], parameters: Parameters) -> str:
+    return f"{column} IN ({', '.join(parameters.add(each) for each in values)})"
+
+
+def _rows(rows: Rows, source: str, parameters: Parameters) -> str:
+    order, behind = ("DESC", "<") if rows.order == "newest" else ("ASC", ">")
+    wanted = ", ".join(_COLUMNS[each] for each in [*rows.columns, "time", "engine", "seq"])
+    after = f" AND {_behind(read_cursor(rows.after), behind, parameters)}" if rows.after else ""
+    by = ", ".join(f"{_COLUMNS[each]} {order}" for each in ("time", "engine", "seq"))
+    return f"SELECT {wanted} FROM {source}{after} ORDER BY {by} LIMIT {parameters.add(rows.limit + 1)}"
+
+
+def _behind(last: Position, behind: str, parameters: Parameters) -> str:
+    """What is behind the last record of a page. Its time stands alone too: that leaves out whole files."""
+    time, engine, seq = (parameters.add(each) for each in (last.time, last.engine, last.seq))
+    return (
+        f'"time" {behind}= {time} AND ("time" {behind} {time} OR {_ENGINE} {behind} {engine}'
+        f" OR ({_ENGINE} = {engine} AND seq {behind} {seq}))"
+    )
+
+
+def _top(top: Top, source: str, parameters: Parameters) -> str:
+    columns = [_COLUMNS[each] for each in top.columns]
+    wanted = ", ".join([*columns, _measured(top.measure, parameters)])
+    places = [str(place) for place in range(1, len(columns) + 1)]
+    order = ", ".join([f"{len(columns) + 1} DESC NULLS LAST", *(f"{place} ASC NULLS LAST" for place in places)])
+    group = ", ".join(places)
+    return f"SELECT {wanted} FROM {source} GROUP BY {group} ORDER BY {order} LIMIT {parameters.add(top.n + 1)}"
+
+
+def _measured(measure: Measure, parameters: Parameters) -> str:
+    column = _COLUMNS.get(measure.column, "")
+    match measure.of:
+        case "requests":
+            return "count(*)"
+        case "errors":
+            return f"count(*) FILTER (WHERE {_ERRORS})"
+        case "bytes_in" | "bytes_out":
+            return f'coalesce(sum("{measure.of}"), 0)'
+        case "mean":
+            return f"avg({column}) FILTER (WHERE {column} <> {ABSENT})"
+        case "percentile":
+            quantile = parameters.add(measure.quantile)
+            return f"quantile_cont({column}, {quantile}) FILTER (WHERE {column} <> {ABSENT})"
