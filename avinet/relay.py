@@ -55,6 +55,11 @@ class Relay(Protocol):
         self._passed = passed
         self._ended = ended
 
+    @property
+    def finished(self) -> bool:
+        """Whether all that the peer has to send has come: it said so, and did not break off before."""
+        return self._finished
+
     @override
     def connectionMade(self) -> None:
         if self.other is None:

@@ -29,7 +29,7 @@ from zope.interface import directlyProvides, providedBy
 from avinet import __version__, loop
 from avinet.aio import Tasks, as_deferred
 from avinet.config.apply import Applier
-from avinet.dataplane.interface import ServerState
+from avinet.dataplane.interface import Lines, Missed, ServerState
 from avinet.errors import AvinetError, Invalid
 from avinet.rest.door import Door
 from avinet.rest.table import Table
@@ -67,6 +67,8 @@ class Memory:
 
     name = "in memory"
     changed: Callable[[], None]
+    lines: Lines
+    missed: Missed
 
     def __init__(self) -> None:
         self._config = Config()

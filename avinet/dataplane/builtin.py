@@ -13,9 +13,10 @@ from twisted.internet.interfaces import IListeningPort
 from avinet.aio import Tasks, pause
 from avinet.dataplane.certificates import require
 from avinet.dataplane.counting import Counter
-from avinet.dataplane.interface import ServerState
+from avinet.dataplane.interface import Lines, Missed, ServerState
 from avinet.dataplane.listener import Listener, Served
 from avinet.dataplane.pools import LivePool
+from avinet.dataplane.records import Record, line
 from avinet.dataplane.tls import context
 from avinet.errors import Invalid, NotFound
 from avinet.trust.server_certificate import ServerCertificate
@@ -41,6 +42,8 @@ class BuiltIn:
 
     def __init__(self, reactor: Any) -> None:
         self.changed: Callable[[], None] = lambda: None
+        self.lines: Lines = lambda lines: None
+        self.missed: Missed = lambda why, records: None
         self._reactor = reactor
         self._certificates: dict[str, ServerCertificate] = {}
         self._tasks = Tasks()
@@ -102,9 +105,12 @@ class BuiltIn:
         return self._counters.setdefault(name, Counter(name))
 
     def _serve(self, service: VirtualService) -> Served:
-        served = Served(self._reactor, service, self._counter(service.name), self._pool, self._tasks)
+        served = Served(self._reactor, service, self._counter(service.name), self._pool, self._tasks, self._take)
         served.change(service, self._counter(service.name), self._certificates)
         return served
+
+    def _take(self, record: Record) -> None:
+        self.lines([line(record)])
 
     def _listen(self, service: VirtualService) -> _Open:
         listener = Listener(self._serve(service))

@@ -13,10 +13,11 @@ from twisted.logger import Logger
 
 from avinet.aio import CANCELLED, Tasks, pause
 from avinet.dataplane.counting import Counter
-from avinet.dataplane.intake import Intake, RequestRecord
-from avinet.dataplane.interface import ServerState
+from avinet.dataplane.intake import Intake
+from avinet.dataplane.interface import Lines, Missed, ServerState
 from avinet.dataplane.keyring import Keyring
 from avinet.dataplane.master import Master, claim_ports
+from avinet.dataplane.records import TCP, Record
 from avinet.dataplane.render import RECORDS_SOCKET, render
 from avinet.dataplane.runtime import dropped_logs, stat_lines
 from avinet.errors import AvinetError, Invalid, NotFound, Unavailable
@@ -40,18 +41,23 @@ class HAProxy:
     def __init__(self, reactor: Any, folder: Path, keys: Path, program: str, version: str) -> None:
         self.name = f"HAProxy {version}"
         self.changed: Callable[[], None] = lambda: None
+        self.lines: Lines = lambda lines: None
+        self.missed: Missed = lambda why, records: None
         self._reactor = reactor
         self._master = Master(reactor, folder, program)
         self._keyring = Keyring(self._master, keys)
         self._tasks = Tasks()
         self._config: Config | None = None
-        self._intake = Intake(self._record)
+        self._intake = Intake(
+            self._count, lambda lines: self.lines(lines), lambda why, records: self.missed(why, records)
+        )
         self._port: IListeningPort | None = None
         self._counters: dict[str, Counter] = {}
         self._totals: dict[str, int] = {}
         self._health: list[ServerHealth] = []
         self._dropped = 0
-        self._said_bad = 0
+        self._missing = 0
+        self._said_lost = 0
         self._change = DeferredLock()
 
     # Start, apply, end
@@ -218,11 +224,13 @@ class HAProxy:
     def _counter(self, name: str) -> Counter:
         return self._counters.setdefault(name, Counter(name))
 
-    def _record(self, record: RequestRecord) -> None:
-        counter = self._counter(record.s)
-        counter.bytes_in += record.i
-        counter.bytes_out += record.o
-        counter.ended(max(0, record.t) / 1000, record.c, served=record.served)
+    def _count(self, records: Sequence[Record]) -> None:
+        for each in records:
+            counter = self._counter(each.service)
+            counter.bytes_in += each.bytes_in
+            counter.bytes_out += each.bytes_out
+            status = each.status if each.status != TCP else None
+            counter.ended(max(0, each.total_ms) / 1000, status, served=each.served)
 
     def health(self) -> Sequence[ServerHealth]:
         """See `Dataplane`."""
@@ -241,13 +249,15 @@ class HAProxy:
 
     async def _count_dropped(self) -> None:
         dropped = dropped_logs(await self._master.stats("show info"))
-        self._said_bad += max(0, dropped - self._dropped)
-        self._dropped = dropped
+        more, self._dropped = max(0, dropped - self._dropped), dropped
+        if more:
+            self._missing += more
+            self.missed("dropped", more)
 
     def lost_records(self) -> int:
         """See `Dataplane`."""
-        lost, self._said_bad = self._said_bad + self._intake.bad, 0
-        self._intake.bad = 0
+        bad = self._missing + sum(self._intake.bad.values())
+        lost, self._said_lost = bad - self._said_lost, bad
         return lost
 
     async def set_server(self, pool: str, server: str, state: ServerState) -> None:

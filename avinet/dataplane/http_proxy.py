@@ -17,6 +17,8 @@ from typing_extensions import override
 from avinet.aio import Tasks
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.pools import LivePool, Member
+from avinet.dataplane.records import REQUEST_ID
+from avinet.dataplane.timeline import Client, Take, Timeline
 from avinet.dataplane.tls import FORWARDED_PROTO
 from avinet.errors import Unavailable
 from avinet.relay import Reading
@@ -39,15 +41,18 @@ Choose = Callable[[str, str], "LivePool | None"]
 
 
 class HTTPFront(Factory):
-    """Accepts connections of one HTTP service; `choose` finds the pool for a host and a path.
+    """Accepts connections of one HTTP service; `choose` finds the pool for a host and a path, `take` gets the records.
 
     Servers are told of `tls` beneath it, whatever the client says.
     """
 
     noisy = False
 
-    def __init__(self, clock: IReactorTime, counter: Counter, choose: Choose, tasks: Tasks, *, tls: bool) -> None:
+    def __init__(
+        self, clock: IReactorTime, counter: Counter, choose: Choose, tasks: Tasks, take: Take, *, tls: bool
+    ) -> None:
         self.clock = clock
+        self.take = take
         self.counter = counter
         self.choose = choose
         self.tasks = tasks
@@ -56,7 +61,7 @@ class HTTPFront(Factory):
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> Front:
-        return Front(self, str(getattr(addr, "host", "")))
+        return Front(self, addr)
 
 
 class Front(Protocol):
@@ -64,17 +69,20 @@ class Front(Protocol):
 
     transport: Any
 
-    def __init__(self, site: HTTPFront, peer: str) -> None:
+    def __init__(self, site: HTTPFront, peer: IAddress | None) -> None:
         self.site = site
         self._counter = site.counter
         self._peer = peer
+        self._client = Client.of(peer)
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_LIMIT_BYTES)
         self._back: Back | None = None
         self._connecting = False
-        self._begun: float | None = None
+        self._current: Timeline | None = None
+        self._received = self._consumed = 0
         self._bodiless = False
         self._timer: IDelayedCall | None = None
         self._lost = False
+        self._leaver = "C"
 
     @override
     def connectionMade(self) -> None:
@@ -96,16 +104,26 @@ class Front(Protocol):
 
     def _late(self) -> None:
         if self._back is not None:
-            self.answer(504, b"the server did not answer in time\n")
+            self.answer(504, b"the server did not answer in time\n", "s")
         else:
+            self._leaver = "c"
             self.transport.abortConnection()
 
     @override
     def dataReceived(self, data: bytes) -> None:
+        if not self._received and self.site.tls:
+            self._client = Client.of(self._peer, self.transport)
         self._counter.bytes_in += len(data)
+        self._received += len(data)
         self.moved()
+        self._begin()
         self._http.receive_data(data)
         self._pump()
+
+    def _begin(self) -> None:
+        """The first byte of a request is there, if one may come now."""
+        if self._current is None and self._http.their_state is h11.IDLE:
+            self._current = Timeline(self._client, self.site.clock.seconds())
 
     def _pump(self) -> None:
         """Take from the parser what can be passed on now."""
@@ -113,7 +131,7 @@ class Front(Protocol):
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError as error:
-                self.answer(error.error_status_hint or 400, b"the request cannot be understood\n")
+                self.answer(error.error_status_hint or 400, b"the request cannot be understood\n", "P")
                 return
             if event is h11.NEED_DATA:
                 return
@@ -129,19 +147,21 @@ class Front(Protocol):
                 self._back.send(event)
 
     def _request(self, request: h11.Request) -> None:
-        self._begun = self.site.clock.seconds()
+        assert self._current is not None
+        headers = dict(request.headers)
+        now = self.site.clock.seconds()
+        self._current.ask(now, request.method, request.target, request.http_version, headers)
         self._bodiless = request.method == b"HEAD"
         if request.method == b"CONNECT":
-            self.answer(405, b"this is no forward proxy\n")
+            self.answer(405, b"this is no forward proxy\n", "P")
             return
         self._wait(ANSWER_S)
-        headers = dict(request.headers)
         pool = self.site.choose(headers.get(b"host", b"").decode("latin-1"), request.target.decode("latin-1"))
         self._connecting = True
         self.transport.pauseProducing()
-        self.site.tasks.spawn(self._connect(request, pool), "connecting to a server")
+        self.site.tasks.spawn(self._connect(request, self._current, pool), "connecting to a server")
 
-    async def _connect(self, request: h11.Request, pool: LivePool | None) -> None:
+    async def _connect(self, request: h11.Request, current: Timeline, pool: LivePool | None) -> None:
         def backend() -> Back:
             return Back(self, request.method)
 
@@ -150,27 +170,30 @@ class Front(Protocol):
         try:
             if pool is None:
                 raise Unavailable("no route and no pool for this request")
-            member, back = await pool.connect(factory)
+            current.pool = pool.config.name
+            member, back = await pool.connect(factory, current.dialled)
         except Unavailable as error:
             self._connecting = False
-            self.answer(503, error.what.encode() + b"\n")
+            self.answer(503, error.what.encode() + b"\n", "S")
             return
         if self._lost:
             back.transport.abortConnection()
             return
         self._connecting = False
+        current.connected = self.site.clock.seconds()
         self._back = back
         back.serve(member)
-        back.send(self._forwarded(request, member.server))
+        back.send(self._forwarded(request, current, member.server))
         self.transport.resumeProducing()
         self._pump()
 
-    def _forwarded(self, request: h11.Request, server: Server) -> h11.Request:
-        headers = end_to_end(list(request.headers))
+    def _forwarded(self, request: h11.Request, current: Timeline, server: Server) -> h11.Request:
+        headers = [each for each in end_to_end(list(request.headers)) if each[0] != REQUEST_ID]
         if all(name != b"host" for name, _ in headers):  # HTTP/1.0 needs none
             address = f"[{server.address}]" if ":" in server.address else server.address
             headers.insert(0, (b"host", f"{address}:{server.port}".encode("ascii")))
-        headers.append((b"x-forwarded-for", self._peer.encode("ascii")))
+        headers.append((b"x-forwarded-for", self._client.address.encode("ascii")))
+        headers.append((REQUEST_ID, current.request_id.encode("ascii")))
         if self.site.tls:
             headers = [each for each in headers if each[0] != FORWARDED_PROTO]
             headers.append((FORWARDED_PROTO, b"https"))
@@ -183,40 +206,59 @@ class Front(Protocol):
         if isinstance(event, h11.InformationalResponse) and self._http.their_http_version == b"1.0":
             return
         data = self._http.send(event)
+        if self._current is not None:
+            self._current.bytes_out += len(data or b"")
+            if isinstance(event, h11.Response):
+                self._current.status = event.status_code
+                if self._back is not None:
+                    self._current.answered = self.site.clock.seconds()
         if data:
             self._counter.bytes_out += len(data)
             self.transport.write(data)
 
-    def finished(self, status: int) -> None:
+    def finished(self) -> None:
         """The answer is whole: count it, and take the next request, if there may be one."""
-        self._count(status)
+        self._count("--")
         self._drop_back()
         self.transport.unregisterProducer()
         if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
             self._http.start_next_cycle()
+            if self._consumed < self._received:
+                self._begin()
             self._wait(IDLE_S)
             self.transport.resumeProducing()
             self._pump()
         else:
             self.transport.loseConnection()
 
-    def answer(self, status: int, body: bytes) -> None:
-        """Answer in the server's place, or break off when it has begun to answer, and close."""
+    def answer(self, status: int, body: bytes, who: str) -> None:
+        """Answer in the server's place, or break off when it has begun to answer, and close.
+
+        `who` is at fault, in HAProxy's letters: the proxy has refused (P), the server (S), or it was too late (s).
+        """
+        termination = self._current.ended_by(who) if self._current is not None else ""
         self._drop_back()
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             head = [("content-length", str(len(body))), ("content-type", "text/plain"), ("connection", "close")]
             self.send(h11.Response(status_code=status, headers=head))
             self.send(h11.Data(data=b"" if self._bodiless else body))
             self.send(h11.EndOfMessage())
-            self._count(status)
+            self._count(termination)
             self.transport.loseConnection()
         else:
+            self._count(termination)
             self.transport.abortConnection()
 
-    def _count(self, status: int) -> None:
+    def _count(self, termination: str) -> None:
+        """The request has ended, if there is one: count it, and give its record."""
+        current, self._current = self._current, None
+        if current is None:
+            return
         now = self.site.clock.seconds()
-        self._counter.ended(now - (now if self._begun is None else self._begun), status)
-        self._begun = None
+        before, self._consumed = self._consumed, self._received - len(self._http.trailing_data[0])
+        current.bytes_in = self._consumed - before
+        self._counter.ended(now - (now if current.asked is None else current.asked), current.status)
+        self.site.take(current.record(now, self._counter.name, termination))
 
     def _drop_back(self) -> None:
         back, self._back = self._back, None
@@ -229,6 +271,8 @@ class Front(Protocol):
         self._wait(None)
         self.site.open.discard(self)
         self._counter.connections -= 1
+        if self._current is not None:
+            self._count(self._current.ended_by(self._leaver))
         self._drop_back()
 
 
@@ -241,7 +285,6 @@ class Back(Protocol):
         self._front: Front | None = front
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT_BYTES)
         self._member: Member | None = None
-        self._status = 502
 
     @override
     def connectionMade(self) -> None:
@@ -276,19 +319,18 @@ class Back(Protocol):
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError:
-                self._front.answer(502, b"the server's answer cannot be understood\n")
+                self._front.answer(502, b"the server's answer cannot be understood\n", "P")
                 return
             if event is h11.NEED_DATA or event is h11.PAUSED:
                 return
             if isinstance(event, h11.ConnectionClosed):
-                self._front.answer(502, b"the server closed the connection\n")
+                self._front.answer(502, b"the server closed the connection\n", "S")
             elif isinstance(event, (h11.Response, h11.InformationalResponse)):
-                self._status = event.status_code
                 if event.status_code != 101:
                     self._front.send(_downstream(event))
             elif isinstance(event, h11.EndOfMessage):
                 self._front.send(h11.EndOfMessage())
-                self._front.finished(self._status)
+                self._front.finished()
             else:
                 self._front.send(event)
 
@@ -309,7 +351,7 @@ class Back(Protocol):
             self._http.receive_data(b"")
             self._pump()
         else:  # where only the end of the connection ends an answer, this one is not whole
-            self._front.answer(502, b"the server broke the connection off\n")
+            self._front.answer(502, b"the server broke the connection off\n", "S")
 
 
 def _downstream(event: Any) -> Any:

@@ -1,55 +1,41 @@
-"""Records of HAProxy: lines of JSON through a UNIX socket, counted as they come; a bad line is counted too."""
+"""Records of HAProxy: lines of JSON through a UNIX socket, taken as they come; a bad line is told of and counted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import Factory, connectionDone
-from twisted.protocols.basic import LineOnlyReceiver
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-LINE_BYTES = 128 * 1024
+from avinet.dataplane.interface import Missed
+from avinet.dataplane.records import Record
+
+LINE_BYTES = 64 * 1024
+"""What a line may have; those of HAProxy have less than 16 KiB."""
+_decoder = msgspec.json.Decoder(Record)
+_SIGNED, _PLAIN = b',"r":+', b',"r":'
+"""HAProxy writes a plus before the retries of a request that went to another server in the end, which is no JSON.
+
+In a text it cannot stand like that: quotes in one are escaped.
+"""
 
 
-class RequestRecord(msgspec.Struct, frozen=True):
-    """One request, or one connection of a TCP service: the service, its status (HTTP), time in ms, bytes in and out,
-    and how it ended (TCP), in HAProxy's letters (configuration manual, section 8.5).
-    """
-
-    s: str
-    t: int
-    i: int
-    o: int
-    c: int | None = None
-    x: str = ""
-
-    @property
-    def served(self) -> bool:
-        """Whether a server took it, or would have if the client had stayed."""
-        return self.x[1:2] not in ("C", "Q") or self.x[:1] in ("C", "c")
+def _is_request(record: Record) -> bool:
+    """False for a connection that ended before there was a request: the handshake of TLS has failed."""
+    return record.status != 0 or record.termination != "PR"
 
 
-class _Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A connection on which the handshake of TLS failed, with HAProxy's number for why: there was no request."""
-
-    s: str
-    e: int
-
-
-_decode = msgspec.json.Decoder(RequestRecord).decode
-_decode_failed = msgspec.json.Decoder(_Failed).decode
-
-
-class _Lines(LineOnlyReceiver):
-    delimiter = b"\n"
-    MAX_LENGTH = LINE_BYTES
+class _Lines(Protocol):
+    """Splits what comes into lines; all those of one read are one batch."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
+        self._rest = b""
+        self._skipping = False
 
     @override
     def connectionMade(self) -> None:
@@ -57,44 +43,91 @@ class _Lines(LineOnlyReceiver):
 
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._rest:
+            self._intake.spoil("parse")
         self._intake.open.discard(self)
         if self._intake.closed is not None and not self._intake.open:
             self._intake.closed.callback(None)
 
     @override
-    def lineReceived(self, line: bytes) -> None:
-        try:
-            record = _decode(line)
-        except msgspec.MsgspecError:
-            self._intake.bad += not _is_failure(line)
-            return
-        self._intake.take(record)
-
-    @override
-    def lineLengthExceeded(self, line: bytes) -> None:
-        self._intake.bad += 1
-        assert self.transport is not None
-        self.transport.loseConnection()
-
-
-def _is_failure(line: bytes) -> bool:
-    try:
-        _decode_failed(line)
-    except msgspec.MsgspecError:
-        return False
-    return True
+    def dataReceived(self, data: bytes) -> None:
+        if self._skipping:
+            _, newline, data = data.partition(b"\n")
+            self._skipping = not newline
+        data = self._rest + data
+        end = data.rfind(b"\n") + 1
+        self._rest = data[end:]
+        if end:
+            self._intake.take_block(data[:end])
+        if len(self._rest) > LINE_BYTES:
+            self._rest, self._skipping = b"", True
+            self._intake.spoil("long")
 
 
 class Intake(Factory):
-    """Gives each record to `take`; `bad` counts lines that were none."""
+    """Gives the records of each read to `take`, and their lines to `lines`; what is none is told to `missed`, in its
+    place between them, and counted in `bad` by why: `parse`, `long`.
+    """
 
     noisy = False
 
-    def __init__(self, take: Callable[[RequestRecord], None]) -> None:
-        self.take = take
-        self.bad = 0
+    def __init__(
+        self,
+        take: Callable[[Sequence[Record]], None],
+        lines: Callable[[Sequence[bytes]], None],
+        missed: Missed,
+    ) -> None:
+        self._take = take
+        self._lines = lines
+        self._missed = missed
+        self.bad = {"parse": 0, "long": 0}
         self.open: set[_Lines] = set()
         self.closed: Deferred[None] | None = None
+
+    def take_block(self, block: bytes) -> None:
+        """Take whole lines, each with its end."""
+        if _SIGNED in block:
+            block = block.replace(_SIGNED, _PLAIN)
+        lines = block.split(b"\n")
+        del lines[-1]
+        fit = len(block) <= LINE_BYTES or max(map(len, lines)) <= LINE_BYTES
+        try:
+            records = _decoder.decode_lines(block) if fit else []
+        except msgspec.MsgspecError:
+            records = []
+        if len(records) == len(lines):
+            self._hand_on(records, lines)
+        else:
+            self._take_each(lines)
+
+    def _take_each(self, lines: Sequence[bytes]) -> None:
+        """Take lines of which one is bad: those between two bad ones are a batch."""
+        good: list[tuple[Record, bytes]] = []
+        for line in lines:
+            why = "long"
+            if len(line) <= LINE_BYTES:
+                try:
+                    good.append((_decoder.decode(line), line))
+                    continue
+                except msgspec.MsgspecError:
+                    why = "parse"
+            self._hand_on([record for record, _ in good], [line for _, line in good])
+            good.clear()
+            self.spoil(why)
+        self._hand_on([record for record, _ in good], [line for _, line in good])
+
+    def _hand_on(self, records: list[Record], lines: list[bytes]) -> None:
+        if not all(map(_is_request, records)):
+            lines = [line for record, line in zip(records, lines, strict=True) if _is_request(record)]
+            records = [record for record in records if _is_request(record)]
+        if records:
+            self._take(records)
+            self._lines(lines)
+
+    def spoil(self, why: str) -> None:
+        """A line came that is none, and a record is missing."""
+        self.bad[why] += 1
+        self._missed("parse", 1)
 
     async def close(self) -> None:
         """End the connections that are open; what they still hold is lost to this process."""

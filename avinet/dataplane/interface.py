@@ -10,13 +10,21 @@ from avinet.wire.config import Config
 from avinet.wire.report import ServerHealth, ServiceTraffic
 
 ServerState = Literal["ready", "drain", "maint"]
+Lines = Callable[[Sequence[bytes]], None]
+"""Is given the records of requests and connections that have ended, each a line (`avinet.wire.log`) without its end."""
+Missed = Callable[[Literal["parse", "dropped"], int], None]
+"""Is told how many records are missing behind the lines before: they are none, or there was no room on their way."""
 
 
 class Dataplane(Protocol):
-    """A load balancer. `changed` is called at once when the health of a server changes."""
+    """A load balancer. `changed` is called at once when the health of a server changes; `lines` and `missed` are called
+    as requests end. Nobody listens to any of them at first.
+    """
 
     name: str
     changed: Callable[[], None]
+    lines: Lines
+    missed: Missed
 
     async def start(self, config: Config) -> None:
         """Attach to what runs already, or start it, and bring it to `config`.

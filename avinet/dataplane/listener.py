@@ -17,6 +17,7 @@ from avinet.dataplane.counting import Counter
 from avinet.dataplane.http_proxy import HTTPFront
 from avinet.dataplane.pools import LivePool
 from avinet.dataplane.tcp_proxy import TCPFront
+from avinet.dataplane.timeline import Take
 from avinet.dataplane.tls import Termination
 from avinet.wire.config import VirtualService
 
@@ -24,21 +25,23 @@ Pools = Callable[["str | None"], "LivePool | None"]
 
 
 class Served:
-    """One virtual service that is being served; `pools` finds the pool of a name.
+    """One virtual service that is being served; `pools` finds the pool of a name, `take` gets the records.
 
     It may change in all but its mode, and whether TLS ends here: see `fits`.
     """
 
-    def __init__(self, reactor: Any, service: VirtualService, counter: Counter, pools: Pools, tasks: Tasks) -> None:
+    def __init__(
+        self, reactor: Any, service: VirtualService, counter: Counter, pools: Pools, tasks: Tasks, take: Take
+    ) -> None:
         tls = service.tls is not None
         self.service = service
         self.front: HTTPFront | TCPFront
         if service.mode == "http":
             self.front = HTTPFront(
-                reactor, counter, lambda host, path: pools(route(self.service, host, path)), tasks, tls=tls
+                reactor, counter, lambda host, path: pools(route(self.service, host, path)), tasks, take, tls=tls
             )
         else:
-            self.front = TCPFront(reactor, counter, lambda: pools(self.service.pool), tasks, tls=tls)
+            self.front = TCPFront(reactor, counter, lambda: pools(self.service.pool), tasks, take, tls=tls)
         self._termination = Termination([b"http/1.1"] if service.mode == "http" else [])
         self.entry: Any = TLSMemoryBIOFactory(self._termination, False, self.front, reactor) if tls else self.front
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from avinet.wire.config import HealthCheck, Pool, Server
 from avinet.wire.report import ServerHealth
 
 CONNECT_S = 5.0
+DIALS = 3
 _ANSWER_BYTES = 4096
 
 
@@ -85,17 +87,15 @@ class LivePool:
         able = [each for each in self.members.values() if each.rise.up is not False and each.server.name not in refused]
         return BALANCE[self.config.balance](in_service(able))
 
-    async def connect(self, factory: Any) -> tuple[Member, Any]:
+    async def connect(self, factory: Any, dialled: list[str]) -> tuple[Member, Any]:
         """A server and a protocol that is connected to it; tries others when one does not answer.
 
-        Raises `Unavailable` when none does.
+        The names of those that it dials are put into `dialled`. Raises `Unavailable` when none answers.
         """
-        refused: set[str] = set()
-        while len(refused) < 3 and (member := self.choose(refused)) is not None:
-            try:
+        while len(dialled) < DIALS and (member := self.choose(set(dialled))) is not None:
+            dialled.append(member.server.name)
+            with contextlib.suppress(AvinetError):
                 return member, await self._dial(member.server, factory, CONNECT_S)
-            except AvinetError:
-                refused.add(member.server.name)
         raise Unavailable(f"no server of pool {self.config.name} can be reached")
 
     async def _dial(self, server: Server, factory: Any, timeout_s: float) -> Any:

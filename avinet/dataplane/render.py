@@ -1,5 +1,5 @@
 """A compiled configuration as HAProxy's: every line is made here, and values reach it only through types that hold no
-space, quote or newline. Proxies are named `f.SERVICE`, `http.POOL` and `tcp.POOL`: a pool serves both modes.
+space, quote or newline. Proxies are named `f-SERVICE`, `http.POOL` and `tcp.POOL`: a pool serves both modes.
 """
 
 from __future__ import annotations
@@ -7,11 +7,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+from avinet.dataplane.log_format import log_directives
 from avinet.dataplane.tls import CIPHERS, SUITES
 from avinet.wire.config import Config, Pool, Route, Server, Tls, VirtualService
 
 STATS_SOCKET, MASTER_SOCKET, RECORDS_SOCKET = "stats.sock", "master.sock", "records.sock"
 STATE_FILE = "server-state"
+FRONTEND = "f-"
+"""What the name of a frontend begins with."""
 KEYS = "keys"
 """The folder of certificates with their keys, and of lists of them."""
 LINE_BYTES = 65535
@@ -86,22 +89,17 @@ def _pools_of(service: VirtualService) -> Iterator[str]:
 
 
 def _frontend(service: VirtualService) -> Iterator[str]:
-    yield f"frontend f.{service.name}"
+    yield f"frontend {FRONTEND}{service.name}"
     yield f"    mode {service.mode}"
     yield f"    bind {bind_address(service)}" + (_tls(service, service.tls) if service.tls else "")
-    yield "    log global"
-    if service.tls:
-        yield f"""    error-log-format '{{"s":"{service.name}","e":%[fc_err]}}'"""
+    yield from (f"    {each}" for each in log_directives(service))
     if service.mode == "http":
-        yield """    log-format '{"s":"%[txn.s]","c":%ST,"t":%Ta,"i":%U,"o":%B}'""".replace("%[txn.s]", service.name)
         yield "    option forwardfor"
         if service.tls:
             yield "    http-request set-header x-forwarded-proto https"
         yield "    option http-keep-alive"
         for route in service.routes:
             yield from _use(route)
-    else:
-        yield """    log-format '{"s":"%[txn.s]","t":%Tt,"i":%U,"o":%B,"x":"%ts"}'""".replace("%[txn.s]", service.name)
     if service.pool is not None:
         yield f"    default_backend {service.mode}.{service.pool}"
 

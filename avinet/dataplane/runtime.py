@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from avinet.aio import within
-from avinet.dataplane.render import RELAY
+from avinet.dataplane.render import FRONTEND, RELAY
 from avinet.errors import Unavailable
 
 TIMEOUT_S = 5.0
@@ -136,7 +136,7 @@ def stat_lines(answer: str) -> tuple[list[FrontendLine], list[ServerLine]]:
         raise Unavailable("HAProxy has given half an answer")
     rows = [row for row in found if row["pxname"] != RELAY]
     frontends = [
-        FrontendLine(row["pxname"].removeprefix("f."), int(row["scur"] or 0), int(row["stot"] or 0))
+        FrontendLine(row["pxname"].removeprefix(FRONTEND), int(row["scur"] or 0), int(row["stot"] or 0))
         for row in rows
         if row["svname"] == "FRONTEND"
     ]

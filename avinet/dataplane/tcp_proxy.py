@@ -17,6 +17,8 @@ from zope.interface import implementer
 from avinet.aio import Tasks
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.pools import LivePool
+from avinet.dataplane.records import TCP
+from avinet.dataplane.timeline import Client, Take, Timeline
 from avinet.dataplane.tls import HANDSHAKE_S, LINGER_S
 from avinet.errors import Unavailable
 from avinet.relay import Relay
@@ -101,74 +103,116 @@ class TLSRelay(Relay):
         super().connectionLost(reason)
 
 
+class _Connection:
+    """A connection while it lasts, for its record; `broken` when the server has broken it off."""
+
+    def __init__(self, clock: IReactorTime, counter: Counter, client: Client) -> None:
+        self.counter = counter
+        self.timeline = Timeline(client, clock.seconds(), status=TCP)
+        self.is_ready, self.served, self.broken = False, True, False
+        self._clock = clock
+
+    def came(self, count: int) -> None:
+        """From the client."""
+        self.counter.bytes_in += count
+        self.timeline.bytes_in += count
+
+    def went(self, count: int) -> None:
+        """To it."""
+        self.counter.bytes_out += count
+        self.timeline.bytes_out += count
+
+    def begin(self, client: Client) -> None:
+        """A server may be dialled."""
+        self.is_ready = True
+        self.timeline.client = client
+        self.timeline.asked = self._clock.seconds()
+
+    def end(self, front: Relay, take: Take) -> None:
+        """Count it, and give its record."""
+        now = self._clock.seconds()
+        record = self.timeline.record(now, self.counter.name, self._termination(front))
+        self.counter.ended(now - self.timeline.began, None, served=self.served)
+        take(record)
+
+    def _termination(self, front: Relay) -> str:
+        if not self.served:
+            return "SC"
+        if self.timeline.connected is None:
+            return "CC"
+        if self.broken:
+            return "SD"
+        return "--" if front.finished else "CD"
+
+
 class TCPFront(Factory):
-    """Accepts connections of one TCP service; `pool` finds the pool that is current; `tls` says what is beneath."""
+    """Accepts connections of one TCP service: `pool` finds the pool that is current, `take` gets the records, and `tls`
+    says what is beneath.
+    """
 
     noisy = False
 
     def __init__(
-        self, clock: IReactorTime, counter: Counter, pool: Callable[[], LivePool | None], tasks: Tasks, *, tls: bool
+        self,
+        clock: IReactorTime,
+        counter: Counter,
+        pool: Callable[[], LivePool | None],
+        tasks: Tasks,
+        take: Take,
+        *,
+        tls: bool,
     ) -> None:
         self._clock = clock
         self.counter = counter
         self._pool = pool
         self._tasks = tasks
+        self._take = take
         self._tls = tls
         self.open: set[Any] = set()
 
     @override
     def buildProtocol(self, addr: IAddress | None) -> Relay:
-        begun = self._clock.seconds()
-        counter = self.counter
-        counter.new_connections += 1
-        counter.connections += 1
-        is_ready, served = False, True
-
-        def came(count: int) -> None:
-            counter.bytes_in += count
+        seen = _Connection(self._clock, self.counter, Client.of(addr))
+        seen.counter.new_connections += 1
+        seen.counter.connections += 1
 
         def ready() -> None:
-            nonlocal is_ready
-            is_ready = True
-            self._tasks.spawn(self._splice(front, counter, unserved), "connecting to a server")
-
-        def unserved() -> None:
-            nonlocal served
-            served = False
+            seen.begin(Client.of(addr, front.transport if self._tls else None))
+            self._tasks.spawn(self._splice(front, seen), "connecting to a server")
 
         def ended() -> None:
-            counter.connections -= 1
-            if is_ready:
-                counter.ended(self._clock.seconds() - begun, None, served=served)
+            seen.counter.connections -= 1
+            if seen.is_ready:
+                seen.end(front, self._take)
             self.open.discard(front)
 
-        front = TLSRelay(self._clock, came, ended, ready) if self._tls else PlainRelay(came, ended, ready)
+        front = TLSRelay(self._clock, seen.came, ended, ready) if self._tls else PlainRelay(seen.came, ended, ready)
         self.open.add(front)
         return front
 
-    async def _splice(self, front: Relay, counter: Counter, unserved: Callable[[], None]) -> None:
+    async def _splice(self, front: Relay, seen: _Connection) -> None:
         pool = self._pool()
 
-        def went(count: int) -> None:
-            counter.bytes_out += count
-
         def backend() -> Relay:
-            return Relay(went, lambda: done())
+            return Relay(seen.went, lambda: done())
 
         def done() -> None:
-            if member is not None:
+            if member is not None and back is not None:
                 member.active -= 1
+                seen.broken = not back.finished
 
-        member = None
+        member, back = None, None
         try:
             if pool is None:
                 raise Unavailable("the service has no pool")
             factory = Factory.forProtocol(backend)
             factory.noisy = False
-            member, back = await pool.connect(factory)
+            seen.timeline.pool = pool.config.name
+            member, back = await pool.connect(factory, seen.timeline.dialled)
+            seen.timeline.connected = self._clock.seconds()
             member.active += 1
         except Unavailable:
-            unserved()
+            seen.served = False
             front.transport.abortConnection()
             return
         front.join(back)

@@ -32,9 +32,12 @@ class Answers(Resource):
         super().__init__()
         self.name = name
         self.asked = 0
+        self.request_ids: list[list[str]] = []
 
     def render(self, request: Any) -> bytes:
         self.asked += 1
+        if request.requestHeaders.hasHeader("x-request-id"):  # health checks have none
+            self.request_ids.append(request.requestHeaders.getRawHeaders("x-request-id"))
         parts = request.path.decode().split("/")
         if parts[1] == "big":
             return b"x" * int(parts[2])

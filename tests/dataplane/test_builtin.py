@@ -8,9 +8,10 @@ from twisted.trial.unittest import TestCase
 from avinet.dataplane.builtin import BuiltIn
 from avinet.dataplane.interface import Dataplane
 from tests.dataplane.contract import DataplaneContract
+from tests.dataplane.record_contract import RecordContract
 from tests.dataplane.tls_contract import TLSContract
 
 
-class BuiltInTests(TLSContract, DataplaneContract, TestCase):
+class BuiltInTests(RecordContract, TLSContract, DataplaneContract, TestCase):
     def make(self) -> Dataplane:
         return self.given(BuiltIn(reactor))

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from random import Random
 
 import msgspec
 from hypothesis import given, settings
@@ -28,13 +29,14 @@ from avinet.dataplane.haproxy import HAProxy
 from avinet.dataplane.interface import Dataplane
 from avinet.dataplane.key_files import own_name, pem
 from avinet.dataplane.master import claim_ports, installed
-from avinet.dataplane.render import key_file, render
+from avinet.dataplane.render import RECORDS_SOCKET, key_file, render
 from avinet.dataplane.runtime import dropped_logs, stat_lines
 from avinet.errors import Invalid, LocalError, Unavailable
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config, Document, Pool, Server, VirtualService
 from avinet.wire.message import decode, encode
 from tests.dataplane.contract import CHECK, DataplaneContract, pool
+from tests.dataplane.record_contract import RecordContract, request, talk
 from tests.dataplane.servers import ask
 from tests.dataplane.tls_client import Open, ask_tls, context
 from tests.dataplane.tls_contract import TLSContract
@@ -44,7 +46,7 @@ from tests.peers import missing
 from tests.running import asynchronous, eventually, free_port
 
 
-class HAProxyTests(TLSContract, DataplaneContract, TestCase):
+class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
     def make(self) -> Dataplane:
         # Longer than a socket's path may be: the sockets are reached all the same.
         self.folder = Path(self.mktemp()).absolute() / ("long" * 20)
@@ -322,6 +324,77 @@ class HAProxyTests(TLSContract, DataplaneContract, TestCase):
         self.assertIn("nonsense", str(error))
         self.assertNotIn("\n", str(error))
 
+    # Records
+
+    @asynchronous
+    async def test_the_longest_line_that_a_client_can_cause_arrives(self) -> None:
+        """HAProxy loses one that is as long as a buffer, and does not say so."""
+        name = "n" * 63
+        web = self.server(name)
+        host = ".".join(["h" * 63] * 3) + ".example"
+        self.certificates["shop"] = self.issuer.serve("shop.example", host)
+        await self.plane.take_certificate("shop", self.certificates["shop"])
+        port = free_port()
+        service = msgspec.structs.replace(self.secured(port, "shop"), name=name, pool=name)
+        await self.serve(Config(virtual_services=[service], pools=[pool(name, web)]), name)
+        opened = await deferToThread(Open, port, host, context(self.issuer))
+        self.addCleanup(opened.close)
+        escaped = b"\x01"
+        texts = [b"/" + b'"' * 1499 + b"?" + b"/" * 1500, escaped * 255, escaped * 500, escaped * 500]
+        head = b"%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: %s\r\nReferer: %s\r\n\r\n" % (b"M" * 40, *texts)
+        await deferToThread(opened.tls.sendall, head)
+        await self.records(1)
+        [line] = self.lines
+        self.assertGreater(len(line), 14_000)
+        self.assertLess(len(line) + 8 * 20, 16_384, "with numbers of any length")
+        found = await self.record()
+        self.assertEqual((found.method, found.host), ("M" * 32, "\1" * 255))
+        self.assertEqual((len(found.path), len(found.query)), (1500, 1500))
+        self.assertEqual((found.user_agent, found.referer), ("\1" * 500,) * 2)
+        self.assertEqual((found.service, found.pool, found.server, found.sni), (name, name, name, host))
+
+    @asynchronous
+    async def test_whatever_a_client_sends_each_line_is_a_record(self) -> None:
+        port = await self.serve_web()
+        random = Random(7)
+        values = [bytes(random.choices(range(256), k=random.randrange(1, 300))) for _ in range(100)]
+        clean = [each.translate(None, b"\0\r\n") for each in values]
+        opened = await deferToThread(socket.create_connection, ("127.0.0.1", port), 10)
+        self.addCleanup(opened.close)
+        for sent, each in enumerate(clean, 1):
+            await deferToThread(opened.sendall, b"GET / HTTP/1.1\r\nHost: a\r\nUser-Agent: x%sx\r\n\r\n" % each)
+            await deferToThread(opened.recv, 65536)
+            await eventually("its record is there", lambda sent=sent: len(self.lines) >= sent)
+        for found, each in zip(await self.records(len(clean)), clean, strict=True):
+            self.assertEqual(found.status, 200)
+            self.assertEqual(
+                found.user_agent.encode("ascii", "ignore"), b"x%sx" % each.decode("ascii", "ignore").encode()
+            )
+
+    @asynchronous
+    async def test_a_connection_that_asks_for_nothing_has_no_record(self) -> None:
+        port = await self.serve_web()
+        with socket.create_connection(("127.0.0.1", port)):
+            pass
+        await talk(port, request())
+        self.assertEqual((await self.record()).method, "GET")
+
+    @asynchronous
+    async def test_a_line_that_is_none_is_told_of_in_its_place_and_stops_nothing(self) -> None:
+        port = await self.serve_web()
+        missed: list[object] = []
+        self.plane.missed = lambda why, records: missed.append((why, records, len(self.lines)))
+        await talk(port, request(b"/1"))
+        await self.records(1)
+        with socket.socket(socket.AF_UNIX) as other:
+            other.connect(str(self.plane._master.sockets / RECORDS_SOCKET))
+            other.sendall(b'{"t":1}\n')
+            await eventually("it is told of", lambda: missed)
+        await talk(port, request(b"/2"))
+        self.assertEqual([each.path for each in await self.records(2)], ["/1", "/2"])
+        self.assertEqual(missed, [("parse", 1, 1)])
+        self.assertEqual((self.plane.lost_records(), self.plane.lost_records()), (1, 0))
+
     # TLS
 
     async def workers(self) -> tuple[int, ...]:
@@ -579,7 +652,7 @@ ALLOWED = {
     "global", "description", "stats", "server-state-file", "log", "hard-stop-after", "ring", "format", "maxlen", "size", "timeout",
     "server", "defaults", "option", "retries", "load-server-state-from-file", "frontend", "mode", "bind",
     "log-format", "use_backend", "default_backend", "backend", "balance", "http-check", "http-reuse", "error-log-format", "http-request",
-    "listen", "tcp-request", "#",
+    "listen", "tcp-request", "unique-id-format", "#",
 }  # fmt: skip
 
 

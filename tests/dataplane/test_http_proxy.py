@@ -19,8 +19,9 @@ from avinet.aio import Tasks
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.http_proxy import ANSWER_S, IDLE_S, HTTPFront
 from avinet.dataplane.pools import Member
+from avinet.dataplane.records import Record
 from avinet.errors import Unavailable
-from avinet.wire.config import Server
+from avinet.wire.config import Pool, Server
 
 GET = b"GET /a HTTP/1.1\r\nHost: example.net\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
@@ -53,14 +54,16 @@ class Servers:
     def __init__(self) -> None:
         self.opened: list[tuple[Protocol, Transport]] = []
         self.member = Member(Server(name="a", address="192.0.2.1", port=80), 0.0)
+        self.config = Pool(name="p", servers=[self.member.server])
         self.ready: Deferred[None] | None = None
         self.away = False
 
-    async def connect(self, factory: Any) -> Any:
+    async def connect(self, factory: Any, dialled: list[str]) -> Any:
         if self.ready is not None:
             await self.ready
         if self.away:
             raise Unavailable("no server of pool p can be reached")
+        dialled.append("a")
         protocol = factory.buildProtocol(None)
         transport = Transport()
         self.opened.append((protocol, transport))
@@ -79,7 +82,8 @@ class Case(SynchronousTestCase):
         self.servers = Servers()
         self.counter = Counter("web")
         self.asked: list[tuple[str, str]] = []
-        self.site = HTTPFront(self.clock, self.counter, self.choose, Tasks(), tls=False)
+        self.records: list[Record] = []
+        self.site = HTTPFront(self.clock, self.counter, self.choose, Tasks(), self.records.append, tls=False)
         self.front: Any = self.site.buildProtocol(IPv4Address("TCP", "192.0.2.7", 4000))
         self.client = Transport()
         self.front.makeConnection(self.client)
@@ -140,7 +144,15 @@ class RequestTests(Case):
         sent, answered = self.exchange()
         first, headers, rest = self.head(sent)
         self.assertEqual((first, rest), (b"GET /a HTTP/1.1", b""))
-        self.assertEqual(headers, {b"host": b"example.net", b"x-forwarded-for": b"192.0.2.7", b"connection": b"close"})
+        self.assertEqual(
+            headers,
+            {
+                b"host": b"example.net",
+                b"x-forwarded-for": b"192.0.2.7",
+                b"x-request-id": self.records[0].request_id.encode(),
+                b"connection": b"close",
+            },
+        )
         self.assertEqual(self.head(answered), (b"HTTP/1.1 200 OK", {b"content-length": b"2"}, b"ok"))
         self.assertEqual(self.asked, [("example.net", "/a")])
 
@@ -150,7 +162,9 @@ class RequestTests(Case):
             b"Keep-Alive: 5\r\nUpgrade: websocket\r\nProxy-Connection: close\r\nX-End: 1\r\n\r\n",
             b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close, x-hop\r\nx-hop: 1\r\nkeep-alive: 1\r\nx-end: 2\r\n\r\n",
         )
-        self.assertEqual(set(self.head(sent)[1]), {b"host", b"x-end", b"x-forwarded-for", b"connection"})
+        self.assertEqual(
+            set(self.head(sent)[1]), {b"host", b"x-end", b"x-forwarded-for", b"x-request-id", b"connection"}
+        )
         self.assertEqual(self.head(answered)[1], {b"content-length": b"0", b"x-end": b"2"})
         self.assertFalse(self.client.gone)
 

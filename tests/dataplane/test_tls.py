@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.aio import Tasks
 from avinet.dataplane.counting import Counter
+from avinet.dataplane.records import Record
 from avinet.dataplane.tcp_proxy import TCPFront
 from avinet.dataplane.tls import HANDSHAKE_S, LINGER_S, Termination
 from avinet.wire.config import Tls
@@ -22,7 +23,8 @@ from tests.issuing import Issuer
 class TCPTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.servers, self.counter = Clock(), Servers(), Counter("web")
-        front = TCPFront(self.clock, self.counter, lambda: self.servers, Tasks(), tls=True)
+        self.records: list[Record] = []
+        front = TCPFront(self.clock, self.counter, lambda: self.servers, Tasks(), self.records.append, tls=True)
         termination = Termination([])
         termination.serve(Tls(certificates=["shop"]), {"shop": Issuer().serve("shop.example")})
         self.front = TLSMemoryBIOFactory(termination, False, front, self.clock).buildProtocol(None)
