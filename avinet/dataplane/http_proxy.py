@@ -319,7 +319,10 @@ class Back(Protocol):
             try:
                 event = self._http.next_event()
             except h11.RemoteProtocolError:
-                self._front.answer(502, b"the server's answer cannot be understood\n", "P")
+                if self._http.trailing_data[1]:
+                    self._front.answer(502, b"the server closed the connection\n", "S")
+                else:
+                    self._front.answer(502, b"the server's answer cannot be understood\n", "P")
                 return
             if event is h11.NEED_DATA or event is h11.PAUSED:
                 return

@@ -77,6 +77,11 @@ class TCPTests(SynchronousTestCase):
                 return
         self.fail("no end of the handshake")
 
+    def ended(self) -> str:
+        """How it ended, in the one record."""
+        [found] = self.records
+        return found.termination
+
     def received(self) -> bytes:
         self.hear()
         try:
@@ -97,7 +102,7 @@ class TCPTests(SynchronousTestCase):
         self.clock.advance(0.2)
         self.assertTrue(self.client.gone)
         self.lose(ConnectionLost())
-        self.assertEqual(self.counter.requests, 0)
+        self.assertEqual((self.counter.requests, self.records), (0, []))
 
     def test_what_comes_with_the_end_of_the_handshake_waits_for_the_server(self) -> None:
         self.servers.ready = Deferred()
@@ -120,12 +125,32 @@ class TCPTests(SynchronousTestCase):
         self.lose(ConnectionLost())
         self.servers.ready.callback(None)
         self.assertTrue(self.servers.opened[0][1].gone)
+        self.assertEqual(self.ended(), "CC")
 
     def test_without_a_server_the_client_is_broken_off(self) -> None:
         self.servers.away = True
         self.shake_hands()
         self.front.dataReceived(self.said())
         self.assertTrue(self.client.gone)
+        self.lose(ConnectionLost())
+        self.assertEqual(self.ended(), "SC")
+
+    def test_a_server_that_breaks_off_is_told_from_a_client_that_does(self) -> None:
+        self.shake_hands()
+        self.front.dataReceived(self.said())
+        back, server = self.servers.opened[0]
+        self.clock.advance(0.5)
+        back.connectionLost(Failure(ConnectionLost()))
+        server.disconnected = True
+        self.lose(ConnectionLost())
+        self.assertEqual(self.ended(), "SD")
+        self.assertEqual((self.records[0].total_ms, self.records[0].connect_ms), (500, 0))
+
+    def test_a_client_that_breaks_off(self) -> None:
+        self.shake_hands()
+        self.front.dataReceived(self.said())
+        self.lose(ConnectionLost())
+        self.assertEqual(self.ended(), "CD")
 
     def test_when_the_server_ends_the_client_gets_all_of_it_and_the_end(self) -> None:
         self.shake_hands()
@@ -150,3 +175,5 @@ class TCPTests(SynchronousTestCase):
         _, server = self.servers.opened[0]
         self.assertEqual(server.value(), b"all of it")
         self.assertTrue(server.disconnecting)
+        self.assertEqual(self.ended(), "--")
+        self.assertEqual((self.records[0].bytes_in, self.records[0].tls_version), (9, "TLSv1.3"))

@@ -22,7 +22,7 @@ from avinet.rest.problems import _STATUS
 from avinet.se.settings import EngineSettings
 from avinet.settings import Settings
 from avinet.trust.domain import found
-from avinet.wire import audit, certificates, command, config, enrolment, fleet, problem, report, session, trust
+from avinet.wire import audit, certificates, command, config, enrolment, fleet, log, problem, report, session, trust
 from avinet.wire.message import Message, convert
 from demo.story import STEPS
 from tests.docs.reading import PAGES, ROOT, blocks, commands, inline, read, tables
@@ -194,6 +194,13 @@ class TableTests(SynchronousTestCase):
     def test_the_protocol_has_every_status_that_an_error_becomes(self) -> None:
         (rows,) = [rows[1:] for rows in tables("docs/protocol.rst") if rows[0] == ["status", "means"]]
         self.assertEqual({int(row[0]) for row in rows} - {405}, {status for _, status in _STATUS})
+
+    def test_the_protocol_has_every_column_of_a_record(self) -> None:
+        (rows,) = [rows[1:] for rows in tables("docs/protocol.rst") if rows[0] == ["column", "key", "holds", "means"]]
+        self.assertEqual(rows, [[each.name, each.key, each.kind, each.means] for each in log.COLUMNS])
+        text = read("docs/protocol.rst")[0].astext()
+        said = f"The first {log.TEXT_BYTES} bytes of one are kept, and at least {log.HOSTILE_TEXT_BYTES} of one"
+        self.assertIn(said, " ".join(text.split()))
 
 
 class ProtocolTests(SynchronousTestCase):
