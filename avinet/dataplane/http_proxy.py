@@ -16,27 +16,15 @@ from typing_extensions import override
 
 from avinet.aio import Tasks
 from avinet.dataplane.counting import Counter
+from avinet.dataplane.headers import downstream, forwarded
 from avinet.dataplane.pools import LivePool, Member
-from avinet.dataplane.records import REQUEST_ID
 from avinet.dataplane.timeline import Client, Take, Timeline
-from avinet.dataplane.tls import FORWARDED_PROTO
 from avinet.errors import Unavailable
 from avinet.relay import Reading
-from avinet.wire.config import Server
 
 IDLE_S = 60.0
 ANSWER_S = 60.0
 HEAD_LIMIT_BYTES = 16 * 1024
-_HOP = {
-    b"connection",
-    b"keep-alive",
-    b"proxy-authenticate",
-    b"proxy-authorization",
-    b"proxy-connection",
-    b"te",
-    b"trailer",
-    b"upgrade",
-}
 Choose = Callable[[str, str], "LivePool | None"]
 
 
@@ -183,22 +171,9 @@ class Front(Protocol):
         current.connected = self.site.clock.seconds()
         self._back = back
         back.serve(member)
-        back.send(self._forwarded(request, current, member.server))
+        back.send(forwarded(request, member.server, self._client.address, current.request_id, tls=self.site.tls))
         self.transport.resumeProducing()
         self._pump()
-
-    def _forwarded(self, request: h11.Request, current: Timeline, server: Server) -> h11.Request:
-        headers = [each for each in end_to_end(list(request.headers)) if each[0] != REQUEST_ID]
-        if all(name != b"host" for name, _ in headers):  # HTTP/1.0 needs none
-            address = f"[{server.address}]" if ":" in server.address else server.address
-            headers.insert(0, (b"host", f"{address}:{server.port}".encode("ascii")))
-        headers.append((b"x-forwarded-for", self._client.address.encode("ascii")))
-        headers.append((REQUEST_ID, current.request_id.encode("ascii")))
-        if self.site.tls:
-            headers = [each for each in headers if each[0] != FORWARDED_PROTO]
-            headers.append((FORWARDED_PROTO, b"https"))
-        headers.append((b"connection", b"close"))
-        return h11.Request(method=request.method, target=request.target, headers=headers)
 
     def send(self, event: Any) -> None:
         """Pass on a part of the answer."""
@@ -330,7 +305,7 @@ class Back(Protocol):
                 self._front.answer(502, b"the server closed the connection\n", "S")
             elif isinstance(event, (h11.Response, h11.InformationalResponse)):
                 if event.status_code != 101:
-                    self._front.send(_downstream(event))
+                    self._front.send(downstream(event))
             elif isinstance(event, h11.EndOfMessage):
                 self._front.send(h11.EndOfMessage())
                 self._front.finished()
@@ -355,23 +330,3 @@ class Back(Protocol):
             self._pump()
         else:  # where only the end of the connection ends an answer, this one is not whole
             self._front.answer(502, b"the server broke the connection off\n", "S")
-
-
-def _downstream(event: Any) -> Any:
-    return type(event)(status_code=event.status_code, headers=end_to_end(list(event.headers)), reason=event.reason)
-
-
-def end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """The headers that are passed on: all but those for the one connection (RFC 9110, section 7.6.1).
-
-    A length beside a transfer coding is not (RFC 9112, section 6.3): it was not what the message was read by.
-    """
-    coded = any(key == b"transfer-encoding" for key, _ in headers)
-    named = {name.strip().lower() for key, value in headers if key == b"connection" for name in value.split(b",")} - {
-        b"host",
-        b"content-length",
-        b"transfer-encoding",
-    }
-    if coded:
-        named.add(b"content-length")
-    return [(key, value) for key, value in headers if key not in _HOP and key not in named]

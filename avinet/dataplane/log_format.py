@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 from avinet.dataplane.records import REQUEST_ID
 from avinet.wire.config import VirtualService
-from avinet.wire.log import COLUMNS, HOSTILE_TEXT_BYTES, SEQUENCE, TEXT_BYTES
+from avinet.wire.log import COLUMNS, HOSTILE_TEXT_BYTES, KEPT_TEXT_BYTES, SEQUENCE
 
 _NAME_BYTES = 255
 """Of a host: longer ones are no names (RFC 1035, section 2.3.4)."""
 _METHOD_BYTES = 32
-_ESCAPED_BYTES = TEXT_BYTES * 3 // 2
+_ESCAPED_BYTES = KEPT_TEXT_BYTES * 3 // 2
 _JSON = "json(utf8s)"
 _EMPTY = '""'
 _FIXED = {
@@ -74,7 +74,7 @@ def log_directives(service: VirtualService) -> Iterator[str]:
             yield f"http-request set-var(txn.{key}) {sample},bytes(0,{limit}),{_JSON}"
         for key, sample in _LONG.items():
             grown = f"{{ var(txn.{key}),length gt {_ESCAPED_BYTES} }}"
-            yield f"http-request set-var(txn.{key}) {sample},bytes(0,{TEXT_BYTES}),{_JSON}"
+            yield f"http-request set-var(txn.{key}) {sample},bytes(0,{KEPT_TEXT_BYTES}),{_JSON}"
             yield f"http-request set-var(txn.{key}) {sample},bytes(0,{HOSTILE_TEXT_BYTES}),{_JSON} if {grown}"
         yield f"http-request set-header {REQUEST_ID.decode()} %[unique-id]"
         yield f"log-format '{_line(service, _REQUEST)}'"

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import msgspec
 
-from avinet.wire.log import COLUMNS, SEQUENCE, TEXT_BYTES
+from avinet.wire.log import COLUMNS, KEPT_TEXT_BYTES, SEQUENCE
 
 REQUEST_ID = b"x-request-id"
 """The header by which a server is told the id of a request."""
@@ -67,7 +67,7 @@ line = msgspec.json.Encoder().encode
 
 def text(raw: bytes) -> str:
     """What is kept of a text that a client has sent."""
-    return raw[:TEXT_BYTES].decode("utf-8", "ignore")
+    return raw[:KEPT_TEXT_BYTES].decode("utf-8", "ignore")
 
 
 def host(raw: bytes) -> str:

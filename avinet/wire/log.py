@@ -16,8 +16,10 @@ Kind = Literal["int", "text", "time"]
 """What a column holds: a whole number of 64 bits, UTF-8, or milliseconds since 1970-01-01T00:00:00Z."""
 ABSENT = -1
 """In a column of milliseconds: it did not come so far."""
-TEXT_BYTES = 2000
-"""What is kept of one text; what is longer is cut there."""
+TEXT_BYTES = 8192
+"""What a text has at most."""
+KEPT_TEXT_BYTES = 2000
+"""What data planes keep of one; what is longer is cut there."""
 HOSTILE_TEXT_BYTES = 500
 """What HAProxy keeps of one that grows by more than half when it is escaped: its lines must not be longer than a
 buffer of its own, or they are lost (`avinet.dataplane.log_format`).

@@ -14,7 +14,7 @@ from twisted.internet.threads import deferToThread
 from avinet.dataplane.interface import Dataplane
 from avinet.dataplane.records import Record
 from avinet.wire.config import Config, HealthCheck, Pool, Server
-from avinet.wire.log import COLUMNS, HOSTILE_TEXT_BYTES, SEQUENCE, TEXT_BYTES
+from avinet.wire.log import COLUMNS, HOSTILE_TEXT_BYTES, KEPT_TEXT_BYTES, SEQUENCE
 from tests.dataplane.contract import pool
 from tests.dataplane.tls_client import TIMEOUT_S, ask_tls
 from tests.running import asynchronous, eventually, free_port
@@ -300,7 +300,7 @@ class RecordContract:
             await talk(port, each)
             await self.records(sent)
         first, second, third = await self.records(3)
-        self.assertEqual((first.path, first.query), ("/" + "p" * (TEXT_BYTES - 1), "q" * TEXT_BYTES))
-        self.assertEqual((first.user_agent, second.referer), ("a" * TEXT_BYTES,) * 2)
+        self.assertEqual((first.path, first.query), ("/" + "p" * (KEPT_TEXT_BYTES - 1), "q" * KEPT_TEXT_BYTES))
+        self.assertEqual((first.user_agent, second.referer), ("a" * KEPT_TEXT_BYTES,) * 2)
         self.assertGreaterEqual(len(third.user_agent), HOSTILE_TEXT_BYTES)
         self.assertEqual(set(third.user_agent), {'"'})

@@ -587,10 +587,17 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
         root.write_text(chain_pem(self.issuer.root))
         words = ["--silent", "--http2", "--cacert", str(root), "--resolve", f"shop.example:{port}:127.0.0.1"]
         said = await getProcessOutput(
-            curl, [*words, "--write-out", " %{http_version} %{http_code}", f"https://shop.example:{port}/"], os.environ
+            curl,
+            [*words, "--write-out", " %{http_version} %{http_code}", f"https://shop.example:{port}/x?y"],
+            os.environ,
         )
         self.assertEqual(said.split()[0], b"a")
         self.assertEqual(said.split()[-2:], [b"2", b"200"])
+        found = await self.record()
+        self.assertEqual((found.protocol, found.host, found.path), ("HTTP/2.0", "shop.example", "/x"))
+        self.assertEqual(
+            (found.query, found.sni, found.request_id), ("y", "shop.example", self.web.answers.request_ids[0][0])
+        )
 
 
 HOSTILE = st.text(st.sampled_from("a1-.:/*[] \"'\\\n\r\t\0{}#%$,;ä"), max_size=3)

@@ -6,7 +6,7 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.dataplane.records import Record, host, milliseconds, path_and_query, text
-from avinet.wire.log import COLUMNS, SEQUENCE, TEXT_BYTES
+from avinet.wire.log import COLUMNS, KEPT_TEXT_BYTES, SEQUENCE
 
 
 class RecordTests(SynchronousTestCase):
@@ -19,8 +19,8 @@ class RecordTests(SynchronousTestCase):
 
     def test_texts_are_cut_between_characters_and_what_is_no_utf_8_is_left_out(self) -> None:
         for raw, kept in (
-            (b"a" * TEXT_BYTES + b"b", "a" * TEXT_BYTES),
-            (b"a" * (TEXT_BYTES - 1) + "ä".encode(), "a" * (TEXT_BYTES - 1)),
+            (b"a" * KEPT_TEXT_BYTES + b"b", "a" * KEPT_TEXT_BYTES),
+            (b"a" * (KEPT_TEXT_BYTES - 1) + "ä".encode(), "a" * (KEPT_TEXT_BYTES - 1)),
             (b"a\xffb\xed\xa0\x80c", "abc"),
         ):
             self.assertEqual(text(raw), kept)

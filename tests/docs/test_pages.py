@@ -199,7 +199,7 @@ class TableTests(SynchronousTestCase):
         (rows,) = [rows[1:] for rows in tables("docs/protocol.rst") if rows[0] == ["column", "key", "holds", "means"]]
         self.assertEqual(rows, [[each.name, each.key, each.kind, each.means] for each in log.COLUMNS])
         text = read("docs/protocol.rst")[0].astext()
-        said = f"The first {log.TEXT_BYTES} bytes of one are kept, and at least {log.HOSTILE_TEXT_BYTES} of one"
+        said = f"The first {log.KEPT_TEXT_BYTES} bytes of one are kept, and at least {log.HOSTILE_TEXT_BYTES} of one"
         self.assertIn(said, " ".join(text.split()))
 
 
