@@ -340,7 +340,7 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
         opened = await deferToThread(Open, port, host, context(self.issuer))
         self.addCleanup(opened.close)
         escaped = b"\x01"
-        texts = [b"/" + b'"' * 1499 + b"?" + b"/" * 1500, escaped * 255, escaped * 500, escaped * 500]
+        texts = [b"/" + b'"' * 1499 + b"?" + b"/" * 1500, escaped * 255, escaped * 2000, escaped * 2000]
         head = b"%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: %s\r\nReferer: %s\r\n\r\n" % (b"M" * 40, *texts)
         await deferToThread(opened.tls.sendall, head)
         await self.records(1)
