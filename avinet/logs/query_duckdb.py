@@ -31,7 +31,7 @@ _CALLED = {"prefix": "starts_with", "contains": "contains"}
 _ENGINE = "split_part(filename, '/', -4)"
 """The service engine of a file, by where the archive has it: `ENGINE/YYYY-MM-DD/HH/NAME`."""
 _COLUMNS = {column.name: f'"{column.name}"' for column in COLUMNS} | {"engine": _ENGINE}
-_ERRORS = "(status >= 500 OR (status < 100 AND server = ''))"
+_ERRORS = f"(status >= 500 OR (status < 100 AND connect_ms = {ABSENT}))"
 
 
 class Parameters:
@@ -46,15 +46,22 @@ class Parameters:
         return f"${len(self.values)}"
 
 
-def render(query: LogQuery, files: Sequence[str]) -> tuple[str, list[object]]:
-    """The SQL that answers `query` from `files`, and its parameters in order.
+def render(query: LogQuery, files: Sequence[str], whole: Sequence[str] = ()) -> tuple[str, list[object]]:
+    """The SQL that answers `query` from `files` and from those that are `whole`, and its parameters in order.
 
-    The files are segments where the archive has them. The rows have the columns of `answer_columns`; pages of records
-    have time, engine and sequence number behind them. Pages and top lists have one row more than asked for, where
-    there is one. Raises `Invalid` for gaps, which are in no record.
+    The files are segments where the archive has them. Of the whole ones all records lie in the range of time: to look
+    at each would cost half as much again. The rows have the columns of `answer_columns`; pages of records have time,
+    engine and sequence number behind them. Pages and top lists have one row more than asked for, where there is one.
+    Raises `Invalid` for gaps, which are in no record.
     """
     parameters = Parameters()
-    source = f"{_source(files, parameters)} WHERE {_condition(query, parameters)}"
+    sources = []
+    if files or not whole:
+        in_range = f'"time" >= {parameters.add(query.since_ms)} AND "time" < {parameters.add(query.until_ms)}'
+        sources.append(f"SELECT * FROM {_source(files, parameters)} WHERE {in_range}")
+    if whole:
+        sources.append(f"SELECT * FROM {_source(whole, parameters)}")
+    source = f"({' UNION ALL '.join(sources)}) WHERE {_condition(query, parameters)}"
     return _select(query.get, source, parameters), parameters.values
 
 
@@ -95,8 +102,8 @@ def _field(column: Column) -> str:
 
 
 def _condition(query: LogQuery, parameters: Parameters) -> str:
-    """What a record must be to count."""
-    wanted = [f'"time" >= {parameters.add(query.since_ms)}', f'"time" < {parameters.add(query.until_ms)}']
+    """What a record in the range of time must be to count."""
+    wanted = ["true"]
     for column, ids in (("engine", query.engines), ("service", query.services)):
         if ids:
             wanted.append(_among(_COLUMNS[column], ids, parameters))

@@ -67,7 +67,7 @@ class Filter(Message, frozen=True, kw_only=True):
 class Measure(Message, frozen=True, kw_only=True):
     """What is counted over many records.
 
-    `requests`; `errors`: those with a status of 500 and more, and those that no server took and nobody answered;
+    `requests`; `errors`: those with a status of 500 and more, and those that nobody answered and no server took;
     `bytes_in` and `bytes_out`; the `mean` of a `column`, or its exact `percentile` at `quantile`, between the two
     values next to it where it falls between them.
     """

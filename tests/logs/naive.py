@@ -63,7 +63,7 @@ def measured(measure: Measure, records: list[Record]) -> Any:
     if measure.of == "requests":
         return len(records)
     if measure.of == "errors":
-        return sum(each["status"] >= 500 or (each["status"] < 100 and not each["server"]) for each in records)
+        return sum(each["status"] >= 500 or (each["status"] < 100 and each["connect_ms"] == -1) for each in records)
     if measure.of in ("bytes_in", "bytes_out"):
         return sum(each[measure.of] for each in records)
     values = [each[measure.column] for each in records if each[measure.column] != -1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from avinet.errors import Invalid
 from avinet.logs import answer as answers
 from avinet.logs.answer import shaped
 from avinet.logs.query_duckdb import render
-from avinet.wire.log import COLUMNS
+from avinet.wire.log import COLUMNS, TEXT_BYTES
 from avinet.wire.query import (
     KINDS,
     MEASURED,
@@ -125,11 +126,12 @@ class AsPythonTests(SynchronousTestCase):
             if (mine := [each for each in found if each["engine"] == engine])
         ]
 
-    def ask(self, query: LogQuery, files: list[str]) -> list[list[Any]]:
+    def ask(self, query: LogQuery, files: list[str], whole: Sequence[str] = ()) -> list[list[Any]]:
         """All rows of the answer, page after page."""
+        files = [each for each in files if each not in whole]
         found: list[list[Any]] = []
         for _ in range(1000):
-            rows, after, more = shaped(query, self.database.execute(*render(query, files)).fetchall())
+            rows, after, more = shaped(query, self.database.execute(*render(query, files, whole)).fetchall())
             for row in rows:
                 self.assertEqual(len(row), len(answer_columns(query)))
             found += rows
@@ -140,7 +142,17 @@ class AsPythonTests(SynchronousTestCase):
         raise AssertionError("the pages do not end")
 
     def same(self, query: LogQuery, found: list[Record], files: list[str]) -> None:
-        got, wanted = self.ask(query, files), answer(query, found)
+        """The answer is that of Python, whether or not each record of a file that lies in the range is looked at."""
+        whole = [
+            file
+            for file in files
+            if all(query.since_ms <= each["time"] < query.until_ms for each in found if f"/{each['engine']}/" in file)
+        ]
+        self.equal(self.ask(query, files), answer(query, found))
+        if whole:
+            self.equal(self.ask(query, files, whole), answer(query, found))
+
+    def equal(self, got: list[list[Any]], wanted: list[list[Any]]) -> None:
         self.assertEqual(len(got), len(wanted), (got, wanted))
         for one, other in zip(got, wanted, strict=True):
             for mine, its in zip(one, other, strict=True):
@@ -188,12 +200,19 @@ class AsPythonTests(SynchronousTestCase):
 
     def test_a_page_of_long_texts_is_cut_and_goes_on(self) -> None:
         self.patch(answers, "ROWS_BYTES", 50_000)
-        found = numbered([record(time=n, path="/" + "x" * 8000) for n in range(30)])
+        found = numbered([record(time=n, path="/" + "x" * (TEXT_BYTES - 1)) for n in range(30)])
         files = self.files_in(found)
         query = self.everything(Rows(columns=["path"], limit=30))
         rows, _, more = shaped(query, self.database.execute(*render(query, files)).fetchall())
-        self.assertEqual((len(rows), more), (6, True))
+        self.assertEqual((len(rows), more), (50_000 // (TEXT_BYTES + 4), True))
         self.same(query, found, files)
+
+    def test_errors_are_those_of_servers_and_those_that_no_server_took(self) -> None:
+        fine = [(200, -1), (404, -1), (0, 3), (-1, 3), (499, 0)]
+        bad = [(500, 3), (503, -1), (0, -1), (-1, -1)]
+        found = numbered([record(time=1, status=status, connect_ms=connect_ms) for status, connect_ms in fine + bad])
+        files = self.files_in(found)
+        self.assertEqual(self.ask(self.everything(Totals(measures=[Measure(of="errors")])), files), [[len(bad)]])
 
     def test_no_file_is_no_record(self) -> None:
         for get in (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import Invalid, TooLarge
-from avinet.wire.log import COLUMNS
+from avinet.wire.log import COLUMNS, TEXT_BYTES
 from avinet.wire.message import decode, encode
 from avinet.wire.query import (
     KINDS,
@@ -82,16 +82,18 @@ class QueryTests(SynchronousTestCase):
 
     def test_values_are_bounded(self) -> None:
         read(filters=one("path", "in", *["x"] * 100))
-        read(filters=one("path", "eq", "x" * 8192))
+        read(filters=one("path", "eq", "x" * TEXT_BYTES))
         self.refused("values", filters=one("path", "in", *["x"] * 101))
-        self.refused("values", filters=one("path", "eq", "x" * 8193))
+        self.refused("values", filters=one("path", "eq", "x" * (TEXT_BYTES + 1)))
         self.refused("values", filters=one("path", "in"))
         self.refused("values must be one", filters=one("path", "eq", "x", "y"))
         self.refused("values", filters=one("status", "eq", 2**63))
         self.refused("values", filters=one("status", "eq", True))
         self.refused("values", filters=one("status", "eq", 1.5))
         self.refused("filters", filters=one("status", "eq", 1) * 33)
-        self.refused("1048576 bytes", filters=one("path", "in", *["x" * 8192] * 100) * 2)
+        self.refused(
+            "1048576 bytes", filters=one("path", "in", *["x" * TEXT_BYTES] * 100) * (2**20 // (100 * TEXT_BYTES) + 1)
+        )
 
     def test_columns_are_those_of_the_schema(self) -> None:
         for name in ("nix", "", "time;--", 'seq"', "filename", "x" * 64):

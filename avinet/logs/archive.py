@@ -1,0 +1,295 @@
+"""The archive of a node: segments of request logs by service engine and hour, and those that a query needs.
+
+`FOLDER/ENGINE/YYYY-MM-DD/HH/FIRST-LAST.parquet` with its manifest beside it as `.json`; the hour is that of the first
+record, in UTC. Only with its manifest is a segment one: the manifest comes last, and goes first. All of it blocks: it
+runs in the process that answers queries, or in a thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from avinet.errors import AvinetError, Conflict, Invalid, LocalError
+from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
+from avinet.ids import parse_id
+from avinet.wire.query import LogQuery
+from avinet.wire.segment import MANIFEST_LIMIT_BYTES, Gap, Manifest, manifest_bytes, read_manifest
+
+_HOUR = re.compile(r"[0-9]{2}\Z")
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
+_ENGINE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
+_NAME = re.compile(r"[0-9]{1,20}-[0-9]{1,20}\.json\Z")
+_STRAY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}\.parquet\Z")
+_STRAY_S = 3600
+"""After so long a file of records without a manifest is what a crash has left."""
+_SETTLED_NS = 2_000_000_000
+"""A folder that has changed within so long is read again: its time may be the same after one more change."""
+_HOUR_MS = 3_600_000
+_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A segment in the archive: its file of records, its manifest, and what both take."""
+
+    path: Path
+    manifest: Manifest
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What a query needs, and what it will not find.
+
+    The `segments` may have records for it; `gaps` by service engine lie in its range. `nothing_of` are the service
+    engines without a segment there. `damaged` segments cannot be read.
+    """
+
+    segments: list[Segment]
+    gaps: list[tuple[str, Gap]]
+    nothing_of: list[str]
+    damaged: int
+
+
+@dataclass(slots=True)
+class _Hour:
+    """What was read of the folder of an hour, and what the folder was like then."""
+
+    stamp: tuple[int, int] = (0, 0)
+    settled: bool = False
+    segments: dict[str, tuple[tuple[int, int, int], Segment | None]] = field(default_factory=dict)
+
+
+class Archive:
+    """The segments below `folder`. What was read of it is kept, and read again where a folder has changed.
+
+    Raises `LocalError` for a folder whose name DuckDB would take for a pattern.
+    """
+
+    def __init__(self, folder: Path, now_ns: Callable[[], int] = time.time_ns) -> None:
+        if set(str(folder)) & set("*?[]{}"):
+            raise LocalError(
+                f"the archive cannot be in {folder}", hint="choose a folder without any of *?[]{} in its name"
+            )
+        self.folder = folder.absolute()
+        self._now_ns = now_ns
+        self._hours: dict[Path, _Hour] = {}
+
+    def engines(self) -> list[str]:
+        """The service engines of which there is, or was, anything."""
+        return [path.name for path in _folders(self.folder, _ENGINE)]
+
+    def choose(self, query: LogQuery) -> Chosen:
+        """Which files have what `query` asks for, by what their manifests say. Raises `Invalid`, `LocalError`."""
+        segments: list[Segment] = []
+        gaps: list[tuple[str, Gap]] = []
+        nothing_of = []
+        damaged = 0
+        for engine in sorted(set(query.engines)) or self.engines():
+            nothing = True
+            for hour_ms, each in self._of(parse_id(engine)):
+                if each is None:
+                    damaged += hour_ms < query.until_ms and hour_ms + _HOUR_MS > query.since_ms
+                    continue
+                manifest = each.manifest
+                gaps.extend((engine, gap) for gap in manifest.gaps if _within(gap, query))
+                if not _within(manifest, query):
+                    continue
+                nothing = False
+                if query.services and not _has_any(manifest, query.services):
+                    continue
+                if _size(each.path) == manifest.bytes:
+                    segments.append(each)
+                else:
+                    damaged += 1
+            if nothing:
+                nothing_of.append(engine)
+        gaps.sort(key=lambda each: (each[1].from_ms, each[0], each[1].after))
+        return Chosen(segments, gaps, nothing_of, damaged)
+
+    def add(self, parquet: Path, manifest: bytes) -> Path:
+        """Move the whole file `parquet`, which is on this file system, here with its manifest as it was sent.
+
+        The same segment once more changes nothing. Raises `Invalid` for a manifest that is none or of another file,
+        `Conflict` for other records of the same numbers and hour, `LocalError` for the disk.
+        """
+        said = read_manifest(manifest)
+        if _size(parquet) != said.bytes:
+            raise Invalid(
+                f"the segment {said.first} to {said.last} of {said.engine} is not as long as its manifest says"
+            )
+        to = self._place(said)
+        for tries in range(1, _TRIES + 1):
+            private_folder(to.parent)
+            if _size(to.with_suffix(".json")) is not None:
+                return self._again(parquet, to, said)
+            try:
+                _sync(parquet)
+                os.rename(parquet, to)
+                for each in (to.parent, *to.parents[1:4]):
+                    sync_folder(each)
+                break
+            except FileNotFoundError as error:  # retention has taken the empty folder away meanwhile
+                if tries == _TRIES or to.parent.is_dir():
+                    raise cannot("move a segment to", to, error) from error
+            except OSError as error:
+                raise cannot("move a segment to", to, error) from error
+        write_atomic(to.with_suffix(".json"), manifest)
+        return to
+
+    def _again(self, parquet: Path, to: Path, said: Manifest) -> Path:
+        there = read_manifest(read_limited(to.with_suffix(".json"), MANIFEST_LIMIT_BYTES))
+        if manifest_bytes(there) != manifest_bytes(said):
+            raise Conflict(
+                f"there are other records {said.first} to {said.last} of {said.engine} in the archive, of generation"
+                f" {there.generation}"
+            )
+        remove_durably(parquet)
+        return to
+
+    def _place(self, manifest: Manifest) -> Path:
+        hour = datetime.fromtimestamp(manifest.from_ms // 1000, UTC)
+        name = f"{manifest.first:020d}-{manifest.last:020d}.parquet"
+        return self.folder / parse_id(manifest.engine) / f"{hour:%Y-%m-%d}" / f"{hour:%H}" / name
+
+    def retain(self, limit_bytes: int, oldest_ms: int) -> list[Segment]:
+        """Remove what ended before `oldest_ms`, then the oldest until the rest takes `limit_bytes` at most.
+
+        What was removed. What a crash left without a manifest goes too. Raises `LocalError`.
+        """
+        all_of_them = [each for engine in self.engines() for _, each in self._of(engine) if each is not None]
+        all_of_them.sort(key=lambda each: (each.manifest.to_ms, each.manifest.engine, each.manifest.first))
+        total = sum(each.bytes for each in all_of_them)
+        removed = []
+        for each in all_of_them:
+            if each.manifest.to_ms >= oldest_ms and total <= limit_bytes:
+                break
+            self._remove(each.path)
+            total -= each.bytes
+            removed.append(each)
+        for hour in list(self._hours):
+            self._sweep(hour)
+        return removed
+
+    def _remove(self, path: Path) -> None:
+        try:
+            remove_durably(path.with_suffix(".json"))
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot("remove", path, error) from error
+
+    def _sweep(self, hour: Path) -> None:
+        """Remove what is left of segments in the folder of an hour, and the folder when nothing is in it."""
+        now_s = self._now_ns() / 1e9
+        with contextlib.suppress(OSError):
+            for each in list(os.scandir(hour)):
+                left = _STRAY.match(each.name) and _size(Path(each.path).with_suffix(".json")) is None
+                if left and now_s - each.stat(follow_symlinks=False).st_mtime > _STRAY_S:
+                    os.unlink(each.path)
+            hour.rmdir()  # which fails where anything is in it
+            hour.parent.rmdir()
+
+    def _of(self, engine: str) -> Iterator[tuple[int, Segment | None]]:
+        """The segments of a service engine with the beginning of their hour; None is one that cannot be read."""
+        seen = set()
+        for day in _folders(self.folder / engine, _DAY):
+            for hour in _folders(day, _HOUR):
+                begins = _begins_ms(day.name, hour.name)
+                if begins is None:
+                    continue
+                seen.add(hour)
+                for _, each in self._read(engine, hour).segments.values():
+                    yield begins, each
+        for gone in [hour for hour in self._hours if hour not in seen and hour.parent.parent.name == engine]:
+            del self._hours[gone]
+
+    def _read(self, engine: str, hour: Path) -> _Hour:
+        """What is in the folder of an hour; from memory where it has not changed."""
+        known = self._hours.get(hour) or _Hour()
+        try:
+            found = hour.stat()
+            stamp = (found.st_ino, found.st_mtime_ns)
+            if known.settled and stamp == known.stamp:
+                return known
+            now = _Hour(stamp, abs(self._now_ns() - found.st_mtime_ns) > _SETTLED_NS)
+            for each in os.scandir(hour):
+                if not _NAME.match(each.name):
+                    continue
+                status = each.stat(follow_symlinks=False)
+                mark = (status.st_ino, status.st_mtime_ns, status.st_size)
+                before = known.segments.get(each.name)
+                kept = before if before is not None and before[0] == mark else (mark, _segment(engine, Path(each.path)))
+                now.segments[each.name] = kept
+        except FileNotFoundError:  # retention was here
+            return _Hour()
+        except OSError as error:
+            raise cannot("read", hour, error) from error
+        self._hours[hour] = now
+        return now
+
+
+def _segment(engine: str, path: Path) -> Segment | None:
+    """The segment whose manifest is at `path`; None where it is none, or one of another place."""
+    try:
+        if _size(path) is None:
+            return None
+        data = read_limited(path, MANIFEST_LIMIT_BYTES)
+        manifest = read_manifest(data)
+    except AvinetError:
+        return None
+    numbers = tuple(int(each) for each in path.stem.split("-"))
+    if manifest.engine != engine or numbers != (manifest.first, manifest.last):
+        return None
+    return Segment(path.with_suffix(".parquet"), manifest, len(data) + manifest.bytes)
+
+
+def _folders(parent: Path, named: re.Pattern[str]) -> list[Path]:
+    """The folders in `parent` with such a name, in order; links are none."""
+    try:
+        found = [each for each in os.scandir(parent) if named.match(each.name) and each.is_dir(follow_symlinks=False)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise cannot("read", parent, error) from error
+    return sorted(Path(each.path) for each in found)
+
+
+def _begins_ms(day: str, hour: str) -> int | None:
+    try:
+        return int(datetime.strptime(f"{day} {hour} +0000", "%Y-%m-%d %H %z").timestamp()) * 1000
+    except ValueError:
+        return None
+
+
+def _within(each: Manifest | Gap, query: LogQuery) -> bool:
+    return each.from_ms < query.until_ms and each.to_ms >= query.since_ms
+
+
+def _has_any(manifest: Manifest, services: Iterable[str]) -> bool:
+    """Whether it may have records of one of `services`: the empty name stands for those that are not listed."""
+    return "" in manifest.services or any(each in manifest.services for each in services)
+
+
+def _size(path: Path) -> int | None:
+    """How long a file is; None where there is no such file, or a link."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,86 @@
+"""The process that answers queries of request logs: `python -m avinet.logs.query_worker ARCHIVE MEMORY_BYTES THREADS`.
+
+It reads questions from descriptor 0 and writes answers to 1, a line each, one after the other, and ends when there is
+nobody to ask any more. It writes no file, opens none but those of the archive, and is the first to go when the machine
+runs out of memory. Without DuckDB it says so to every question.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from avinet.errors import AvinetError, Unavailable
+from avinet.logs.archive import Archive
+from avinet.logs.asking import ASKED_BYTES, Answered, Asked, failed
+from avinet.wire.message import decode, encode
+from avinet.wire.query import LogAnswer, LogQuery
+
+_PDEATHSIG = 1
+_BESIDE_BYTES = 1 << 30
+"""What the process may reserve beside the memory of a query: code, stacks, and what DuckDB does not count."""
+_NICE = 5
+_FIRST_TO_GO = b"800"
+
+
+def main() -> None:
+    """Answer until the end of the questions."""
+    folder, memory_bytes, threads = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    confine(memory_bytes)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever else is printed is no answer
+    serve(sys.stdin.buffer, answers, folder, memory_bytes, threads)
+
+
+def confine(memory_bytes: int) -> None:
+    """Give up what no query needs: files that grow, dumps, the turn before others, and a life without its node."""
+    ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # from a terminal: its node ends it
+    os.nice(_NICE)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes + _BESIDE_BYTES,) * 2)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_bytes(_FIRST_TO_GO)
+
+
+def serve(questions: BinaryIO, answers: BinaryIO, folder: Path, memory_bytes: int, threads: int) -> None:
+    """Answer each line of `questions`."""
+    answer = _answering(folder, memory_bytes, threads)
+    while line := questions.readline(ASKED_BYTES + 1):
+        asked = decode(line, Asked, limit_bytes=ASKED_BYTES)
+        try:
+            answered = Answered(number=asked.number, answer=answer(asked.query, asked.limit_s))
+        except AvinetError as error:
+            answered = Answered(number=asked.number, failed=failed(error))
+        answers.write(encode(answered) + b"\n")
+        answers.flush()
+
+
+def _answering(folder: Path, memory_bytes: int, threads: int) -> Callable[[LogQuery, float], LogAnswer]:
+    """What answers queries; where nothing can, it says why."""
+    try:
+        from avinet.logs.querying import Querying
+
+        return Querying(Archive(folder), memory_bytes, threads).answer
+    except ImportError as error:
+        why = f"queries need DuckDB: {error}"
+        cannot: AvinetError = Unavailable(why, hint="pip install 'avinet[analytics]'", retry_after_s=60)
+    except AvinetError as error:
+        cannot = error
+
+    def refuse(query: LogQuery, limit_s: float) -> LogAnswer:
+        raise cannot
+
+    return refuse
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,154 @@
+"""A query, answered from the archive by DuckDB: bounded in time and memory, with access to nothing but its files."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+
+import duckdb
+
+from avinet.errors import Damaged, LocalError, TimedOut, TooLarge, Unavailable
+from avinet.logs.answer import Row, shaped
+from avinet.logs.archive import Archive, Chosen, Segment
+from avinet.logs.paging import Found, page
+from avinet.logs.query_duckdb import render
+from avinet.wire.query import VALUES, Complete, Gaps, GapsThere, LogAnswer, LogQuery, Rows, answer_columns
+from avinet.wire.segment import Gap
+
+_LONGEST_REASON = 300
+_TRIES = 3
+_OF_A_FILE = (
+    duckdb.IOException,
+    duckdb.InvalidInputException,
+    duckdb.ConversionException,
+    duckdb.PermissionException,  # for a file that is gone: it looks for others in a folder of that name
+)
+
+
+class Querying:
+    """Answers queries from `archive`, each with `memory_bytes` and on `threads`."""
+
+    def __init__(self, archive: Archive, memory_bytes: int, threads: int) -> None:
+        self._archive = archive
+        self._memory_bytes = memory_bytes
+        self._threads = threads
+
+    def answer(self, query: LogQuery, limit_s: float) -> LogAnswer:
+        """The answer to `query`. It blocks for `limit_s` at most.
+
+        Raises `TimedOut`, `TooLarge` where it wants more memory, `Damaged` for a file that is not what its manifest
+        says, `Invalid`, `LocalError`. Files that retention has removed meanwhile are left out by another try.
+        """
+        began = time.monotonic()
+        for _ in range(_TRIES):
+            chosen = self._archive.choose(query)
+            try:
+                return self._answer(query, chosen, began, limit_s)
+            except Damaged:
+                if all(each.path.exists() for each in chosen.segments):
+                    raise
+        raise Unavailable("segments are removed from the archive faster than they are read")
+
+    def _answer(self, query: LogQuery, chosen: Chosen, began: float, limit_s: float) -> LogAnswer:
+        after, more = "", False
+        if isinstance(query.get, Gaps):
+            rows: list[Row] = [_gap(engine, gap) for engine, gap in chosen.gaps[: query.get.limit]]
+            more = len(chosen.gaps) > len(rows)
+        else:
+            rows, after, more = shaped(query, self._found(query, chosen, limit_s - (time.monotonic() - began), limit_s))
+        return LogAnswer(
+            columns=answer_columns(query),
+            rows=rows,
+            next=after,
+            complete=_complete(chosen, more),
+            segments=len(chosen.segments),
+            took_ms=int((time.monotonic() - began) * 1000),
+        )
+
+    def _found(self, query: LogQuery, chosen: Chosen, left_s: float, limit_s: float) -> Found:
+        if left_s <= 0:
+            raise _late(limit_s)
+        try:
+            with opened([str(each.path) for each in chosen.segments], self._memory_bytes, self._threads) as database:
+                alarm = threading.Timer(left_s, database.interrupt)
+                alarm.daemon = True
+                alarm.start()
+                try:
+                    if isinstance(query.get, Rows):
+                        return page(query.get, chosen.segments, partial(_read, database, query))
+                    return _read(database, query, chosen.segments)
+                finally:
+                    alarm.cancel()
+        except duckdb.InterruptException as error:
+            raise _late(limit_s) from error
+        except (duckdb.OutOfMemoryException, MemoryError) as error:
+            raise TooLarge(
+                f"the query needs more than the {self._memory_bytes >> 20} MiB of memory that it may have",
+                hint="ask for a shorter time, fewer groups or fewer columns",
+            ) from error
+        except _OF_A_FILE as error:
+            raise Damaged(f"a segment cannot be read: {_line(str(error))}") from error
+        except duckdb.Error as error:
+            raise LocalError(f"the query failed in DuckDB: {_line(str(error))}") from error
+
+
+def _read(database: duckdb.DuckDBPyConnection, query: LogQuery, segments: Sequence[Segment]) -> Found:
+    files: list[str] = []
+    whole: list[str] = []
+    for each in segments:
+        inside = query.since_ms <= each.manifest.from_ms and each.manifest.to_ms < query.until_ms
+        (whole if inside else files).append(str(each.path))
+    return database.execute(*render(query, files, whole)).fetchall()
+
+
+def opened(files: Sequence[str], memory_bytes: int, threads: int) -> duckdb.DuckDBPyConnection:
+    """A database in memory that can read `files`, and neither read nor write anything else, nor be told to."""
+    settings: dict[str, str | bool | int | float | list[str]] = {
+        "memory_limit": f"{memory_bytes}B",
+        "threads": threads,
+        "temp_directory": "",
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "allow_community_extensions": False,
+        "allow_persistent_secrets": False,
+        "python_enable_replacements": False,
+        "preserve_insertion_order": False,
+    }
+    database = duckdb.connect(":memory:", config=settings)
+    database.execute("SET allowed_paths = $1", [list(files)])
+    database.execute("SET enable_external_access = false")
+    database.execute("SET lock_configuration = true")
+    return database
+
+
+def _late(limit_s: float) -> TimedOut:
+    return TimedOut(
+        f"the query did not end within {limit_s:g} s", hint="ask for a shorter time, fewer service engines or services"
+    )
+
+
+def _line(text: str) -> str:
+    """The first line of what DuckDB says, which may quote what is in a file."""
+    first = "".join(each if each.isprintable() else "?" for each in text.strip().partition("\n")[0])
+    return first[:_LONGEST_REASON]
+
+
+def _gap(engine: str, gap: Gap) -> Row:
+    return [engine, gap.after, gap.records, gap.reason, gap.from_ms, gap.to_ms]
+
+
+def _complete(chosen: Chosen, more: bool) -> Complete:
+    gaps = [gap for _, gap in chosen.gaps]
+    there = GapsThere(
+        gaps=len(gaps),
+        records=min(sum(gap.records or 0 for gap in gaps), 2**63 - 1),
+        unknown=sum(gap.records is None for gap in gaps),
+        from_ms=min((gap.from_ms for gap in gaps), default=None),
+        to_ms=max((gap.to_ms for gap in gaps), default=None),
+    )
+    nothing_of = chosen.nothing_of
+    return Complete(
+        more=more, gaps=there, nothing_of=nothing_of[:VALUES], without=len(nothing_of), damaged=chosen.damaged
+    )

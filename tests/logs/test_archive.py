@@ -1,0 +1,233 @@
+"""The archive: what a query needs is found, and what is changed, damaged or removed is seen."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.errors import Conflict, Invalid, LocalError
+from avinet.logs.archive import Archive, Chosen
+from avinet.wire.query import Gaps, LogQuery, Totals
+from avinet.wire.query import Measure as Counted
+from avinet.wire.segment import Gap, manifest_bytes, read_manifest
+from tests.logs.naive import Record, record, write_segment
+from tests.logs.segments import HOUR_MS, manifest_of, put
+
+LATER_NS = 10**12
+COUNT = Totals(measures=[Counted(of="requests")])
+
+
+def some(first: int, *times: int, engine: str = "se-1", service: str = "web") -> list[Record]:
+    """Records from number `first` on, one at each of `times`."""
+    return [record(seq=first + n, time=time, engine=engine, service=service) for n, time in enumerate(times)]
+
+
+def names(chosen: Chosen) -> list[str]:
+    """The files of what was chosen."""
+    return sorted(str(each.path) for each in chosen.segments)
+
+
+class ArchiveTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute() / "archive"
+        self.folder.mkdir(parents=True)
+        self.ahead_ns = LATER_NS
+        self.archive = self.another()
+
+    def another(self) -> Archive:
+        """An archive over the same folder, to which all that is there is old."""
+        return Archive(self.folder, lambda: max(each.stat().st_mtime_ns for each in self.everything()) + self.ahead_ns)
+
+    def everything(self) -> list[Path]:
+        return [self.folder, *self.folder.rglob("*")]
+
+    def asked(self, since_ms: int = 0, until_ms: int = 400 * HOUR_MS, **fields: Any) -> LogQuery:
+        return LogQuery(since_ms=since_ms, until_ms=until_ms, **{"get": COUNT, **fields})
+
+    def files(self, **fields: Any) -> list[str]:
+        return names(self.archive.choose(self.asked(**fields)))
+
+    def test_a_segment_lies_by_engine_day_and_hour_of_its_first_record(self) -> None:
+        path = put(self.archive, some(7, 30 * HOUR_MS + 5, 31 * HOUR_MS))
+        name = "se-1/1970-01-02/06/00000000000000000007-00000000000000000008"
+        self.assertEqual(path, self.folder / f"{name}.parquet")
+        self.assertEqual(read_manifest((self.folder / f"{name}.json").read_bytes()).rows, 2)
+        self.assertEqual(path.parent.stat().st_mode & 0o777, 0o700)
+
+    def test_files_are_chosen_by_time(self) -> None:
+        one, two = put(self.archive, some(1, 1000, 2000)), put(self.archive, some(3, 2001, 9 * HOUR_MS))
+        self.assertEqual(self.files(), [str(one), str(two)])
+        self.assertEqual(self.files(since_ms=2001), [str(two)])
+        self.assertEqual(self.files(since_ms=2000), [str(one), str(two)])
+        self.assertEqual(self.files(until_ms=2001), [str(one)])
+        self.assertEqual(self.files(until_ms=1000), [])
+        self.assertEqual(self.files(since_ms=9 * HOUR_MS), [str(two)])
+        self.assertEqual(self.files(since_ms=9 * HOUR_MS + 1), [])
+
+    def test_files_are_chosen_by_engine_and_service(self) -> None:
+        web = put(self.archive, some(1, 1000))
+        shop = put(self.archive, some(2, 1000, service="shop"))
+        other = put(self.archive, some(1, 1000, engine="se-2"))
+        self.assertEqual(self.files(engines=["se-2"]), [str(other)])
+        self.assertEqual(self.files(services=["shop"]), [str(shop)])
+        self.assertEqual(self.files(engines=["se-1"], services=["web", "nix"]), [str(web)])
+        self.assertEqual(self.files(services=["nix"]), [])
+
+    def test_services_that_a_manifest_does_not_list_may_be_in_its_segment(self) -> None:
+        path = put(self.archive, some(1, 1000, service=""))
+        self.assertEqual(self.files(services=["shop"]), [str(path)])
+
+    def test_engines_without_anything_in_the_range_are_told(self) -> None:
+        put(self.archive, some(1, 1000))
+        put(self.archive, some(1, 5000, engine="se-2"))
+        self.assertEqual(self.archive.choose(self.asked(until_ms=2000)).nothing_of, ["se-2"])
+        chosen = self.archive.choose(self.asked(engines=["se-9", "se-1"], services=["nix"]))
+        self.assertEqual((chosen.nothing_of, names(chosen)), (["se-9"], []))
+
+    def test_gaps_in_the_range_are_told_wherever_they_are_written(self) -> None:
+        early = Gap(after=0, records=None, reason="crash", from_ms=100, to_ms=1000)
+        late = Gap(after=2, records=5, reason="full", from_ms=9000, to_ms=9500)
+        put(self.archive, some(1, 50_000), [early, late])
+        self.assertEqual(self.archive.choose(self.asked(until_ms=5000, get=Gaps())).gaps, [("se-1", early)])
+        self.assertEqual(self.archive.choose(self.asked(since_ms=1001)).gaps, [("se-1", late)])
+        self.assertEqual(len(self.archive.choose(self.asked()).gaps), 2)
+        self.assertEqual(self.archive.choose(self.asked(engines=["se-2"])).gaps, [])
+
+    def test_what_comes_and_goes_is_seen(self) -> None:
+        one = put(self.archive, some(1, 1000))
+        self.assertEqual(self.files(), [str(one)])
+        two = put(self.archive, some(2, 1500))
+        self.assertEqual(self.files(), [str(one), str(two)])
+        one.with_suffix(".json").unlink()
+        self.assertEqual(self.files(), [str(two)])
+
+    def test_a_manifest_is_read_once(self) -> None:
+        path = put(self.archive, some(1, 1000))
+        self.assertEqual(self.files(), [str(path)])
+        manifest = path.with_suffix(".json")
+        manifest.write_bytes(b"x" * manifest.stat().st_size)  # in place, as nobody does
+        self.assertEqual(self.files(), [str(path)])
+        self.archive = self.another()
+        self.assertEqual(self.files(), [])
+
+    def test_a_folder_that_has_just_changed_is_read_again(self) -> None:
+        self.ahead_ns = 0
+        one = put(self.archive, some(1, 1000))
+        self.files()
+        before = one.parent.stat()
+        two = put(self.archive, some(2, 1500))
+        os.utime(one.parent, ns=(before.st_atime_ns, before.st_mtime_ns))  # both within one tick of its clock
+        self.assertEqual(self.files(), [str(one), str(two)])
+
+    def test_what_cannot_be_read_is_counted_where_it_lies(self) -> None:
+        cut, none, odd = (put(self.archive, some(number, 1000)) for number in (1, 2, 3))
+        cut.write_bytes(cut.read_bytes()[:-1])
+        none.unlink()
+        odd.with_suffix(".json").write_bytes(b"{}")
+        good = put(self.archive, some(4, 1000))
+        chosen = self.archive.choose(self.asked())
+        self.assertEqual((names(chosen), chosen.damaged), ([str(good)], 3))
+        self.assertEqual(self.archive.choose(self.asked(since_ms=5 * HOUR_MS)).damaged, 0)
+
+    def test_a_manifest_in_the_wrong_place_is_no_segment(self) -> None:
+        path = put(self.archive, some(1, 1000))
+        for name in ("se-2/1970-01-01/00/1-1", "se-1/1970-01-01/00/1-2"):
+            to = self.folder / name
+            to.parent.mkdir(parents=True, exist_ok=True)
+            for kind in (".json", ".parquet"):
+                to.with_suffix(kind).write_bytes(path.with_suffix(kind).read_bytes())
+        chosen = self.archive.choose(self.asked())
+        self.assertEqual((names(chosen), chosen.damaged), ([str(path)], 2))
+
+    def test_links_lead_nowhere(self) -> None:
+        path = put(self.archive, some(1, 1000))
+        outside = self.folder.parent / "outside"
+        self.folder.rename(outside)
+        (self.folder / "se-1" / "1970-01-01" / "00").mkdir(parents=True)
+        for kind in (".json", ".parquet"):
+            to = self.folder / path.relative_to(self.folder).with_suffix(kind)
+            to.symlink_to(outside / path.relative_to(self.folder).with_suffix(kind))
+        (self.folder / "se-2").symlink_to(outside / "se-1")
+        (self.folder / "se-1" / "1970-01-02").symlink_to(outside / "se-1" / "1970-01-01")
+        chosen = self.archive.choose(self.asked())
+        self.assertEqual((names(chosen), chosen.damaged), ([], 1))
+
+    def test_other_names_are_not_looked_at(self) -> None:
+        path = put(self.archive, some(1, 1000))
+        for name in ("notes.json", ".1-1.json.77.new", "1-1.json~", "../x.json", "../../2-2.json"):
+            (path.parent / name).write_bytes(b"{}")
+        self.assertEqual(self.archive.choose(self.asked()).damaged, 0)
+        self.assertRaises(Invalid, self.archive.choose, self.asked(engines=["../se-1"]))
+
+    def test_the_same_segment_once_more_changes_nothing(self) -> None:
+        path = put(self.archive, some(1, 1000))
+        self.assertEqual(put(self.archive, some(1, 1000)), path)
+        self.assertEqual(self.files(), [str(path)])
+        self.assertFalse((self.folder.parent / "aside.parquet").exists())
+
+    def test_another_segment_of_the_same_numbers_is_refused(self) -> None:
+        path = put(self.archive, some(1, 1000))
+        before = path.read_bytes()
+        self.assertRaises(Conflict, put, self.archive, some(1, 2000), generation=2)
+        self.assertEqual(path.read_bytes(), before)
+
+    def test_a_segment_that_is_not_whole_is_refused(self) -> None:
+        aside = Path(write_segment(self.folder.parent / "aside.parquet", found := some(1, 1000)))
+        said = manifest_bytes(manifest_of(aside, found))
+        aside.write_bytes(aside.read_bytes()[:-1])
+        self.assertRaises(Invalid, self.archive.add, aside, said)
+        self.assertRaises(Invalid, self.archive.add, aside, b"{}")
+        self.assertEqual(list(self.folder.iterdir()), [])
+
+    def test_what_a_crash_left_without_its_manifest_is_replaced(self) -> None:
+        path = put(self.archive, some(1, 1000))
+        whole = path.read_bytes()
+        path.with_suffix(".json").unlink()
+        path.write_bytes(b"half")
+        put(self.archive, some(1, 1000))
+        self.assertEqual((self.files(), path.read_bytes()), ([str(path)], whole))
+
+    def test_a_folder_that_is_a_pattern_is_refused(self) -> None:
+        self.assertRaises(LocalError, Archive, Path("/var/lib/[a]"))
+
+    def test_retention_removes_by_age_then_the_oldest_by_bytes(self) -> None:
+        paths = [put(self.archive, some(n, n * HOUR_MS)) for n in range(1, 6)]
+        takes = [path.stat().st_size + path.with_suffix(".json").stat().st_size for path in paths]
+        gone = self.archive.retain(sum(takes), 2 * HOUR_MS)
+        self.assertEqual([each.path for each in gone], paths[:1])
+        self.assertEqual(self.archive.retain(sum(takes[1:]), 0), [])
+        gone = self.archive.retain(sum(takes[3:]), 0)
+        self.assertEqual([each.path for each in gone], paths[1:3])
+        self.assertEqual(self.files(), [str(each) for each in paths[3:]])
+        self.assertEqual(sorted(each.name for each in (self.folder / "se-1" / "1970-01-01").iterdir()), ["04", "05"])
+        self.archive.retain(0, 0)
+        self.assertEqual([each.name for each in self.everything()], ["archive", "se-1"])
+
+    def test_retention_takes_the_manifest_first(self) -> None:
+        path = put(self.archive, some(1, 1000))
+        removed: list[str] = []
+        unlink = Path.unlink
+
+        def noted(self: Path, missing_ok: bool = False) -> None:
+            removed.append(self.suffix)
+            unlink(self, missing_ok)
+
+        self.patch(Path, "unlink", noted)
+        self.archive.retain(0, 0)
+        self.assertEqual(removed, [".json", ".parquet"])
+        self.assertFalse(path.exists())
+
+    def test_retention_takes_what_a_crash_left_and_nothing_that_is_just_coming(self) -> None:
+        path = put(self.archive, some(1, 1000))
+        stray, other = path.with_name("5-6.parquet"), path.with_name("notes.parquet")
+        stray.write_bytes(b"half")
+        other.write_bytes(b"x")
+        self.ahead_ns = 10**9
+        self.archive.retain(10**9, 0)
+        self.assertTrue(stray.exists())
+        self.ahead_ns = 3601 * 10**9
+        self.archive.retain(10**9, 0)
+        self.assertEqual([stray.exists(), other.exists(), path.exists()], [False, True, True])
