@@ -1,8 +1,8 @@
-"""The settings of the spool: `[logs]` in `se.toml`."""
+"""The settings of the spool: `[spool]` in `se.toml`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -12,12 +12,15 @@ MIB = 1024 * 1024
 
 
 class SpoolSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Lines are on the disk after `sync_s`; up to `buffer_mib` of them wait for that in memory.
+    """`keep` is `auto` (request logs are kept where DuckDB is installed, which seals them), `always` or `never`.
+
+    Lines are on the disk after `sync_s`; up to `buffer_mib` of them wait for that in memory.
 
     A segment has `segment_rows` records, or `segment_mib` as they came, or is `segment_age_s` old. All of it takes
     `cap_mib` on the disk at most, and none is kept that is older than `cap_age_s`. Sealing one may take `seal_s`.
     """
 
+    keep: Literal["auto", "always", "never"] = "auto"
     sync_s: Annotated[float, Meta(ge=0.05, le=60)] = 1.0
     buffer_mib: Annotated[int, Meta(ge=1, le=1024)] = 32
     segment_rows: Annotated[int, Meta(ge=1, le=4_000_000)] = 250_000

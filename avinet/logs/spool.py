@@ -36,7 +36,7 @@ EARLY_BYTES = 4 * MIB
 
 
 class Spool:
-    """The request log of the service engine `engine` in `folder`, which is this process's alone.
+    """The request log of a service engine in `folder`, which is this process's alone.
 
     `append` and `gap` may be called at any time, also before `start`, and never wait. `wall` is the time in seconds
     since 1970, `in_thread` runs a function off the reactor's thread. Stop it before `tasks` are.
@@ -48,8 +48,6 @@ class Spool:
         self,
         clock: IReactorTime,
         folder: Path,
-        engine: str,
-        generation: int,
         settings: SpoolSettings,
         sealer: Sealer,
         in_thread: InThread,
@@ -57,8 +55,7 @@ class Spool:
         tasks: Tasks,
     ) -> None:
         self._clock = clock
-        self._engine = engine
-        self._generation = generation
+        self._engine, self._generation = "", 0
         self._settings = settings
         self._sealer = sealer
         self._in_thread = in_thread
@@ -138,6 +135,11 @@ class Spool:
     # what is known of it
 
     @property
+    def started(self) -> bool:
+        """Whether it was told to start."""
+        return bool(self._engine)
+
+    @property
     def durable(self) -> int:
         """The number of the last line that is on the disk, if all before it are records."""
         return self._folder.file.first + self._folder.file.lines - 1 if self._ready else 0
@@ -154,8 +156,9 @@ class Spool:
 
     # its life
 
-    def start(self) -> None:
-        """Take up what the last process has left, and go on behind it."""
+    def start(self, engine: str, generation: int) -> None:
+        """Take up what the last process has left, and go on behind it, as the service engine `engine`."""
+        self._engine, self._generation = engine, generation
         self._tasks.spawn(self._run(), "the spool of request logs")
 
     async def stop(self) -> None:

@@ -34,6 +34,7 @@ from avinet.se.engine import ServiceEngine
 from avinet.se.keystore import Keystore
 from avinet.se.link import CONTROL, SSH, Link
 from avinet.se.operators import OperatorKeys
+from avinet.se.records import request_logs
 from avinet.se.settings import EngineSettings
 from avinet.se.shell import shell_server
 from avinet.se.tunnels import Tunnels
@@ -89,6 +90,9 @@ class EngineService(Service):
             reactor, settings.dataplane.engine, state / "dataplane", folder / settings.dataplane.keys
         )
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        self._spool = request_logs(
+            reactor, state, settings.spool, self._dataplane, in_thread, self._clock.now, self._tasks
+        )
         self._custody = Custody(
             reactor, Keystore(state), self._dataplane, in_thread, self._tasks, self._certificates_changed
         )
@@ -143,12 +147,14 @@ class EngineService(Service):
             self._failed(failure.value)
 
     async def _run(self) -> None:
+        self._keep_logs()
         await self._custody.start()
         await self._applier.start()
         if self._identity.receipt is None:
             await Enrolment(self._reactor, self._identity, now=self._wall, random=self._random).run()
         else:
             self._identity.wipe()
+        self._keep_logs()
         receipt = self._identity.receipt
         assert receipt is not None
         authority = NodeAuthority(receipt.id, self._identity.nodes, self._clock.now, self._state / "fence")
@@ -167,6 +173,12 @@ class EngineService(Service):
             tasks=self._tasks,
         )
         self._dial()
+
+    def _keep_logs(self) -> None:
+        """Start the spool, once it is known whose it is."""
+        receipt = self._identity.receipt
+        if self._spool is not None and receipt is not None and not self._spool.started:
+            self._spool.start(receipt.id, receipt.generation)
 
     async def _rotate(self) -> None:
         """Change the key, at the node that there is a tunnel to; then come back with it."""
@@ -254,5 +266,7 @@ class EngineService(Service):
         if self._tunnels is not None:
             await self._tunnels.stop()
         await self._dataplane.detach()
+        if self._spool is not None:
+            await self._spool.stop()
         self._tasks.stop()
         self._lock.release()

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from avinet.logs.settings import SpoolSettings
 from avinet.se.programs import Program
 from avinet.settings import Settings
 
@@ -47,3 +48,4 @@ class EngineSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=
     report_interval_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
     tunnel: Tunnel = Tunnel()
     dataplane: DataplaneSettings = DataplaneSettings()
+    spool: SpoolSettings = SpoolSettings()

@@ -36,8 +36,6 @@ def main(folder: Path, run: int) -> None:
     spool = Spool(
         reactor,
         folder,
-        "se-1",
-        1,
         SETTINGS,
         SealerProcess(reactor, 30),
         partial(deferToThreadPool, reactor, reactor.getThreadPool()),
@@ -56,7 +54,7 @@ def main(folder: Path, run: int) -> None:
         spool.append([line_of(run, number) for number in range(taken, taken + count)])
         taken += count
 
-    spool.start()
+    spool.start("se-1", 1)
     task.LoopingCall(more).start(0.01)
     reactor.run()
 

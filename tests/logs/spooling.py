@@ -74,8 +74,6 @@ class Spooling:
         self.spool = Spool(
             self.clock,
             folder,
-            "se-1",
-            3,
             settings or SpoolSettings(),
             self.sealer,
             at_once,
@@ -83,7 +81,11 @@ class Spooling:
             self.tasks,
         )
         if start:
-            self.spool.start()
+            self.start()
+
+    def start(self) -> None:
+        """Have the spool begin."""
+        self.spool.start("se-1", 3)
 
     def later(self, seconds: float = 1.0) -> None:
         """Let time pass, in steps of a quarter of a second."""

@@ -180,7 +180,7 @@ class GapTests(SpoolCase):
         at = self.spooling(settings=SpoolSettings(buffer_mib=1), start=False)
         large = [line(n, a="x" * 1000) for n in range(2000)]
         at.spool.append(large)
-        at.spool.start()
+        at.start()
         self.successResultOf(at.seal_now())
         rows = at.manifests[0].rows
         (gap,) = at.gaps
