@@ -67,7 +67,8 @@ class Epochs:
         self._woken: Deferred[None] | None = None
         self._again = False
         self._said: dict[str, str] = {}
-        self._failed: dict[str, float] = {}
+        self._failed: dict[str, tuple[int, float]] = {}
+        """Which document each did not take, and when."""
 
     async def start(self) -> None:
         """Read what was remembered, and bring the newest from now on to those who are behind."""
@@ -132,7 +133,8 @@ class Epochs:
         """Those who can be asked, are behind, and were not tried just now."""
         epoch, _ = self._current()
         before = self._clock.seconds() - RETRY_S
-        return [id for id in self.behind(epoch, self._live()) if self._failed.get(id, before) <= before]
+        lately = {id for id, (of, at) in self._failed.items() if of == epoch and at > before}
+        return [id for id in self.behind(epoch, self._live()) if id not in lately]
 
     async def _push_some(self, left: deque[str]) -> None:
         while left:
@@ -146,7 +148,7 @@ class Epochs:
             if self.behind(epoch, [id]):
                 raise PeerError(f"it says that it has {held} now")
         except AvinetError as error:
-            self._failed[id] = self._clock.seconds()
+            self._failed[id] = epoch, self._clock.seconds()
             if self._said.get(id) != str(error):
                 self._said[id] = str(error)
                 self.log.warn("{id} has not taken trust document {epoch}: {why}", id=id, epoch=epoch, why=str(error))

@@ -108,4 +108,6 @@ class JobReading:
 
     async def latest(self, *, limit: int, before: str) -> JobList:
         """Jobs before the one with the id `before`, the latest first."""
-        return await self._records.latest(limit=limit, before=before)
+        found = await self._records.latest(limit=limit, before=before)
+        items = [self._running[each.id].job if each.id in self._running else each for each in found.items]
+        return JobList(items=items, next=found.next)

@@ -50,6 +50,7 @@ class Jobs(JobReading):
         random: Callable[[int], bytes],
     ) -> None:
         super().__init__(clock, JobRecords(store, lambda id: id in self._running))
+        self._silent_s = store.silent_s
         self._tasks = tasks
         self._asking = asking
         self._connected = connected
@@ -87,6 +88,8 @@ class Jobs(JobReading):
         running = Running(self._made_job(order, targets, operator), order)
         running.followers += followers
         try:
+            if not only_recorded and self._silent_s():
+                raise Unavailable("the store does not answer")
             await self._records.keep(running.job)
         except AvinetError as error:
             if only_recorded:
@@ -109,7 +112,9 @@ class Jobs(JobReading):
         running = await self._recorded(order, 1, operator, only_recorded=False)
         feed = Feed(self._clock, OUTPUT_LIMIT_BYTES // 3, OUTPUT_LIMIT_BYTES // 3, running.changed)
         errand = self._errand(target, running, feed)
-        await self._tasks.spawn(self._alone(running, errand), f"job {running.job.id}")
+        self._tasks.spawn(self._alone(running, errand), f"job {running.job.id}")
+        while not feed.ended:  # and not longer: who follows it, and how it is kept, is not its caller's business
+            await running.changed.wait()
         if errand.ended is None:
             raise errand.error or Unavailable("this node ends", hint="avictl jobs, on the next one, tells of it")
         output, error = errand.feed.transcript.texts()
@@ -195,7 +200,10 @@ class Jobs(JobReading):
             self.log.warn("the end of job {job} is not kept yet: {why}", job=running.job.id, why=str(error))
             return False
         del self._running[running.job.id]
-        await self._records.sweep_now_and_then()
+        try:
+            await self._records.sweep_now_and_then()
+        except AvinetError as error:
+            self.log.info("the oldest jobs are forgotten later: {why}", why=str(error))
         return True
 
     async def _in_turn(self, slots: Slots, running: Running, id: str) -> None:

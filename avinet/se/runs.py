@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from avinet.aio import Tasks, as_deferred
-from avinet.errors import AvinetError, Conflict, Invalid, NotFound
+from avinet.errors import AvinetError, Conflict, Invalid, NotFound, Unavailable
 from avinet.feed import Bell, Feed
 from avinet.files import private_folder, read_limited, write_atomic
 from avinet.se.commands import Console
@@ -143,6 +143,7 @@ class _Beginning:
 
     def __init__(self) -> None:
         self.cancelled = False
+        self.failed = ""
         self.over = Bell()
 
 
@@ -177,6 +178,9 @@ class Runs:
             run = Run(self._clock)
             executing = as_deferred((_never_begun if beginning.cancelled else execute)(run))
             self._live[job] = run, executing
+        except BaseException as error:
+            beginning.failed = str(error) or "who asked for it has gone"
+            raise
         finally:
             del self._beginning[job]
             beginning.over.ring()
@@ -206,8 +210,10 @@ class Runs:
         self._live[job][1].cancel()
 
     async def _found(self, job: str) -> Run | None:
-        while job in self._beginning:  # who asks again soon is not told that nothing is known of it
-            await self._beginning[job].over.wait()
+        while (beginning := self._beginning.get(job)) is not None:
+            await beginning.over.wait()  # who asks again soon is not told that nothing is known of it
+            if beginning.failed:  # it may have been cancelled: whoever asks once more begins it
+                raise Unavailable(f"job {job} could not be begun: {beginning.failed}")
         if job in self._live:
             return self._live[job][0]
         return await self._in_thread(lambda: self._read(job)) if job in self._journal else None

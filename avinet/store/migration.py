@@ -81,7 +81,7 @@ async def to_file(
 async def _finished(etcd: EtcdPlace, file: FilePlace, dry_run: bool) -> Migration | None:
     """A migration that was cut off after etcd was left: all of it is in the file, which only has to be used."""
     origin = await etcd.look()
-    if origin is None or origin.state != "left" or not file.arrived.exists():
+    if origin is None or origin.state != "left" or not etcd.is_ours(origin) or not file.arrived.exists():
         return None
     tables = file.open_arrived()
     try:

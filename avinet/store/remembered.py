@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from random import random
 from typing import Generic, TypeVar
 
 import msgspec
@@ -10,13 +11,16 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from avinet.aio import News, Tasks, pause
+from avinet.backoff import Backoff
 from avinet.errors import AvinetError, Unavailable
 from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction, Unchanged
 
 V = TypeVar("V")
 BATCH = OPERATIONS - 2
 """How many values are written at once."""
-_RACES = 10
+_RACES = 20
+_AFTER_RACE = Backoff(first_s=0.005, cap_s=0.5)
+"""Several nodes write below one prefix: after a race they must not all come again at once."""
 
 
 class Remembered(Generic[V]):
@@ -26,6 +30,7 @@ class Remembered(Generic[V]):
 
     def __init__(self, clock: IReactorTime, store: Store, prefix: bytes, kind: type[V], *, batch_s: float) -> None:
         self._clock = clock
+        self._random = random
         self._store = store
         self._prefix = prefix
         self._kind = kind
@@ -92,12 +97,14 @@ class Remembered(Generic[V]):
                 raise
 
     async def _write(self, ids: Sequence[str]) -> None:
-        for _ in range(_RACES):
+        for race in range(_RACES):
             changes = (*map(self._operation, ids), Put(self._last, b""))
             done = await self._store.transact(Transaction((Unchanged(self._last, self._last_at),), changes))
             if done.succeeded:
                 self._last_at = done.revision
                 return
+            if race:  # the first one may be with what became of an answer that was lost
+                await pause(self._clock, _AFTER_RACE.delay_s(race, self._random))
             await self._look()
         raise Unavailable(f"too many changes below {self._prefix.decode()} race with this one")
 

@@ -114,6 +114,9 @@ def sign(
 ) -> None:
     """Add a signature of `kind` to the headers of `message`, beside those that are there already."""
     headers, canonical = message.headers, _Canonical(message)
+    there = "signature-input" in headers
+    if there is not ("signature" in headers) or (there and kind.label in _labels(headers)):
+        raise ValueError(f"there is a signature {kind.label} already, or half of one")
     # The library would add it to the headers itself, for a third of the time: it builds and parses all of it once more.
     prepared = _SIGNERS[kind.algorithm].prepare(
         canonical,

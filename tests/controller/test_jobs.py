@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
+from twisted.internet.defer import Deferred
 
 from avinet.aio import as_deferred
 from avinet.controller import job_records
@@ -158,6 +161,25 @@ class JobTests(JobCase):
         again = self.made()
         self.result(again.start())
         self.assertEqual(self.result(again.results(job.id, 0, 0)).job.state, "interrupted")
+
+    def test_while_the_store_is_silent_it_is_asked_and_answered_all_the_same(self) -> None:
+        silent: Deferred[Any] = Deferred()
+        self.patch(self.store, "transact", lambda transaction: silent)
+        self.patch(self.jobs, "_silent_s", lambda: 1.0)
+        running = as_deferred(self.jobs.one(JobOrder(command="ping", ids=["a"]), "a", "ann"))
+        self.fleet.answer("a", output="pong")
+        self.assertEqual(self.successResultOf(running).output, "pong")
+
+    def test_what_is_kept_already_waits_for_nothing_more(self) -> None:
+        async def fails() -> None:
+            raise Unavailable("no quorum")
+
+        self.patch(self.jobs._records, "sweep_now_and_then", fails)
+        running = as_deferred(self.jobs.one(JobOrder(command="ping", ids=["a"]), "a", "ann"))
+        self.fleet.answer("a")
+        self.successResultOf(running)
+        [job] = self.result(self.jobs.latest(limit=10, before="")).items
+        self.assertEqual((job.state, self.clock.getDelayedCalls()), ("done", []))
 
     def test_only_so_many_ends_wait_for_the_store(self) -> None:
         self.patch(jobs_module, "UNKEPT", 2)

@@ -111,6 +111,21 @@ class EpochTests(SynchronousTestCase):
         self.clock.advance(GATHER_S)
         self.assertEqual(self.epochs.behind(2, ["se-1", "se-2"]), [])
 
+    def test_one_that_has_another_is_tried_again_later_or_with_the_next_one(self) -> None:
+        async def odd(id: str, signed: SignedTrust) -> int:
+            self.fleet.pushed.append(id)
+            return 99
+
+        self.patch(self.fleet, "trust", odd)
+        self.fleet.live = ["se-1"]
+        self.fleet.pushed.clear()
+        self.publish()
+        self.epochs.wake()
+        self.clock.advance(GATHER_S)
+        self.assertEqual(self.fleet.pushed, ["se-1"])
+        self.publish()
+        self.assertEqual(self.fleet.pushed, ["se-1"] * 2)
+
     def test_what_is_published_while_another_is_on_its_way_is_brought_as_well(self) -> None:
         self.fleet.prompt.discard("se-1")
         self.publish()

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.aio import Tasks, as_deferred
-from avinet.errors import Conflict, LocalError, NotFound
+from avinet.errors import Conflict, LocalError, NotFound, Unavailable
 from avinet.feed import HIGH_BYTES
 from avinet.se.commands import Console
 from avinet.se.jobs import Journal
@@ -126,9 +126,10 @@ class RunsTests(RunsCase):
         self.runs = Runs(self.clock, journal, self.folder / "output", at_once, self.tasks)
         starting = as_deferred(self.runs.start("job-0001", self.execute))
         again = as_deferred(self.runs.start("job-0001", self.execute))
+        self.runs.cancel("job-0001")
         disk.callback(None)
         self.failureResultOf(starting, LocalError)
-        self.failureResultOf(again, LocalError)
+        self.failureResultOf(again, Unavailable)
         self.assertEqual(self.consoles, [])
 
     def test_cancelled_while_it_is_made_durable_it_never_begins(self) -> None:

@@ -354,6 +354,68 @@ class MigrationTests(MigrationCase):
             self.patch(EtcdPlace, "leave", leave)
             self.assertTrue((await self.to_file()).done)
 
+    async def elsewhere(self) -> FilePlace:
+        """The state moved to the file of another machine's node."""
+        there = FilePlace(private_folder(Path(self.mktemp()).absolute()))
+        async with self.place("node-2") as place:
+            self.assertTrue((await to_file(place, there)).done)
+        return there
+
+    @asynchronous
+    async def test_of_two_that_leave_at_once_one_is_refused(self) -> None:
+        async with self.used() as store:
+            await store.transact(Transaction((), (Put(b"a", b"1"),)))
+        leave = EtcdPlace.leave
+
+        async def late(place: EtcdPlace, revision: int) -> None:
+            self.patch(EtcdPlace, "leave", leave)
+            await self.elsewhere()
+            await leave(place, revision)
+
+        self.patch(EtcdPlace, "leave", late)
+        self.assertIn("has left etcd for the file of node-2", await self.refused(LocalError, self.to_file()))
+        self.assertFalse(self.file.path.exists())
+
+    @asynchronous
+    async def test_a_copy_that_was_refused_is_not_used_once_another_node_has_the_state(self) -> None:
+        async with self.used() as store:
+            await store.transact(Transaction((), (Put(b"a", b"1"),)))
+            leave = EtcdPlace.leave
+
+            async def meanwhile(place: EtcdPlace, revision: int) -> None:
+                await store.transact(Transaction((), (Put(b"a", b"2"),)))
+                await leave(place, revision)
+
+            self.patch(EtcdPlace, "leave", meanwhile)
+            await self.refused(Conflict, self.to_file())
+            self.patch(EtcdPlace, "leave", leave)
+        await self.elsewhere()
+        self.assertIn("has left etcd for the file of node-2", await self.refused(LocalError, self.to_file()))
+        self.assertFalse(self.file.path.exists())
+
+    @asynchronous
+    async def test_what_is_removed_to_make_room_is_not_removed_once_more(self) -> None:
+        """The first attempt was asleep in a member, and comes after all was copied."""
+        self.filled(SMALL)
+        ask, sent = Gateway.ask, list[Any]()
+
+        async def spy(gateway: Gateway, path: str, request: Any, into: Any) -> Any:
+            if path == "/v3/kv/txn" and any(each.request_delete_range for each in request.success):
+                sent.append(request)
+            return await ask(gateway, path, request, into)
+
+        arrived = EtcdPlace.arrived
+
+        async def late(place: EtcdPlace) -> None:
+            for request in sent:
+                self.assertFalse((await ask(place._gateway, "/v3/kv/txn", request, TxnReply)).succeeded)
+            await arrived(place)
+
+        self.patch(Gateway, "ask", spy)
+        self.patch(EtcdPlace, "arrived", late)
+        self.assertTrue((await self.to_etcd()).done)
+        self.assertEqual((len(sent), await self.in_etcd()), (1, SMALL))
+
     @asynchronous
     async def test_a_node_elsewhere_writes_nothing_once_the_state_has_left(self) -> None:
         async with self.used() as store:

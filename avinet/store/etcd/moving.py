@@ -13,8 +13,6 @@ from avinet.store.etcd.messages import (
     RangeReply,
     RangeRequest,
     RequestOp,
-    TxnReply,
-    TxnRequest,
     unchanged_since,
 )
 from avinet.store.etcd.origin import CHANGED, FORMAT, Origin, OriginKey
@@ -82,14 +80,11 @@ class EtcdPlace:
         """
         at = await self.check_free()
         origin = Origin(format=FORMAT, revision=revision, state="arriving", other=self._other)
-        await self._key.change(at, origin)
-        unchanged = await self._key.unchanged(origin)
         places = [f"{self._prefix}/{each}/".encode() for each in ("data", "marker")]
         removed = [DeleteRangeRequest(key=place, range_end=end_of(place)) for place in places]
-        request = TxnRequest(compare=[unchanged], success=[RequestOp(request_delete_range=each) for each in removed])
-        if not (await self._gateway.ask("/v3/kv/txn", request, TxnReply)).succeeded:
-            raise Conflict(CHANGED)
-        self.store.open_at(origin, unchanged)
+        # With the origin, which is put once: a removal that comes late must not be done to what was copied since.
+        await self._key.change(at, origin, then=[RequestOp(request_delete_range=each) for each in removed])
+        self.store.open_at(origin, await self._key.unchanged(origin))
 
     async def arrived(self) -> None:
         """All of it is here: a node may begin to use it, unless it has it still in the other store."""
@@ -114,6 +109,10 @@ class EtcdPlace:
         """The revision that the domain is at."""
         return (await self.store.read([])).revision
 
+    def is_ours(self, origin: Origin) -> bool:
+        """Whether the state came from the other store of this place, or went there."""
+        return origin.other == self._other
+
     async def leave(self, revision: int) -> None:
         """All of it as of `revision` is in the other store: no node uses this one from now on.
 
@@ -121,6 +120,7 @@ class EtcdPlace:
         """
         origin, at = await self._key.look()
         assert origin is not None
+        origin.check()
         place = f"{self._prefix}/marker/".encode()
         left = msgspec.structs.replace(origin, state="left", other=self._other)
         since = unchanged_since(place, end_of(place), origin.etcd(revision))

@@ -5,6 +5,7 @@ And whether its state is here at all: it may be on its way from another store, o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -108,13 +109,20 @@ class OriginKey:
             raise Conflict(CHANGED)
         return last_changed(self._key, at)
 
-    async def change(self, before: int, origin: Origin, *conditions: Compare, why: str = CHANGED) -> None:
-        """Put `origin` where the last change was `before`, under more `conditions`.
+    async def change(
+        self,
+        before: int,
+        origin: Origin,
+        *conditions: Compare,
+        then: Sequence[RequestOp] = (),
+        why: str = CHANGED,
+    ) -> None:
+        """Put `origin` where the last change was `before`, under more `conditions`, and do more with it.
 
         Raises `Conflict`, saying `why`, where they do not hold, or another one was put meanwhile.
         """
         put = RequestOp(request_put=PutRequest(key=self._key, value=msgspec.json.encode(origin)))
-        request = TxnRequest(compare=[last_changed(self._key, before), *conditions], success=[put])
+        request = TxnRequest(compare=[last_changed(self._key, before), *conditions], success=[put, *then])
         reply = await self._gateway.ask("/v3/kv/txn", request, TxnReply)
         if not reply.succeeded and (await self.look())[0] != origin:  # else an attempt before this one was done
             raise Conflict(why)
