@@ -210,13 +210,15 @@ class SpoolFolder:
         write_atomic(self.path / ACKNOWLEDGED, b"%d" % through)
         self.acknowledged = through
 
-    def drop_segment(self) -> list[Loss]:
-        """Remove the oldest segment. What of it is lost is told first; returned is what could not be told for now,
-        as the disk is full: the room is needed for that, too. Raises `OSError`.
+    def drop_segment(self, through: int) -> list[Loss]:
+        """Remove the oldest segment, of which nodes have the records up to the number `through`. What of it is lost is
+        told first; returned is what could not be told for now, as the disk is full: the room is needed for that, too.
+
+        Raises `OSError`.
         """
         manifest = self.segments[0]
         losses = []
-        if manifest.last > self.acknowledged:
+        if manifest.last > through:
             losses = [*map(loss_of, manifest.gaps), cap_loss(manifest)]
         untold = self._tell(losses)
         self._remove_segment(manifest)

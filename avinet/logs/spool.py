@@ -196,7 +196,9 @@ class Spool:
                 return
             error = await self._write() or await self._rotate() or await self._acknowledge()
             if error is not None and self._folder.segments and self._folder.segments[0].last <= self._through:
-                await self._attempt(self._folder.drop_segment)  # a node has it, and what comes now nobody has
+                await self._drop(
+                    lambda: self._folder.drop_segment(self._through)
+                )  # a node has it, and what comes now nobody has
             error = await self._keep_cap() or error
         self._well = error is None
         self._tell(error)
@@ -242,9 +244,9 @@ class Spool:
         oldest_ms = self._now_ms() - int(self._settings.cap_age_s * 1000)
         error = None
         for segment in folder.segments[: surplus(folder.segments, folder.size, cap, oldest_ms)]:
-            if segment.last > folder.acknowledged:
+            if segment.last > self._through:
                 self._lose_for_room(segment.rows, f"{segment.first} to {segment.last}")
-            error = error or await self._drop(folder.drop_segment)
+            error = error or await self._drop(lambda: folder.drop_segment(self._through))
         while not error and not self._asking and not folder.segments and folder.waiting and folder.size > cap:
             file = folder.waiting[0]
             self._lose_for_room(file.lines, f"{file.first} to {file.first + file.lines - 1}")

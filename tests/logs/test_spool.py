@@ -403,6 +403,22 @@ class FullDiskTests(SpoolCase):
     def test_nothing_that_can_be_done(self) -> None:
         self.recovers("pwrite", "fdatasync", "ftruncate", "fsync", "rename", "open", "unlink")
 
+    def test_what_nodes_have_makes_room_and_is_no_gap(self) -> None:
+        at = self.spooling(settings=SpoolSettings(buffer_mib=1))
+        for number in (1, 2):
+            at.spool.append(lines([number]))
+            self.successResultOf(at.seal_now())
+        at.spool.acknowledge(1)
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with mock.patch("avinet.logs.openfile.OpenFile.append", side_effect=full):
+            at.spool.append(lines([3]))
+            at.later(5)
+        self.assertEqual([each.first for each in at.manifests], [2])
+        at.later(3)
+        self.successResultOf(at.seal_now())
+        self.assertEqual(at.gaps, [])
+        self.assertEqual(at.rows(), [(2, "/2"), (3, "/3")])
+
     def test_it_fails_from_the_start(self) -> None:
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with mock.patch("avinet.logs.openfile.os.open", side_effect=full):
