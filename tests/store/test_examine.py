@@ -115,7 +115,7 @@ class ExamineTests(TestCase):
         self.assertIn("a part only of the state", self.said(await self.check())[0])
         await place.arrived()
         self.assertEqual([(seen.state, seen.faults) for seen in [await self.check()]], [("arrived", [])])
-        await place.leave()
+        await place.leave(await place.revision())
         self.assertIn("has left etcd for a file; set engine", self.said(await self.check())[0])
         await place.store.close()
 

@@ -97,7 +97,8 @@ class ConfigurationTests(TestCase):
             health = await check_cluster(
                 reactor, cluster.endpoints, cluster.policy, "avinet/d1", time.time(), attempt_s=2.0
             )
-            named = all(each.name for each in health.endpoints)  # a member says its name some time after it answers
+            # A member says its name some time after it answers; until then it is called by its id.
+            named = {each.name for each in health.endpoints} == set(cluster.names)
             return health if named and not health.faults else None
 
         lost = next(each for each in (await eventually("all are well", well)).endpoints if each.name == "etcd-3")
