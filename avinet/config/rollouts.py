@@ -16,6 +16,7 @@ from avinet.config.health import Before
 from avinet.config.rollout import RolloutRecord
 from avinet.config.versions import TRIES, Versions, put_rollout, put_version
 from avinet.errors import Conflict, Unavailable
+from avinet.store.entries import entries
 from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction
 from avinet.wire.config import DocumentVersion
 
@@ -127,18 +128,13 @@ class Rollouts:
         """How service engines were before they had their turn, of those that have."""
         found: dict[str, Before] = {}
         prefix = _before_key(record, "")
-        after, more = b"", True
-        while more:
-            page = await self._store.range(prefix, after=after)
-            for entry in page.entries:
-                after = entry.key
-                id = after.removeprefix(prefix).decode("ascii")
-                if record.turn(id):
-                    try:
-                        found[id] = msgspec.json.decode(entry.value, type=Before)
-                    except msgspec.ValidationError as error:  # of a newer version: nothing is known of it then
-                        self.log.warn("{key} in the store cannot be read: {why}", key=after.decode(), why=str(error))
-            more = page.more
+        async for entry in entries(self._store, prefix):
+            id = entry.key.removeprefix(prefix).decode("ascii")
+            if record.turn(id):
+                try:
+                    found[id] = msgspec.json.decode(entry.value, type=Before)
+                except msgspec.ValidationError as error:  # of a newer version: nothing is known of it then
+                    self.log.warn("{key} in the store cannot be read: {why}", key=entry.key.decode(), why=str(error))
         return found
 
     async def forget(self, under_way: Iterable[RolloutRecord]) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from avinet.config.catalogue import Catalogue, Rolling
 from avinet.config.rollout import RolloutRecord
 from avinet.errors import LocalError, NotFound, Unavailable
+from avinet.store.entries import entries
 from avinet.store.interface import VALUE_LIMIT_BYTES, Delete, Entry, Put, Store, Transaction, Unchanged
 from avinet.wire.config import DocumentVersion
 from avinet.wire.message import decode, encode
@@ -100,13 +101,8 @@ class Versions:
             yield _decoded(entry, DocumentVersion)
 
     async def _all(self, prefix: bytes) -> AsyncIterator[Entry]:
-        after, more = b"", True
-        while more:
-            page = await self._store.range(prefix, limit=50, after=after)
-            for entry in page.entries:
-                after = entry.key
-                yield entry
-            more = page.more
+        async for entry in entries(self._store, prefix, page=50):
+            yield entry
 
 
 def put_version(version: DocumentVersion, keep: int = 0) -> list[Put | Delete]:

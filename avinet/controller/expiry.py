@@ -20,6 +20,7 @@ from avinet.aio import CANCELLED, pause, within
 from avinet.controller.certificates.vault import Vault
 from avinet.enrolment.records import AuditRecord, Record, put_audit, put_record
 from avinet.errors import AvinetError, TimedOut
+from avinet.store.entries import entries
 from avinet.store.interface import Delete, Entry, Store, Transaction, Unchanged
 from avinet.trust.domain import Domain
 from avinet.trust.image import fingerprint
@@ -170,14 +171,7 @@ class Expiries:
             await self._store.transact(Transaction((Unchanged(key, entry.revision),), (Delete(key),)))
 
     async def _told(self) -> dict[bytes, Entry]:
-        found: dict[bytes, Entry] = {}
-        after, more = b"", True
-        while more:
-            page = await self._store.range(TOLD, after=after)
-            for entry in page.entries:
-                found[entry.key], after = entry, entry.key
-            more = page.more
-        return found
+        return {entry.key: entry async for entry in entries(self._store, TOLD)}
 
     async def _tell(self, ending: Ending, entry: Entry | None) -> None:
         urgency, key = self._urgency(ending), _key(ending)

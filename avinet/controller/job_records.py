@@ -12,6 +12,7 @@ import msgspec
 from twisted.logger import Logger
 
 from avinet.errors import NotFound
+from avinet.store.entries import entries
 from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction
 from avinet.wire.jobs import Job, JobList, JobResult
 from avinet.wire.message import encode
@@ -86,15 +87,11 @@ class JobRecords:
     async def all(self) -> list[Job]:
         """All jobs, the oldest first."""
         found: list[Job] = []
-        after, more = b"", True
-        while more:
-            page = await self._store.range(JOBS, after=after)
-            for entry in page.entries:
-                try:
-                    found.append(msgspec.json.decode(entry.value, type=Job))
-                except msgspec.ValidationError as error:  # of a newer version: it is nobody's business here
-                    self.log.warn("{key} in the store cannot be read: {why}", key=entry.key.decode(), why=str(error))
-            after, more = page.entries[-1].key if page.entries else b"", page.more
+        async for entry in entries(self._store, JOBS):
+            try:
+                found.append(msgspec.json.decode(entry.value, type=Job))
+            except msgspec.ValidationError as error:  # of a newer version: it is nobody's business here
+                self.log.warn("{key} in the store cannot be read: {why}", key=entry.key.decode(), why=str(error))
         return found
 
     async def sweep_now_and_then(self) -> None:
@@ -116,13 +113,7 @@ class JobRecords:
                 await self._forget(job.id)
 
     async def _kept_sizes(self) -> dict[bytes, int]:
-        found: dict[bytes, int] = {}
-        after, more = b"", True
-        while more:
-            page = await self._store.range(SIZES, after=after)
-            found.update((entry.key, int(entry.value)) for entry in page.entries)
-            after, more = page.entries[-1].key if page.entries else b"", page.more
-        return found
+        return {entry.key: int(entry.value) async for entry in entries(self._store, SIZES)}
 
     async def _forget(self, id: str) -> None:
         while entries := (await self._store.range(_result_key(id, None), limit=OPERATIONS)).entries:

@@ -130,17 +130,11 @@ def _go_on(store: Path, domain: Domain, manifest: Manifest, actor: str, now: flo
 
 def _closed(tables: Tables) -> Iterator[Put]:
     """Claims that are open in a backup may have been used since: nobody gets in by them any more."""
-    after, more = b"", True
-    while more:
-        page = tables.range(ENGINES, 1000, after)
-        for entry in page.entries:
-            after = entry.key
-            record = msgspec.json.decode(entry.value, type=EngineRecord)
-            if record.claim_sha256 or record.approved:
-                yield put_record(
-                    entry.key, msgspec.structs.replace(record, claim_sha256="", claim_expires=0.0, approved="")
-                )
-        more = page.more
+    for entry in tables.entries(ENGINES, page=1000):
+        record = msgspec.json.decode(entry.value, type=EngineRecord)
+        if record.claim_sha256 or record.approved:
+            closed = msgspec.structs.replace(record, claim_sha256="", claim_expires=0.0, approved="")
+            yield put_record(entry.key, closed)
 
 
 def _newer_trust(tables: Tables, domain: Domain, ahead: int) -> Iterator[Put]:
@@ -155,14 +149,9 @@ def _newer_trust(tables: Tables, domain: Domain, ahead: int) -> Iterator[Put]:
 
 def _delivered_anew(tables: Tables) -> Iterator[Put]:
     """Each certificate as it is, for a revision that no service engine has seen: it takes none that is lower."""
-    after, more = b"", True
-    while more:
-        page = tables.range(CERTIFICATES, 1, after)
-        for entry in page.entries:
-            after = entry.key
-            record = msgspec.json.decode(entry.value, type=CertificateRecord)
-            yield put_record(entry.key, msgspec.structs.replace(record, revision=0))
-        more = page.more
+    for entry in tables.entries(CERTIFICATES, page=1):
+        record = msgspec.json.decode(entry.value, type=CertificateRecord)
+        yield put_record(entry.key, msgspec.structs.replace(record, revision=0))
 
 
 def _keys(tables: Tables, prefix: bytes) -> Iterator[list[bytes]]:

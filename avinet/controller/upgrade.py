@@ -61,18 +61,13 @@ def _without_tls(state: Path) -> None:
         return
     tables = Tables(state / STORE)
     try:
-        after, more = b"", True
-        while more:
-            page = tables.range(CURRENT, 100, after)
-            for entry in page.entries:
-                after = entry.key
-                found = msgspec.json.decode(entry.value, type=DocumentVersion)
-                if found.document is not None and certificates_of(found.document):
-                    raise Conflict(
-                        f"document {found.name} names certificates, which an older version cannot read",
-                        hint="start the node again, and delete it first: avictl config delete",
-                    )
-            more = page.more
+        for entry in tables.entries(CURRENT, page=100):
+            found = msgspec.json.decode(entry.value, type=DocumentVersion)
+            if found.document is not None and certificates_of(found.document):
+                raise Conflict(
+                    f"document {found.name} names certificates, which an older version cannot read",
+                    hint="start the node again, and delete it first: avictl config delete",
+                )
     finally:
         tables.close()
 

@@ -23,6 +23,7 @@ from avinet.aio import CANCELLED, News, Tasks, as_deferred, pause
 from avinet.enrolment.records import AUDIT, AuditRecord, Record, put_record
 from avinet.enrolment.tiles import Tiles
 from avinet.errors import AvinetError, Invalid, Unavailable
+from avinet.store.entries import entries
 from avinet.store.interface import Delete, Entry, Event, Put, Store, Transaction, Unchanged, Watch
 from avinet.trust.merkle import EMPTY, Frontier, leaf
 from avinet.wire.audit import LogHead, LogProof, head_text
@@ -179,12 +180,7 @@ class AuditLog:
 
     async def _unsealed(self) -> list[Entry]:
         """All records that are not sealed yet, in the order of their revisions."""
-        found: list[Entry] = []
-        after, more = b"", True
-        while more:
-            page = await self._store.range(AUDIT, after=after)
-            found += page.entries
-            after, more = page.entries[-1].key if page.entries else b"", page.more
+        found = [entry async for entry in entries(self._store, AUDIT)]
         return sorted(found, key=lambda each: (each.revision, each.key))
 
     async def _read_head(self) -> tuple[int, HeadRecord]:

@@ -24,6 +24,7 @@ from avinet.enrolment.records import (
     with_former,
 )
 from avinet.errors import Conflict, NotFound, Unavailable
+from avinet.store.entries import entries
 from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction, Unchanged
 from avinet.trust import keys
 from avinet.wire.fleet import Claimed
@@ -110,16 +111,11 @@ class Engines:
 
         Returns how many there were to be forgiven anything.
         """
-        found = [ratchet_key(each) for each in ids]
         if not ids:
-            after, more = b"", True
-            while more:
-                page = await self._store.range(RATCHETS, after=after)
-                found += [entry.key for entry in page.entries]
-                after, more = found[-1] if found else b"", page.more
+            found = [entry.key async for entry in entries(self._store, RATCHETS)]
         else:
-            entries = [await self._store.read([key]) for key in found]
-            found = [key for key, snapshot in zip(found, entries, strict=True) if key in snapshot.entries]
+            keys = [ratchet_key(each) for each in ids]
+            found = [key for key in keys if key in (await self._store.read([key])).entries]
         for at in range(0, len(found), OPERATIONS - 1):
             some = found[at : at + OPERATIONS - 1]
             audit = AuditRecord(

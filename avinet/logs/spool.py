@@ -24,8 +24,8 @@ from avinet.logs.openfile import OpenFile
 from avinet.logs.orders import Order
 from avinet.logs.pending import Pending
 from avinet.logs.room import chosen, surplus
+from avinet.logs.sealer_client import Sealer
 from avinet.logs.settings import MIB, SpoolSettings
-from avinet.logs.worker import Sealer
 from avinet.wire.segment import Manifest, Reason
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]

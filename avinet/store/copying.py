@@ -11,7 +11,8 @@ from twisted.internet.defer import DeferredList
 from twisted.python.failure import Failure
 
 from avinet.aio import as_deferred
-from avinet.store.interface import OPERATIONS, Entry, Outcome, Page, Put, Transaction
+from avinet.store.entries import Source, entries
+from avinet.store.interface import OPERATIONS, Outcome, Page, Put, Transaction
 from avinet.store.tables import Tables
 
 PAGE = 2000
@@ -19,13 +20,6 @@ PAGE = 2000
 TRANSACTION_BYTES = 512 * 1024
 """What one transaction writes at most, but for a single key that is larger: half of what any store takes."""
 AT_ONCE = 8
-
-
-class Source(Protocol):
-    """What a store's contents are read from."""
-
-    async def range(self, prefix: bytes, *, limit: int = 1000, after: bytes = b"") -> Page:
-        """See `Store.range`."""
 
 
 class Target(Source, Protocol):
@@ -64,21 +58,10 @@ class TablesAtRest:
             return self._tables.transact(transaction)
 
 
-async def _entries(source: Source) -> AsyncIterator[Entry]:
-    """All entries in the order of their keys."""
-    after, more = b"", True
-    while more:
-        page = await source.range(b"", limit=PAGE, after=after)
-        for entry in page.entries:
-            after = entry.key
-            yield entry
-        more = page.more
-
-
 async def content_of(source: Source) -> Content:
     """What `source` holds."""
     keys, size, leased, digest = 0, 0, 0, hashlib.sha256()
-    async for entry in _entries(source):
+    async for entry in entries(source, page=PAGE):
         if entry.lease:
             leased += 1
             continue
@@ -105,7 +88,7 @@ async def copy(source: Source, target: Target, told: Callable[[int], None] = lam
 
 async def _parts(source: Source) -> AsyncIterator[tuple[Put, ...]]:
     part, size = list[Put](), 0
-    async for entry in _entries(source):
+    async for entry in entries(source, page=PAGE):
         if entry.lease:
             continue
         length = len(entry.key) + len(entry.value)

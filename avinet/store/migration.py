@@ -10,7 +10,8 @@ from collections.abc import Callable
 import msgspec
 
 from avinet.errors import LocalError
-from avinet.store.copying import Content, Source, TablesAtRest, content_of, copy
+from avinet.store.copying import Content, TablesAtRest, content_of, copy
+from avinet.store.entries import Source
 from avinet.store.etcd.moving import EtcdPlace
 from avinet.store.resting import FilePlace
 

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from avinet.aio import News, Tasks, pause
 from avinet.backoff import Backoff
 from avinet.errors import AvinetError, Unavailable
+from avinet.store.entries import entries
 from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction, Unchanged
 
 V = TypeVar("V")
@@ -45,18 +46,14 @@ class Remembered(Generic[V]):
     async def start(self) -> None:
         """Read what was remembered, and begin to write what changes."""
         await self._look()
-        after, more = b"", True
-        while more:
-            page = await self._store.range(self._prefix, after=after)
-            for entry in page.entries:
-                after = entry.key
-                try:
-                    value = msgspec.json.decode(entry.value, type=self._kind)
-                except msgspec.ValidationError as error:
-                    self.log.warn("{key} in the store cannot be read: {reason}", key=after.decode(), reason=str(error))
-                else:
-                    self._values[after.removeprefix(self._prefix).decode()] = value
-            more = page.more
+        async for entry in entries(self._store, self._prefix):
+            try:
+                value = msgspec.json.decode(entry.value, type=self._kind)
+            except msgspec.ValidationError as error:
+                key = entry.key.decode()
+                self.log.warn("{key} in the store cannot be read: {reason}", key=key, reason=str(error))
+            else:
+                self._values[entry.key.removeprefix(self._prefix).decode()] = value
         self._tasks.spawn(self._write_now_and_then(), f"writing what changed below {self._prefix.decode()}")
 
     async def stop(self) -> None:

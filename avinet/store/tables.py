@@ -130,6 +130,16 @@ class Tables:
         ).fetchall()
         return Page(self.revision, [Entry(*row) for row in rows[:limit]], len(rows) > limit)
 
+    def entries(self, prefix: bytes, *, page: int) -> Iterator[Entry]:
+        """All entries below `prefix` in the order of their keys, `page` of them read at once, as they are then."""
+        after, more = b"", True
+        while more:
+            found = self.range(prefix, page, after)
+            for entry in found.entries:
+                after = entry.key
+                yield entry
+            more = found.more
+
     def transact(self, transaction: Transaction) -> Outcome:
         """See `Store.transact`."""
         for condition in transaction.conditions:

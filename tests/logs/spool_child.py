@@ -17,9 +17,9 @@ from twisted.internet import task
 from twisted.internet.threads import deferToThreadPool
 
 from avinet.aio import Tasks
+from avinet.logs.sealer_client import SealerProcess
 from avinet.logs.settings import SpoolSettings
 from avinet.logs.spool import Spool
-from avinet.logs.worker import SealerProcess
 from tests.logs.spooling import line
 
 RUBBISH = b"rubbish"

@@ -13,10 +13,7 @@ from tests.store.memory import MemoryStore
 
 class RememberedTests(SynchronousTestCase):
     def test_what_is_done_late_writes_nothing_over_what_is_newer(self) -> None:
-        clock = Clock()
-        store = MemoryStore(clock)
-        said = Remembered(clock, store, b"said/", int, batch_s=5)
-        self.successResultOf(as_deferred(said.start()))
+        clock, store, said = self.begun()
         transact, late = store.transact, []
 
         async def uncertain(transaction: Transaction) -> Outcome:
@@ -34,10 +31,7 @@ class RememberedTests(SynchronousTestCase):
         self.assertEqual(self.kept(store), {b"said/se-1": b"2"})
 
     def test_what_was_done_though_nobody_said_so_holds_nothing_up(self) -> None:
-        clock = Clock()
-        store = MemoryStore(clock)
-        said = Remembered(clock, store, b"said/", int, batch_s=5)
-        self.successResultOf(as_deferred(said.start()))
+        clock, store, said = self.begun()
         transact = store.transact
 
         async def unheard(transaction: Transaction) -> Outcome:
@@ -53,15 +47,19 @@ class RememberedTests(SynchronousTestCase):
         self.assertEqual(self.kept(store), {b"said/se-1": b"2"})
         self.successResultOf(as_deferred(said.stop()))
 
+    def begun(self) -> tuple[Clock, MemoryStore, Remembered[int]]:
+        clock = Clock()
+        store = MemoryStore(clock)
+        said = Remembered(clock, store, b"said/", int, batch_s=5)
+        self.successResultOf(as_deferred(said.start()))
+        return clock, store, said
+
     def kept(self, store: MemoryStore) -> dict[bytes, bytes]:
         entries = self.successResultOf(as_deferred(store.range(b"said/"))).entries
         return {each.key: each.value for each in entries}
 
     def test_a_store_that_is_away_holds_up_no_end(self) -> None:
-        clock = Clock()
-        store = MemoryStore(clock)
-        said = Remembered(clock, store, b"said/", int, batch_s=5)
-        self.successResultOf(as_deferred(said.start()))
+        clock, store, said = self.begun()
         said.set("se-1", 7)
         store.unavailable = "no quorum"
         self.successResultOf(as_deferred(said.stop()))

@@ -17,7 +17,7 @@ from avinet.errors import LocalError, TimedOut
 from avinet.files import private_folder
 from avinet.logs.naming import MANIFEST, PARQUET, open_name, sealed_name
 from avinet.logs.orders import Order, Sealed
-from avinet.logs.worker import Sealer, SealerProcess
+from avinet.logs.sealer_client import Sealer, SealerProcess
 from tests.logs.spooling import Here, T, lines
 
 REACTOR: Any = the_reactor
