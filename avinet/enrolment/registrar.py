@@ -30,7 +30,7 @@ from avinet.enrolment.records import (
 from avinet.errors import AvinetError, Forbidden, Invalid, TooLarge, TooMany, Unauthenticated, Unavailable
 from avinet.flow.allowance import Allowance
 from avinet.rest.route import Request
-from avinet.store.interface import Delete, Entry, Put, Store, Transaction, Unchanged
+from avinet.store.interface import Delete, Entry, Put, Snapshot, Store, Transaction, Unchanged
 from avinet.trust import keys, signatures
 from avinet.trust.domain import Domain
 from avinet.trust.signatures import SignedRequest
@@ -41,7 +41,6 @@ from avinet.wire.trust import TrustDocument
 _RACES = 20
 ALARMS, ALARMS_PER_S = 1, 1 / 60
 """How many alarms of a kind are recorded of one id."""
-_BOTH = frozenset({signatures.BY_IMAGE.label, signatures.BY_ENGINE.label})
 
 
 @dataclass(frozen=True)
@@ -93,25 +92,26 @@ class Registrar:
             keys.parse_public_line(request.ssh_host_public_key)
         except (Invalid, TooLarge) as error:
             raise Unauthenticated(str(error)) from error
-        image = await self._image(request.image)
-        self._verify(asked, request, fingerprint, image)
+        places = _places(request, fingerprint)
+        snapshot = await self._store.read(places)
+        image = snapshot.entries.get(image_key(request.image))
+        if image is None:
+            raise Forbidden(f"there is no image {request.image} in this domain of trust")
+        self._verify(asked, request, fingerprint, msgspec.json.decode(image.value, type=ImageRecord))
         if request.claim is not None:
-            return await self._decided(asked, request, fingerprint)
+            return await self._decided(asked, request, fingerprint, snapshot)
         async with self._unclaimed:
-            return await self._decided(asked, request, fingerprint)
+            return await self._decided(asked, request, fingerprint, await self._store.read(places))
 
-    async def _decided(self, asked: Request, request: EnrolmentRequest, fingerprint: str) -> tuple[bool, bytes] | Waits:
+    async def _decided(
+        self, asked: Request, request: EnrolmentRequest, fingerprint: str, snapshot: Snapshot
+    ) -> tuple[bool, bytes] | Waits:
         for _ in range(_RACES):
-            done = await self._attempt(asked, request, fingerprint)
+            done = await self._attempt(asked, request, fingerprint, snapshot)
             if done is not None:
                 return done
+            snapshot = await self._store.read(_places(request, fingerprint))
         raise Unavailable("too many enrolments race for this", retry_after_s=1)
-
-    async def _image(self, id: str) -> ImageRecord:
-        entry = (await self._store.read([image_key(id)])).entries.get(image_key(id))
-        if entry is None:
-            raise Forbidden(f"there is no image {id} in this domain of trust")
-        return msgspec.json.decode(entry.value, type=ImageRecord)
 
     def _active(self, id: str, entry: Entry | None, now: float) -> None:
         """Raises `Forbidden` unless the image may enrol now."""
@@ -130,31 +130,22 @@ class Registrar:
         if own in (image.public_key, request.ssh_host_public_key) or self._reserved(own):
             raise Unauthenticated("the service engine has no key of its own")
         message = SignedRequest(asked.method, asked.authority, asked.target, dict(asked.headers))
-        for kind, keyid, key in (
-            (signatures.BY_IMAGE, image.id, image.public_key),
-            (signatures.BY_ENGINE, fingerprint, request.ssh_public_key),
-        ):
-            known = {keyid: keys.parse_public_line(key)}
-            verified = signatures.verify(
-                message, asked.body, kind, known.get, now=now, labels=_BOTH, repeated=asked.repeated
-            )
+        expected = (
+            (signatures.BY_IMAGE, {image.id: keys.parse_public_line(image.public_key)}.get),
+            (signatures.BY_ENGINE, {fingerprint: keys.parse_public_line(own)}.get),
+        )
+        for verified in signatures.verify_all(message, asked.body, expected, now=now, repeated=asked.repeated):
             if verified.nonce != request.nonce:
                 raise Unauthenticated("a signature carries another nonce than the body")
         check_nonce(domain.nonce_key, request.nonce, now)
 
     async def _attempt(
-        self, asked: Request, request: EnrolmentRequest, fingerprint: str
+        self, asked: Request, request: EnrolmentRequest, fingerprint: str, snapshot: Snapshot
     ) -> tuple[bool, bytes] | Waits | None:
-        """One reading and one transaction; None when another one came between the two."""
-        places = place, owner_place, image_place, rules_place, pending_place, let_in_place = (
-            engine_key(request.id),
-            owner_key(fingerprint),
-            image_key(request.image),
-            RULES,
-            pending_key(request.id, fingerprint),
-            let_in_key(request.image),
+        """One transaction on what was read at `_places`; None when another one came between the two."""
+        places = place, owner_place, image_place, rules_place, pending_place, let_in_place = _places(
+            request, fingerprint
         )
-        snapshot = await self._store.read(places)
         entry, owner, image_entry, rules_entry, waiting, counted = (snapshot.entries.get(each) for each in places)
         engine = msgspec.json.decode(entry.value, type=EngineRecord) if entry else None
         rules, now = rules_in(rules_entry), self._now()
@@ -315,6 +306,18 @@ class Registrar:
         self._alarms.spend(place)
         record = self._audit(asked, request, fingerprint, alarm, alarm=True)
         await self._store.transact(Transaction((), (put_audit(record),)))
+
+
+def _places(request: EnrolmentRequest, fingerprint: str) -> tuple[bytes, bytes, bytes, bytes, bytes, bytes]:
+    """All that an enrolment is decided by, to be read at once."""
+    return (
+        engine_key(request.id),
+        owner_key(fingerprint),
+        image_key(request.image),
+        RULES,
+        pending_key(request.id, fingerprint),
+        let_in_key(request.image),
+    )
 
 
 def _full(image: str, let_in: int) -> TooMany:

@@ -28,7 +28,6 @@ from avinet.wire.message import decode_signed
 from avinet.wire.session import KeyRotation
 
 _RACES = 10
-_BOTH = frozenset({signatures.BY_OLD_KEY.label, signatures.BY_NEW_KEY.label})
 
 
 class Rotations:
@@ -105,8 +104,8 @@ class Rotations:
     def _verify(self, asked: Request, old: str, new: str) -> None:
         """Both keys must have signed it. Raises `Unauthenticated`."""
         message = SignedRequest(asked.method, asked.authority, asked.target, dict(asked.headers))
-        for kind, line in ((signatures.BY_OLD_KEY, old), (signatures.BY_NEW_KEY, new)):
-            known = {keys.fingerprint(line): keys.parse_public_line(line)}
-            signatures.verify(
-                message, asked.body, kind, known.get, now=self._now(), labels=_BOTH, repeated=asked.repeated
-            )
+        expected = tuple(
+            (kind, {keys.fingerprint(line): keys.parse_public_line(line)}.get)
+            for kind, line in ((signatures.BY_OLD_KEY, old), (signatures.BY_NEW_KEY, new))
+        )
+        signatures.verify_all(message, asked.body, expected, now=self._now(), repeated=asked.repeated)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -154,7 +155,13 @@ def parse_certificates(pem: bytes, source: str) -> list[x509.Certificate]:
 
 def chain_header(chain: Sequence[x509.Certificate]) -> str:
     """Certificates as the value of an HTTP header: base64 of DER, the leaf first, separated by commas."""
-    return ",".join(base64.b64encode(each.public_bytes(Encoding.DER)).decode("ascii") for each in chain)
+    return ",".join(map(_base64_of, chain))
+
+
+@lru_cache(maxsize=16)
+def _base64_of(certificate: x509.Certificate) -> str:
+    """A node sends the same few with each receipt."""
+    return base64.b64encode(certificate.public_bytes(Encoding.DER)).decode("ascii")
 
 
 def parse_chain_header(value: str) -> list[x509.Certificate]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -22,8 +22,10 @@ from http_message_signatures import (
     HTTPMessageSignaturesException,
     HTTPMessageSigner,
     HTTPMessageVerifier,
+    HTTPSignatureComponentResolver,
     InvalidSignature,
     MappingKeyResolver,
+    VerifyResult,
 )
 from http_message_signatures.algorithms import ECDSA_P256_SHA256, ED25519
 from typing_extensions import override
@@ -38,6 +40,8 @@ _SIGNATURE_HEADERS = ("signature", "signature-input", "content-digest", "content
 
 PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey
 PublicKey = Ed25519PublicKey | EllipticCurvePublicKey
+Resolve = Callable[[str], PublicKey | None]
+"""Finds the key of a key id."""
 
 
 @dataclass(frozen=True)
@@ -142,34 +146,69 @@ def verify(
     message: SignedRequest | SignedResponse,
     body: bytes,
     kind: Kind,
-    resolve: Callable[[str], PublicKey | None],
+    resolve: Resolve,
     *,
     now: float,
-    labels: frozenset[str] | None = None,
     repeated: frozenset[str] = frozenset(),
 ) -> Verified:
-    """Check the signature of `kind` on `message` against the key that `resolve` finds for its key id.
+    """Check the one signature on `message`, as `verify_all` does."""
+    [verified] = verify_all(message, body, ((kind, resolve),), now=now, repeated=repeated)
+    return verified
 
-    `labels` are all that the message may carry (that of `kind` alone by default); `repeated` names the headers that
-    stood more than once. Raises `Unauthenticated`; its text is for our log, not for the peer.
+
+def verify_all(
+    message: SignedRequest | SignedResponse,
+    body: bytes,
+    expected: Sequence[tuple[Kind, Resolve]],
+    *,
+    now: float,
+    repeated: frozenset[str] = frozenset(),
+) -> list[Verified]:
+    """Check that `message` carries a signature of each kind, and no other, by the keys found for their key ids.
+
+    `repeated` names the headers that stood more than once. Raises `Unauthenticated`; its text is for our log, not for
+    the peer.
     """
-    doubled = repeated.intersection((*_SIGNATURE_HEADERS, *kind.covered))
+    doubled = repeated.intersection((*_SIGNATURE_HEADERS, *(name for kind, _ in expected for name in kind.covered)))
     if doubled:
         raise Unauthenticated(f"the header {min(doubled)} stands more than once")
     found = _labels(message.headers)
-    if found != (labels or {kind.label}):
+    if found != {kind.label for kind, _ in expected}:
         raise Unauthenticated(f"signatures under {sorted(found)} are not what belongs here")
-    verifier = _Verifier(signature_algorithm=kind.algorithm, key_resolver=_Resolver(resolve), now=now)
-    try:
-        [held] = verifier.verify(_Canonical(message), max_age=None, expect_tag=kind.tag, expect_label=kind.label)
-        covered = held.covered_components
-        missing = [name for name in kind.identifiers if name not in covered]
-        if missing or not ContentDigest.verify_components({_DIGEST: covered[_DIGEST]}, body):
-            raise Unauthenticated(f"the signature {kind.label} does not cover {', '.join(missing) or 'the body'}")
-    except (InvalidSignature, HTTPMessageSignaturesException, ValueError) as error:
-        raise Unauthenticated(f"the signature {kind.label} does not hold: {str(error)[:200]}") from error
-    parameters = held.parameters
-    if not parameters.get("nonce") or parameters.get("alg", kind.algorithm.algorithm_id) != kind.algorithm.algorithm_id:
+    canonical = _Canonical(message)
+    digest: str | None = None
+    verified = []
+    for kind, resolve in expected:
+        try:
+            held = _held(canonical, kind, resolve, now)
+            covered = held.covered_components
+            missing = [name for name in kind.identifiers if name not in covered]
+            if not missing and covered[_DIGEST] != digest:  # the same header under each signature: checked once
+                digest = covered[_DIGEST]
+                missing = [] if ContentDigest.verify_components({_DIGEST: digest}, body) else ["the body"]
+        except (InvalidSignature, HTTPMessageSignaturesException, ValueError) as error:
+            raise Unauthenticated(f"the signature {kind.label} does not hold: {str(error)[:200]}") from error
+        if missing:
+            raise Unauthenticated(f"the signature {kind.label} does not cover {', '.join(missing)}")
+        verified.append(_said(held, kind))
+    return verified
+
+
+def _held(canonical: _Canonical, kind: Kind, resolve: Resolve, now: float) -> VerifyResult:
+    """The signature of `kind`, which holds. Raises what the library raises."""
+    verifier = _Verifier(
+        signature_algorithm=kind.algorithm,
+        key_resolver=_Resolver(resolve),
+        component_resolver_class=_Canonical.components,
+        now=now,
+    )
+    [held] = verifier.verify(canonical, max_age=None, expect_tag=kind.tag, expect_label=kind.label)
+    return held
+
+
+def _said(held: VerifyResult, kind: Kind) -> Verified:
+    parameters, algorithm = held.parameters, kind.algorithm.algorithm_id
+    if not parameters.get("nonce") or parameters.get("alg", algorithm) != algorithm:
         raise Unauthenticated(f"the signature {kind.label} has no nonce")
     return Verified(str(parameters["keyid"]), str(parameters["nonce"]), int(parameters["created"]))
 
@@ -180,6 +219,7 @@ class _Canonical:
 
     message: SignedRequest | SignedResponse
     headers: dict[str, str] = field(init=False)
+    _components: HTTPSignatureComponentResolver | None = None
 
     def __post_init__(self) -> None:
         self.headers = {name.title(): value for name, value in self.message.headers.items()}
@@ -188,6 +228,12 @@ class _Canonical:
             self.method = self.message.method
         else:
             self.status_code = self.message.status_code
+
+    def components(self) -> HTTPSignatureComponentResolver:
+        """What finds the components of this message, one for all its signatures."""
+        if self._components is None:
+            self._components = HTTPSignatureComponentResolver(self)
+        return self._components
 
 
 class _Signer(HTTPMessageSigner):
@@ -208,7 +254,7 @@ _SIGNERS = {algorithm: _Signer(algorithm) for algorithm in (ED25519, ECDSA_P256_
 
 
 class _Resolver(MappingKeyResolver):
-    def __init__(self, resolve: Callable[[str], PublicKey | None]) -> None:
+    def __init__(self, resolve: Resolve) -> None:
         super().__init__(public_keys={}, private_keys={})
         self._resolve = resolve
 
