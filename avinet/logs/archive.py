@@ -1,8 +1,9 @@
 """The archive of a node: segments of request logs by service engine and hour, and those that a query needs.
 
-`FOLDER/ENGINE/YYYY-MM-DD/HH/FIRST-LAST.parquet` with its manifest beside it as `.json`; the hour is that of the first
-record, in UTC. Only with its manifest is a segment one: the manifest comes last, and goes first. All of it blocks: it
-runs in the process that answers queries, or in a thread.
+`FOLDER/ENGINE/YYYY-MM-DD/HH/GENERATION-FIRST-LAST.parquet` with its manifest beside it as `.json`; the hour is that of
+the first record, in UTC. A service engine that was imaged anew counts its records from 1 again, in a new generation.
+Only with its manifest is a segment one: the manifest comes last, and goes first. All of it blocks: it runs in the
+process that answers queries, or in a thread.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-from avinet.errors import AvinetError, Conflict, Invalid, LocalError
+from avinet.errors import AvinetError, Conflict, Damaged, Invalid, LocalError, TooLarge
 from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
 from avinet.ids import parse_id
 from avinet.wire.query import LogQuery
@@ -26,8 +27,8 @@ from avinet.wire.segment import MANIFEST_LIMIT_BYTES, Gap, Manifest, manifest_by
 _HOUR = re.compile(r"[0-9]{2}\Z")
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
 _ENGINE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
-_NAME = re.compile(r"[0-9]{1,20}-[0-9]{1,20}\.json\Z")
-_STRAY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}\.parquet\Z")
+_NAME = re.compile(r"[0-9]{1,20}-[0-9]{1,20}-[0-9]{1,20}\.json\Z")
+_STRAY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}-[0-9]{1,20}\.parquet\Z")
 _STRAY_S = 3600
 """After so long a file of records without a manifest is what a crash has left."""
 _SETTLED_NS = 2_000_000_000
@@ -119,7 +120,7 @@ class Archive:
         """Move the whole file `parquet`, which is on this file system, here with its manifest as it was sent.
 
         The same segment once more changes nothing. Raises `Invalid` for a manifest that is none or of another file,
-        `Conflict` for other records of the same numbers and hour, `LocalError` for the disk.
+        `Conflict` for other records of the same generation, numbers and hour, `LocalError` for the disk.
         """
         said = read_manifest(manifest)
         if _size(parquet) != said.bytes:
@@ -129,8 +130,9 @@ class Archive:
         to = self._place(said)
         for tries in range(1, _TRIES + 1):
             private_folder(to.parent)
-            if _size(to.with_suffix(".json")) is not None:
-                return self._again(parquet, to, said)
+            if self.has(said):
+                remove_durably(parquet)
+                return to
             try:
                 _sync(parquet)
                 os.rename(parquet, to)
@@ -145,19 +147,28 @@ class Archive:
         write_atomic(to.with_suffix(".json"), manifest)
         return to
 
-    def _again(self, parquet: Path, to: Path, said: Manifest) -> Path:
-        there = read_manifest(read_limited(to.with_suffix(".json"), MANIFEST_LIMIT_BYTES))
+    def has(self, said: Manifest) -> bool:
+        """Whether the segment that `said` is of is here, and whole. Raises what `add` raises."""
+        to = self._place(said)
+        if _size(to.with_suffix(".json")) is None:
+            return False
+        try:
+            there = read_manifest(read_limited(to.with_suffix(".json"), MANIFEST_LIMIT_BYTES))
+        except (Invalid, TooLarge, Damaged):  # a whole one takes its place
+            return False
         if manifest_bytes(there) != manifest_bytes(said):
             raise Conflict(
-                f"there are other records {said.first} to {said.last} of {said.engine} in the archive, of generation"
-                f" {there.generation}"
+                f"there are other records {said.first} to {said.last} of {said.engine} in the archive, of the same"
+                f" generation {said.generation}"
             )
-        remove_durably(parquet)
-        return to
+        return _size(to) == said.bytes
 
     def _place(self, manifest: Manifest) -> Path:
-        hour = datetime.fromtimestamp(manifest.from_ms // 1000, UTC)
-        name = f"{manifest.first:020d}-{manifest.last:020d}.parquet"
+        try:
+            hour = datetime.fromtimestamp(manifest.from_ms // 1000, UTC)
+        except (ValueError, OverflowError, OSError) as error:
+            raise Invalid(f"a segment of {manifest.engine} says to be of a time that is none") from error
+        name = f"{manifest.generation}-{manifest.first:020d}-{manifest.last:020d}.parquet"
         return self.folder / parse_id(manifest.engine) / f"{hour:%Y-%m-%d}" / f"{hour:%H}" / name
 
     def retain(self, limit_bytes: int, oldest_ms: int) -> list[Segment]:
@@ -246,7 +257,7 @@ def _segment(engine: str, path: Path) -> Segment | None:
     except AvinetError:
         return None
     numbers = tuple(int(each) for each in path.stem.split("-"))
-    if manifest.engine != engine or numbers != (manifest.first, manifest.last):
+    if manifest.engine != engine or numbers != (manifest.generation, manifest.first, manifest.last):
         return None
     return Segment(path.with_suffix(".parquet"), manifest, len(data) + manifest.bytes)
 

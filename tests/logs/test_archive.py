@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import Conflict, Invalid, LocalError
@@ -52,7 +53,7 @@ class ArchiveTests(SynchronousTestCase):
 
     def test_a_segment_lies_by_engine_day_and_hour_of_its_first_record(self) -> None:
         path = put(self.archive, some(7, 30 * HOUR_MS + 5, 31 * HOUR_MS))
-        name = "se-1/1970-01-02/06/00000000000000000007-00000000000000000008"
+        name = "se-1/1970-01-02/06/1-00000000000000000007-00000000000000000008"
         self.assertEqual(path, self.folder / f"{name}.parquet")
         self.assertEqual(read_manifest((self.folder / f"{name}.json").read_bytes()).rows, 2)
         self.assertEqual(path.parent.stat().st_mode & 0o777, 0o700)
@@ -134,13 +135,13 @@ class ArchiveTests(SynchronousTestCase):
 
     def test_a_manifest_in_the_wrong_place_is_no_segment(self) -> None:
         path = put(self.archive, some(1, 1000))
-        for name in ("se-2/1970-01-01/00/1-1", "se-1/1970-01-01/00/1-2"):
+        for name in ("se-2/1970-01-01/00/1-1-1", "se-1/1970-01-01/00/1-1-2", "se-1/1970-01-01/00/2-1-1"):
             to = self.folder / name
             to.parent.mkdir(parents=True, exist_ok=True)
             for kind in (".json", ".parquet"):
                 to.with_suffix(kind).write_bytes(path.with_suffix(kind).read_bytes())
         chosen = self.archive.choose(self.asked())
-        self.assertEqual((names(chosen), chosen.damaged), ([str(path)], 2))
+        self.assertEqual((names(chosen), chosen.damaged), ([str(path)], 3))
 
     def test_links_lead_nowhere(self) -> None:
         path = put(self.archive, some(1, 1000))
@@ -157,7 +158,7 @@ class ArchiveTests(SynchronousTestCase):
 
     def test_other_names_are_not_looked_at(self) -> None:
         path = put(self.archive, some(1, 1000))
-        for name in ("notes.json", ".1-1.json.77.new", "1-1.json~", "../x.json", "../../2-2.json"):
+        for name in ("notes.json", ".1-1-1.json.77.new", "1-1-1.json~", "1-1.json", "../x.json", "../../1-2-2.json"):
             (path.parent / name).write_bytes(b"{}")
         self.assertEqual(self.archive.choose(self.asked()).damaged, 0)
         self.assertRaises(Invalid, self.archive.choose, self.asked(engines=["../se-1"]))
@@ -171,8 +172,28 @@ class ArchiveTests(SynchronousTestCase):
     def test_another_segment_of_the_same_numbers_is_refused(self) -> None:
         path = put(self.archive, some(1, 1000))
         before = path.read_bytes()
-        self.assertRaises(Conflict, put, self.archive, some(1, 2000), generation=2)
+        self.assertRaises(Conflict, put, self.archive, some(1, 2000))
         self.assertEqual(path.read_bytes(), before)
+
+    def test_a_service_engine_that_was_imaged_anew_counts_from_one_again(self) -> None:
+        paths = [put(self.archive, some(1, 1000), generation=generation) for generation in (1, 2)]
+        self.assertEqual(self.files(), sorted(map(str, paths)))
+
+    def test_what_is_there_is_known_by_its_manifest(self) -> None:
+        path = put(self.archive, some(1, 1000))
+        there = read_manifest(path.with_suffix(".json").read_bytes())
+        self.assertTrue(self.archive.has(there))
+        self.assertFalse(self.archive.has(msgspec.structs.replace(there, generation=2)))
+        self.assertRaises(Conflict, self.archive.has, msgspec.structs.replace(there, sha256="0" * 64))
+        path.write_bytes(b"half")
+        self.assertFalse(self.archive.has(there))
+        put(self.archive, some(1, 1000))
+        self.assertTrue(self.archive.has(there), "a whole one takes the place of one that was damaged")
+        path.with_suffix(".json").write_bytes(b"{}")
+        self.assertFalse(self.archive.has(there))
+        put(self.archive, some(1, 1000))
+        self.assertTrue(self.archive.has(there))
+        self.assertRaises(Invalid, self.archive.has, msgspec.structs.replace(there, from_ms=2**53 - 1, to_ms=2**53 - 1))
 
     def test_a_segment_that_is_not_whole_is_refused(self) -> None:
         aside = Path(write_segment(self.folder.parent / "aside.parquet", found := some(1, 1000)))
@@ -222,7 +243,7 @@ class ArchiveTests(SynchronousTestCase):
 
     def test_retention_takes_what_a_crash_left_and_nothing_that_is_just_coming(self) -> None:
         path = put(self.archive, some(1, 1000))
-        stray, other = path.with_name("5-6.parquet"), path.with_name("notes.parquet")
+        stray, other = path.with_name("1-5-6.parquet"), path.with_name("notes.parquet")
         stray.write_bytes(b"half")
         other.write_bytes(b"x")
         self.ahead_ns = 10**9
