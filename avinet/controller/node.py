@@ -31,6 +31,7 @@ from avinet.controller.images import Images
 from avinet.controller.instances import Instances
 from avinet.controller.jobs import Jobs
 from avinet.controller.known import Known
+from avinet.controller.log_queries import LogQueries
 from avinet.controller.misuse import Alarms, Misuse
 from avinet.controller.node_keys import KeySuccession
 from avinet.controller.orders import Orders
@@ -51,6 +52,7 @@ from avinet.enrolment.ratchets import Ratchets
 from avinet.enrolment.records import AuditRecord, EngineRecord, put_audit
 from avinet.enrolment.registrar import Registrar
 from avinet.enrolment.rotation import Rotations
+from avinet.logs.query_client import QueryWorker
 from avinet.stalls import Stalls
 from avinet.store.interface import Put, Store
 from avinet.telemetry.fleet import Fleet
@@ -209,6 +211,14 @@ class Node:
             self.observed,
             known.enrolled,
         )
+        worker = QueryWorker(
+            reactor,
+            folder / settings.archive.folder if settings.archive.folder else folder / settings.state / "archive",
+            memory_bytes=settings.queries.memory_mib << 20,
+            threads=settings.queries.threads,
+            waiting=settings.queries.waiting,
+        )
+        self.log_queries = LogQueries(worker, self.directory.records, settings.queries.deadline_s)
         self.stalls = Stalls(reactor)
         early = {**EARLY, "certificate": Early(settings.certificates.soon_s, settings.certificates.urgent_s)}
         self.expiries = Expiries(
@@ -267,6 +277,7 @@ class Node:
         self.audit.stop()
         for session in self.sessions:
             self.sessions.cut(session.id, "the controller stops")
+        await self.log_queries.stop()
         await self.states.stop()
         await self.epochs.stop()
         self.tasks.stop()

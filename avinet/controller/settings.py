@@ -69,6 +69,21 @@ class Cloud(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     engine: str = "auto"
 
 
+class Archive(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where segments of request logs are kept; empty: in `archive` below the state folder."""
+
+    folder: str = ""
+
+
+class Queries(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a query of request logs may take; one is answered at a time, and so many wait for their turn."""
+
+    memory_mib: Annotated[int, Meta(ge=64, le=1_048_576)] = 512
+    threads: Annotated[int, Meta(ge=1, le=256)] = 2
+    deadline_s: Annotated[float, Meta(gt=0, le=600)] = 30.0
+    waiting: Annotated[int, Meta(ge=1, le=10000)] = 32
+
+
 class ControllerSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`node` is this node's id; `addresses` is where service engines reach it, as they see it (hosts, no ports)."""
 
@@ -81,4 +96,6 @@ class ControllerSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fie
     enrolment: Enrolment = Enrolment()
     certificates: Certificates = Certificates()
     cloud: Cloud = Cloud()
+    archive: Archive = Archive()
+    queries: Queries = Queries()
     store: StoreSettings = StoreSettings()

@@ -21,6 +21,7 @@ from pathlib import Path
 from avinet.errors import AvinetError, Conflict, Damaged, Invalid, LocalError, TooLarge
 from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
 from avinet.ids import parse_id
+from avinet.logs.missing import Lost, holes, told
 from avinet.wire.query import LogQuery
 from avinet.wire.segment import MANIFEST_LIMIT_BYTES, Gap, Manifest, manifest_bytes, read_manifest
 
@@ -50,12 +51,12 @@ class Segment:
 class Chosen:
     """What a query needs, and what it will not find.
 
-    The `segments` may have records for it; `gaps` by service engine lie in its range. `nothing_of` are the service
-    engines without a segment there. `damaged` segments cannot be read.
+    The `segments` may have records for it; `gaps`, by time, lie in its range. `nothing_of` are the service engines
+    without a segment there. `damaged` segments cannot be read.
     """
 
     segments: list[Segment]
-    gaps: list[tuple[str, Gap]]
+    gaps: list[Lost]
     nothing_of: list[str]
     damaged: int
 
@@ -88,20 +89,29 @@ class Archive:
         """The service engines of which there is, or was, anything."""
         return [path.name for path in _folders(self.folder, _ENGINE)]
 
-    def choose(self, query: LogQuery) -> Chosen:
-        """Which files have what `query` asks for, by what their manifests say. Raises `Invalid`, `LocalError`."""
+    def choose(self, query: LogQuery, known: Iterable[str] = ()) -> Chosen:
+        """Which files have what `query` asks for, by what their manifests say. Raises `Invalid`, `LocalError`.
+
+        `known` are service engines that it asks of, too, when it names none.
+        """
         segments: list[Segment] = []
-        gaps: list[tuple[str, Gap]] = []
+        gaps: list[Lost] = []
         nothing_of = []
         damaged = 0
-        for engine in sorted(set(query.engines)) or self.engines():
+        there = set(self.engines())
+        for engine in sorted(set(query.engines) or there.union(known)):
             nothing = True
+            if engine not in there:
+                nothing_of.append(parse_id(engine))
+                continue
+            manifests = []
             for hour_ms, each in self._of(parse_id(engine)):
                 if each is None:
                     damaged += hour_ms < query.until_ms and hour_ms + _HOUR_MS > query.since_ms
                     continue
                 manifest = each.manifest
-                gaps.extend((engine, gap) for gap in manifest.gaps if _within(gap, query))
+                manifests.append(manifest)
+                gaps.extend(told(engine, gap) for gap in manifest.gaps if _within(gap, query))
                 if not _within(manifest, query):
                     continue
                 nothing = False
@@ -111,9 +121,10 @@ class Archive:
                     segments.append(each)
                 else:
                     damaged += 1
+            gaps.extend(each for each in holes(engine, manifests) if _within(each, query))
             if nothing:
                 nothing_of.append(engine)
-        gaps.sort(key=lambda each: (each[1].from_ms, each[0], each[1].after))
+        gaps.sort(key=lambda each: (each.from_ms, each.engine, each.after))
         return Chosen(segments, gaps, nothing_of, damaged)
 
     def add(self, parquet: Path, manifest: bytes) -> Path:
@@ -280,7 +291,7 @@ def _begins_ms(day: str, hour: str) -> int | None:
         return None
 
 
-def _within(each: Manifest | Gap, query: LogQuery) -> bool:
+def _within(each: Manifest | Gap | Lost, query: LogQuery) -> bool:
     return each.from_ms < query.until_ms and each.to_ms >= query.since_ms
 
 

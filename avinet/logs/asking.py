@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from avinet.errors import AvinetError, Damaged, Invalid, LocalError, TimedOut, TooLarge, Unavailable
-from avinet.wire.message import Message
-from avinet.wire.query import ANSWER_LIMIT_BYTES, QUERY_LIMIT_BYTES, LogAnswer, LogQuery
+from avinet.wire.answer import ANSWER_LIMIT_BYTES, LogAnswer
+from avinet.wire.message import Id, Message
+from avinet.wire.query import ENGINES, QUERY_LIMIT_BYTES, LogQuery
 
-ASKED_BYTES = QUERY_LIMIT_BYTES + 1024
+ASKED_BYTES = 2 * QUERY_LIMIT_BYTES + 1024
 ANSWERED_BYTES = ANSWER_LIMIT_BYTES + 1024
 _ERRORS: dict[str, type[AvinetError]] = {
     "invalid": Invalid,
@@ -23,10 +24,11 @@ _ERRORS: dict[str, type[AvinetError]] = {
 
 
 class Asked(Message, frozen=True, kw_only=True):
-    """A query, to be answered within `limit_s`."""
+    """A query, to be answered within `limit_s`; service engines that are `known` are asked of when it names none."""
 
     number: int
     query: LogQuery
+    known: Annotated[list[Id], Meta(max_length=ENGINES)] = []
     limit_s: Annotated[float, Meta(gt=0, le=3600)]
 
 

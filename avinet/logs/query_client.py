@@ -6,9 +6,10 @@ time is up is killed, and the next question starts another. Nothing here takes l
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from typing_extensions import override
 import avinet
 from avinet.errors import AvinetError, TimedOut, TooMany, Unavailable
 from avinet.logs.asking import ANSWERED_BYTES, Answered, Asked, raised
+from avinet.wire.answer import LogAnswer
 from avinet.wire.message import decode, encode
-from avinet.wire.query import QUERY_LIMIT_BYTES, LogAnswer, LogQuery
+from avinet.wire.query import ENGINES, QUERY_LIMIT_BYTES, LogQuery
 
 WAITING = 32
 """How many queries may wait."""
@@ -39,6 +41,7 @@ class _Question:
     """A query, the time on the clock when it is given up, and who waits for its answer."""
 
     query: LogQuery
+    known: list[str]
     limit_s: float
     ends: float
     answer: Deferred[LogAnswer] = field(default_factory=Deferred)
@@ -73,8 +76,10 @@ class QueryWorker:
         self._number = 0
         self._stopped = False
 
-    async def ask(self, query: LogQuery, limit_s: float) -> LogAnswer:
+    async def ask(self, query: LogQuery, limit_s: float, known: Iterable[str] = ()) -> LogAnswer:
         """The answer to `query`, which has `limit_s` from now on, waiting in line included. Cancelled, it is given up.
+
+        When it names no service engines, those that are `known` are asked of beside those of the archive.
 
         Raises `TooMany` when the line is full, `TimedOut`, `Unavailable` when the process died of it, `TooLarge` when
         it needs too much memory, `Damaged`, `Invalid`, `LocalError`.
@@ -84,7 +89,8 @@ class QueryWorker:
         decode(encode(query), LogQuery, limit_bytes=QUERY_LIMIT_BYTES, what="query")  # one that would end the process
         if len(self._line) >= self._waiting:
             raise TooMany(f"{len(self._line)} queries wait already", retry_after_s=5)
-        question = _Question(query, limit_s, self._reactor.seconds() + limit_s)
+        mentioned = [] if query.engines else list(itertools.islice(known, ENGINES))
+        question = _Question(query, mentioned, limit_s, self._reactor.seconds() + limit_s)
         question.timer = self._reactor.callLater(limit_s, self._late, question)
         question.answer = Deferred(lambda _: self._give_up(question))
         self._line.append(question)
@@ -129,7 +135,9 @@ class QueryWorker:
                 self._settle(question, Unavailable(f"the process for queries does not start: {error.strerror}"))
                 return
         self._number += 1
-        self._process.ask(Asked(number=self._number, query=question.query, limit_s=max(left_s, 0.001)))
+        self._process.ask(
+            Asked(number=self._number, query=question.query, known=question.known, limit_s=max(left_s, 0.001))
+        )
 
     def _start(self, process: _Process) -> None:
         above = str(Path(avinet.__file__).parent.parent)

@@ -12,7 +12,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -20,8 +20,9 @@ from typing import BinaryIO
 from avinet.errors import AvinetError, Unavailable
 from avinet.logs.archive import Archive
 from avinet.logs.asking import ASKED_BYTES, Answered, Asked, failed
+from avinet.wire.answer import LogAnswer
 from avinet.wire.message import decode, encode
-from avinet.wire.query import LogAnswer, LogQuery
+from avinet.wire.query import LogQuery
 
 _PDEATHSIG = 1
 _BESIDE_BYTES = 1 << 30
@@ -57,14 +58,14 @@ def serve(questions: BinaryIO, answers: BinaryIO, folder: Path, memory_bytes: in
     while line := questions.readline(ASKED_BYTES + 1):
         asked = decode(line, Asked, limit_bytes=ASKED_BYTES)
         try:
-            answered = Answered(number=asked.number, answer=answer(asked.query, asked.limit_s))
+            answered = Answered(number=asked.number, answer=answer(asked.query, asked.limit_s, asked.known))
         except AvinetError as error:
             answered = Answered(number=asked.number, failed=failed(error))
         answers.write(encode(answered) + b"\n")
         answers.flush()
 
 
-def _answering(folder: Path, memory_bytes: int, threads: int) -> Callable[[LogQuery, float], LogAnswer]:
+def _answering(folder: Path, memory_bytes: int, threads: int) -> Callable[[LogQuery, float, Sequence[str]], LogAnswer]:
     """What answers queries; where nothing can, it says why."""
     try:
         from avinet.logs.querying import Querying
@@ -76,7 +77,7 @@ def _answering(folder: Path, memory_bytes: int, threads: int) -> Callable[[LogQu
     except AvinetError as error:
         cannot = error
 
-    def refuse(query: LogQuery, limit_s: float) -> LogAnswer:
+    def refuse(query: LogQuery, limit_s: float, known: Sequence[str]) -> LogAnswer:
         raise cannot
 
     return refuse

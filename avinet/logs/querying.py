@@ -5,17 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import astuple
 from functools import partial
 
 import duckdb
+import msgspec
 
 from avinet.errors import Damaged, LocalError, TimedOut, TooLarge, Unavailable
 from avinet.logs.answer import Row, shaped
 from avinet.logs.archive import Archive, Chosen, Segment
+from avinet.logs.missing import counted
 from avinet.logs.paging import Found, page
 from avinet.logs.query_duckdb import render
-from avinet.wire.query import VALUES, Complete, Gaps, GapsThere, LogAnswer, LogQuery, Rows, answer_columns
-from avinet.wire.segment import Gap
+from avinet.wire.answer import Complete, LogAnswer, answer_columns
+from avinet.wire.query import VALUES, Gaps, LogQuery, Rows
 
 _LONGEST_REASON = 300
 _TRIES = 3
@@ -35,15 +38,17 @@ class Querying:
         self._memory_bytes = memory_bytes
         self._threads = threads
 
-    def answer(self, query: LogQuery, limit_s: float) -> LogAnswer:
-        """The answer to `query`. It blocks for `limit_s` at most.
+    def answer(self, query: LogQuery, limit_s: float, known: Sequence[str] = ()) -> LogAnswer:
+        """The answer to `query`, which asks of the service engines `known` too when it names none.
+
+        It blocks for `limit_s` at most.
 
         Raises `TimedOut`, `TooLarge` where it wants more memory, `Damaged` for a file that is not what its manifest
         says, `Invalid`, `LocalError`. Files that retention has removed meanwhile are left out by another try.
         """
         began = time.monotonic()
         for _ in range(_TRIES):
-            chosen = self._archive.choose(query)
+            chosen = self._archive.choose(query, known)
             try:
                 return self._answer(query, chosen, began, limit_s)
             except Damaged:
@@ -54,7 +59,7 @@ class Querying:
     def _answer(self, query: LogQuery, chosen: Chosen, began: float, limit_s: float) -> LogAnswer:
         after, more = "", False
         if isinstance(query.get, Gaps):
-            rows: list[Row] = [_gap(engine, gap) for engine, gap in chosen.gaps[: query.get.limit]]
+            rows: list[Row] = [list(astuple(each)) for each in chosen.gaps[: query.get.limit]]
             more = len(chosen.gaps) > len(rows)
         else:
             rows, after, more = shaped(query, self._found(query, chosen, limit_s - (time.monotonic() - began), limit_s))
@@ -62,7 +67,7 @@ class Querying:
             columns=answer_columns(query),
             rows=rows,
             next=after,
-            complete=_complete(chosen, more),
+            complete=_complete(query, chosen, more),
             segments=len(chosen.segments),
             took_ms=int((time.monotonic() - began) * 1000),
         )
@@ -95,6 +100,7 @@ class Querying:
 
 
 def _read(database: duckdb.DuckDBPyConnection, query: LogQuery, segments: Sequence[Segment]) -> Found:
+    query = msgspec.structs.replace(query, engines=[])  # of others there is no file among these
     files: list[str] = []
     whole: list[str] = []
     for each in segments:
@@ -135,20 +141,11 @@ def _line(text: str) -> str:
     return first[:_LONGEST_REASON]
 
 
-def _gap(engine: str, gap: Gap) -> Row:
-    return [engine, gap.after, gap.records, gap.reason, gap.from_ms, gap.to_ms]
-
-
-def _complete(chosen: Chosen, more: bool) -> Complete:
-    gaps = [gap for _, gap in chosen.gaps]
-    there = GapsThere(
-        gaps=len(gaps),
-        records=min(sum(gap.records or 0 for gap in gaps), 2**63 - 1),
-        unknown=sum(gap.records is None for gap in gaps),
-        from_ms=min((gap.from_ms for gap in gaps), default=None),
-        to_ms=max((gap.to_ms for gap in gaps), default=None),
-    )
-    nothing_of = chosen.nothing_of
+def _complete(query: LogQuery, chosen: Chosen, more: bool) -> Complete:
     return Complete(
-        more=more, gaps=there, nothing_of=nothing_of[:VALUES], without=len(nothing_of), damaged=chosen.damaged
+        more=more,
+        gaps=counted(chosen.gaps, query),
+        nothing_of=chosen.nothing_of[:VALUES],
+        without=len(chosen.nothing_of),
+        damaged=chosen.damaged,
     )

@@ -1,4 +1,4 @@
-"""Queries of request logs: the one closed model that everybody asks with, and what is answered.
+"""Queries of request logs: the one closed model that everybody asks with.
 
 A query names columns of `avinet.wire.log` and values, and never a language: what it costs is bounded by its fields. All
 times are milliseconds since 1970-01-01T00:00:00Z, and a range ends before its `until_ms`.
@@ -14,14 +14,16 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from avinet.labels import LIMIT_CHARS
 from avinet.wire.log import COLUMNS, TEXT_BYTES, Kind
-from avinet.wire.message import Count, Id, Message
+from avinet.wire.message import Id, Message
 
 QUERY_LIMIT_BYTES = 1024 * 1024
-ANSWER_LIMIT_BYTES = 16 * 1024 * 1024
 LONGEST_DAYS = 400
 ROWS, BUCKETS, GROUPS, VALUES = 1000, 2000, 100, 100
 """The most rows of a page, buckets of a series, groups of a top list, and values of a filter."""
+ENGINES = 10_000
+"""The most service engines that one query may name."""
 _DAY_MS = 86_400_000
 
 KINDS: dict[str, Kind] = {column.name: column.kind for column in COLUMNS} | {"engine": "text"}
@@ -162,12 +164,14 @@ Shape = Rows | Series | Top | Percentiles | Totals | Gaps
 class LogQuery(Message, frozen=True, kw_only=True):
     """What is asked of the records from `since_ms` until before `until_ms` that pass all `filters`.
 
-    Without `engines` those of all service engines count, without `services` those of all virtual services.
+    Of service engines those count that are named in `engines`, or whose labels match `selector`; without either all.
+    Without `services` those of all virtual services count.
     """
 
     since_ms: Millis
     until_ms: Millis
-    engines: Annotated[list[Id], Meta(max_length=VALUES)] = []
+    engines: Annotated[list[Id], Meta(max_length=ENGINES)] = []
+    selector: Annotated[str, Meta(max_length=LIMIT_CHARS)] = ""
     services: Annotated[list[Id], Meta(max_length=VALUES)] = []
     filters: Annotated[list[Filter], Meta(max_length=32)] = []
     get: Shape
@@ -177,6 +181,8 @@ class LogQuery(Message, frozen=True, kw_only=True):
             raise ValueError("until_ms must be after since_ms")
         if self.until_ms - self.since_ms > LONGEST_DAYS * _DAY_MS:
             raise ValueError(f"until_ms may be at most {LONGEST_DAYS} days after since_ms")
+        if self.selector and self.engines:
+            raise ValueError("selector and engines exclude one another")
         if isinstance(self.get, Series):
             bucket_ms = self.get.bucket_s * 1000
             buckets = (self.until_ms - 1) // bucket_ms - self.since_ms // bucket_ms + 1
@@ -184,55 +190,6 @@ class LogQuery(Message, frozen=True, kw_only=True):
                 raise ValueError(f"get.bucket_s makes {buckets} buckets of this range, and {BUCKETS} are allowed")
         if isinstance(self.get, Gaps) and (self.services or self.filters):
             raise ValueError("services and filters cannot be asked of gaps: nobody knows what was in them")
-
-
-class AnswerColumn(Message, frozen=True, kw_only=True):
-    """A column of an answer."""
-
-    name: Name
-    kind: Literal["int", "text", "time", "float"]
-
-
-class GapsThere(Message, frozen=True, kw_only=True):
-    """What is known to be missing in the range: so many gaps, all within these bounds of time.
-
-    At least `records` are missing; of `unknown` of the gaps nobody knows how many.
-    """
-
-    gaps: Count = 0
-    records: Count = 0
-    unknown: Count = 0
-    from_ms: Millis | None = None
-    to_ms: Millis | None = None
-
-
-class Complete(Message, frozen=True, kw_only=True):
-    """What the answer does not have.
-
-    `more`: there are rows behind these. `gaps`: records that were lost before they came here. `nothing_of`: service
-    engines, the first `VALUES`, of which nothing is here for this range, `without` in number. `damaged`: segments that
-    are here and cannot be read.
-    """
-
-    more: bool = False
-    gaps: GapsThere = GapsThere()
-    nothing_of: Annotated[list[Id], Meta(max_length=VALUES)] = []
-    without: Count = 0
-    damaged: Count = 0
-
-
-class LogAnswer(Message, frozen=True, kw_only=True):
-    """The rows of an answer, and what is missing in it; with `next` the page behind these rows is asked for.
-
-    A value is null where there is none: the mean of nothing, a column that a record of an older version does not have.
-    """
-
-    columns: list[AnswerColumn]
-    rows: list[list[int | float | str | None]] = []
-    next: Annotated[str, Meta(max_length=256)] = ""
-    complete: Complete = Complete()
-    segments: Count = 0
-    took_ms: Count = 0
 
 
 class Position(Message, frozen=True, kw_only=True):
@@ -255,31 +212,6 @@ def read_cursor(text: str) -> Position:
         return msgspec.msgpack.decode(data, type=Position)
     except (binascii.Error, ValueError, msgspec.DecodeError):
         raise ValueError("after is not the `next` of an answer") from None
-
-
-def answer_columns(query: LogQuery) -> list[AnswerColumn]:
-    """The columns of the answer to `query`."""
-    match query.get:
-        case Rows(columns=names):
-            return [AnswerColumn(name=name, kind=KINDS[name]) for name in names]
-        case Series(measures=measures):
-            return [AnswerColumn(name="time", kind="time"), *map(_measured, measures)]
-        case Top(columns=names, measure=measure):
-            return [*(AnswerColumn(name=name, kind=KINDS[name]) for name in names), _measured(measure)]
-        case Percentiles(column=name):
-            return [AnswerColumn(name="quantile", kind="float"), AnswerColumn(name=name, kind="float")]
-        case Totals(measures=measures):
-            return [_measured(each) for each in measures]
-        case Gaps():
-            kinds: dict[str, Kind] = {"engine": "text", "after": "int", "records": "int", "reason": "text"}
-            return [AnswerColumn(name=name, kind=kind) for name, kind in {**kinds, **_BOUNDS}.items()]
-
-
-_BOUNDS: dict[str, Kind] = {"from_ms": "time", "to_ms": "time"}
-
-
-def _measured(measure: Measure) -> AnswerColumn:
-    return AnswerColumn(name=measure.name, kind="float" if measure.column else "int")
 
 
 def _kind(field: str, name: str, known: Iterable[str]) -> Kind:

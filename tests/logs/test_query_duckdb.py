@@ -17,21 +17,9 @@ from avinet.errors import Invalid
 from avinet.logs import answer as answers
 from avinet.logs.answer import shaped
 from avinet.logs.query_duckdb import render
+from avinet.wire.answer import answer_columns
 from avinet.wire.log import COLUMNS, TEXT_BYTES
-from avinet.wire.query import (
-    KINDS,
-    MEASURED,
-    Filter,
-    Gaps,
-    LogQuery,
-    Measure,
-    Percentiles,
-    Rows,
-    Series,
-    Top,
-    Totals,
-    answer_columns,
-)
+from avinet.wire.query import KINDS, MEASURED, Filter, Gaps, LogQuery, Measure, Percentiles, Rows, Series, Top, Totals
 from tests.logs.naive import Record, answer, record, write_segment
 
 SHARP = ["'", '"', "%", "_", "\x00", "';--", "') OR 1=1 --", "$1", "?", "\\", "\n", "{}", "é", "", "a", "ab", "a%b"]

@@ -7,6 +7,7 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from avinet.logs.asking import Answered, Asked
 from avinet.logs.query_client import QueryWorker
 from avinet.logs.query_worker import serve
 from avinet.logs.querying import Querying, opened
+from avinet.wire.answer import LogAnswer
 from avinet.wire.log import COLUMNS
 from avinet.wire.message import decode, encode
-from avinet.wire.query import Filter, Gaps, LogAnswer, LogQuery, Measure, Percentiles, Rows, Shape, Top, Totals
+from avinet.wire.query import Filter, Gaps, LogQuery, Measure, Percentiles, Rows, Shape, Top, Totals
 from avinet.wire.segment import Gap, Manifest, manifest_bytes
 from tests.logs.naive import record
 from tests.logs.segments import put
@@ -124,8 +126,8 @@ class QueryingTests(Base):
         gone = put(self.archive, [record(seq=2, time=1000, service="web")])
         choose, archive = self.archive.choose, self.archive
 
-        def choose_and_lose(query: LogQuery) -> Any:
-            chosen = choose(query)
+        def choose_and_lose(query: LogQuery, known: Sequence[str]) -> Any:
+            chosen = choose(query, known)
             for each in (gone.with_suffix(".json"), gone):
                 each.unlink(missing_ok=True)
             return chosen

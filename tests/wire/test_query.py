@@ -10,19 +10,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import Invalid, TooLarge
+from avinet.wire.answer import answer_columns
 from avinet.wire.log import COLUMNS, TEXT_BYTES
 from avinet.wire.message import decode, encode
-from avinet.wire.query import (
-    KINDS,
-    MEASURED,
-    QUERY_LIMIT_BYTES,
-    LogQuery,
-    Measure,
-    Position,
-    answer_columns,
-    cursor,
-    read_cursor,
-)
+from avinet.wire.query import KINDS, MEASURED, QUERY_LIMIT_BYTES, LogQuery, Measure, Position, cursor, read_cursor
 
 DAY_MS = 86_400_000
 COUNT = {"shape": "totals", "measures": [{"of": "requests"}]}
@@ -55,6 +46,14 @@ class QueryTests(SynchronousTestCase):
         self.refused("until_ms", "after since_ms", since_ms=5, until_ms=5)
         self.refused("since_ms", since_ms=-1)
         self.refused("until_ms", until_ms=2**53)
+
+    def test_service_engines_are_named_or_selected(self) -> None:
+        read(engines=["se-1"])
+        read(selector="site=paris")
+        self.refused("selector", "engines", engines=["se-1"], selector="site=paris")
+        self.refused("selector", selector="x" * 1025)
+        read(engines=[f"se-{n}" for n in range(10_000)])
+        self.refused("engines", engines=[f"se-{n}" for n in range(10_001)])
 
     def test_the_buckets_are_bounded(self) -> None:
         series = {"shape": "series", "bucket_s": 1, "measures": [{"of": "requests"}]}

@@ -1,0 +1,103 @@
+"""What is missing: numbers that no segment has are counted, whatever is there, and what gaps tell is not told twice."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.logs.missing import MISSING, Lost, counted, holes
+from avinet.wire.query import LogQuery, Measure, Totals
+from avinet.wire.segment import Gap, Manifest
+
+
+def manifest(first: int, last: int, *gaps: Gap, generation: int = 1) -> Manifest:
+    """A segment whose records are of the times of their numbers."""
+    return Manifest(
+        schema=1,
+        engine="se-1",
+        generation=generation,
+        first=first,
+        last=last,
+        rows=last - first + 1,
+        from_ms=first,
+        to_ms=last,
+        bytes=1,
+        sha256="0" * 64,
+        gaps=list(gaps),
+    )
+
+
+def cap(after: int, records: int) -> Gap:
+    return Gap(after=after, records=records, reason="cap", from_ms=after, to_ms=after + records)
+
+
+def spans(found: list[Manifest]) -> list[tuple[int, int, int]]:
+    """Behind which number how many are missing, up to which time."""
+    return [(each.after, each.records or 0, each.to_ms) for each in holes("se-1", found)]
+
+
+Piece = tuple[int, str]
+PIECES = st.lists(st.tuples(st.integers(1, 5), st.sampled_from(["here", "gone", "cap"])), max_size=8)
+
+
+def laid(pieces: list[Piece], generation: int) -> tuple[list[Manifest], int]:
+    """The segments that are here of pieces one after the other, and how many records are gone before the last of them.
+
+    What the service engine has removed itself is told of by the next segment.
+    """
+    here, missing, gone, number = [], 0, 0, 1
+    gaps: list[Gap] = []
+    for length, fate in pieces:
+        if fate == "here":
+            here.append(manifest(number, number + length - 1, *gaps, generation=generation))
+            missing, gone, gaps = missing + gone, 0, []
+        elif fate == "cap":
+            gaps.append(cap(number - 1, length))
+        else:
+            gone += length
+        number += length
+    return here, missing
+
+
+class HoleTests(SynchronousTestCase):
+    def test_nothing_is_missing_where_numbers_follow_one_another(self) -> None:
+        self.assertEqual(spans([]), [])
+        self.assertEqual(spans([manifest(6, 9), manifest(1, 5), manifest(10, 10)]), [])
+
+    def test_what_lies_between_is_missing_and_of_the_time_between(self) -> None:
+        (hole,) = holes("se-1", [manifest(9, 9), manifest(1, 5)])
+        self.assertEqual(hole, Lost("se-1", 5, 3, MISSING, 5, 9))
+
+    def test_what_lies_before_the_first_is_of_any_time_before(self) -> None:
+        (hole,) = holes("se-1", [manifest(4, 9)])
+        self.assertEqual(hole, Lost("se-1", 0, 3, MISSING, 0, 4))
+
+    @given(PIECES, PIECES, st.randoms())
+    def test_all_that_no_segment_and_no_gap_has_is_counted_once(
+        self, one: list[Piece], two: list[Piece], r: Any
+    ) -> None:
+        former, lost_then = laid(one, 1)
+        latter, lost_now = laid(two, 2)
+        here = [*former, *latter]
+        r.shuffle(here)
+        self.assertEqual(sum(records for _, records, _ in spans(here)), lost_then + lost_now)
+
+
+class CountTests(SynchronousTestCase):
+    def test_the_count_is_by_reason_and_within_the_range(self) -> None:
+        query = LogQuery(since_ms=100, until_ms=500, get=Totals(measures=[Measure(of="requests")]))
+        lost = [
+            Lost("se-1", 0, None, "crash", 50, 120),
+            Lost("se-1", 7, 3, MISSING, 130, 130),
+            Lost("se-2", 7, 4, MISSING, 130, 900),
+            Lost("se-2", 7, 2**63 - 1, "full", 300, 310),
+        ]
+        found = counted(lost, query)
+        self.assertEqual((found.gaps, found.records, found.unknown), (4, 2**63 - 1, 1))
+        self.assertEqual((found.from_ms, found.to_ms), (100, 499))
+        by_reason = [(each.reason, each.gaps, each.records, each.unknown) for each in found.reasons]
+        self.assertEqual(by_reason, [("crash", 1, 0, 1), ("full", 1, 2**63 - 1, 0), (MISSING, 2, 7, 0)])
+        self.assertEqual(counted([], query).from_ms, None)
