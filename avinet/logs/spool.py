@@ -100,6 +100,11 @@ class Spool:
         """The manifests of segments with records behind the number `after`, of that time, in their order."""
         return chosen(self._folder.segments, after, since_ms, until_ms)
 
+    @property
+    def acknowledged(self) -> int:
+        """Up to which number records are safe elsewhere."""
+        return self._through
+
     def parquet(self, manifest: Manifest) -> Path:
         """The file of a segment. It may be gone when it is opened: the cap is kept meanwhile."""
         return self._folder.parquet(manifest)

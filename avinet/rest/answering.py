@@ -17,7 +17,7 @@ from avinet.aio import CANCELLED, Tasks, as_deferred
 from avinet.errors import AvinetError, PeerError, TooLarge
 from avinet.rest.problems import problem, problem_of, rendered
 from avinet.rest.route import Pipe, Reply, Request
-from avinet.rest.streaming import NDJSON, Pump, Streamed
+from avinet.rest.streaming import NDJSON, Bulk, Pump, Streamed
 from avinet.rest.table import Table
 from avinet.wire.message import encode
 from avinet.wire.problem import Problem
@@ -128,13 +128,13 @@ class DoorRequest(http.Request):
             _log.failure("{method} {path} failed", method=self.method, path=self.path)
             reply = _said(problem(500, "an unexpected fault, which the node has logged"))
         if self._disconnected or self.finished:
-            if isinstance(reply, Streamed):
-                await reply.messages.aclose()
+            if isinstance(reply, (Streamed, Bulk)):
+                await (reply.messages if isinstance(reply, Streamed) else reply.pieces).aclose()
             return
         if isinstance(reply, Pipe):
             self.channel.become_pipe(reply)
             return
-        if isinstance(reply, Streamed):
+        if isinstance(reply, (Streamed, Bulk)):
             await self._stream(reply)
             return
         self.setResponseCode(reply.status)
@@ -149,12 +149,18 @@ class DoorRequest(http.Request):
             self.write(body)
         self.finish()
 
-    async def _stream(self, reply: Streamed) -> None:
-        """Answer with messages as they come; where one cannot be had the answer is broken off."""
-        for name, value in (INERT | {"content-type": NDJSON} | dict(reply.headers)).items():
-            self.setHeader(name, value)
+    async def _stream(self, reply: Streamed | Bulk) -> None:
+        """Answer with messages or bytes as they come; where one cannot be had the answer is broken off."""
         channel, door = self.channel, self.channel.door
-        work = as_deferred(Pump(door.clock, self, door.limits.stalled_s).run(reply.messages))
+        pump = Pump(door.clock, self, door.limits.stalled_s)
+        if isinstance(reply, Streamed):
+            headers, written = {"content-type": NDJSON}, pump.run(reply.messages)
+        else:
+            self.setResponseCode(reply.status)
+            headers, written = {"content-length": str(reply.length)}, pump.run_bulk(reply.pieces)
+        for name, value in (INERT | headers | dict(reply.headers)).items():
+            self.setHeader(name, value)
+        work = as_deferred(written)
         self.notifyFinish().addErrback(lambda _: work.cancel())
         try:
             await work
@@ -169,7 +175,7 @@ class DoorRequest(http.Request):
         else:
             self.finish()
 
-    async def _routed(self) -> Reply | Pipe | Streamed:
+    async def _routed(self) -> Reply | Pipe | Streamed | Bulk:
         try:
             target = self.uri.decode("ascii")
             headers, repeated = _headers(self.requestHeaders.getAllRawHeaders())

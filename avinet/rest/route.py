@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from avinet.errors import Invalid
 from avinet.relay import Relay
-from avinet.rest.streaming import Streamed
+from avinet.rest.streaming import Bulk, Streamed
 from avinet.wire.message import decode
 
 M = TypeVar("M")
@@ -70,7 +70,7 @@ class Pipe:
     far: Relay
 
 
-Answer = Callable[[Request], Awaitable[Reply | Pipe | Streamed]]
+Answer = Callable[[Request], Awaitable[Reply | Pipe | Streamed | Bulk]]
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,16 @@ class Streamed:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Bulk:
+    """Answers with `pieces`, which have `length` bytes in all, as they are read; a problem in them cuts it off."""
+
+    pieces: AsyncGenerator[bytes, None]
+    length: int
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
 @implementer(IPushProducer)
 class Pump:
     """Writes messages as the body of `request`; a peer that takes nothing for `stalled_s` is given up."""
@@ -53,15 +63,24 @@ class Pump:
         self._wrote_at = clock.seconds()
         self._timer: IDelayedCall | None = None
         self._stalled = False
+        self._lines = True
 
     async def run(self, messages: AsyncGenerator[Any, None]) -> None:
         """Write them all, and the end. Raises what they raise, and `TimedOut`; the rest is not made then."""
+        await self._run(messages, lines=True)
+
+    async def run_bulk(self, pieces: AsyncGenerator[bytes, None]) -> None:
+        """Write bytes as they are, likewise."""
+        await self._run(pieces, lines=False)
+
+    async def _run(self, messages: AsyncGenerator[Any, None], *, lines: bool) -> None:
+        self._lines = lines
         self._request.registerProducer(self, True)
         self._timer = self._clock.callLater(ALIVE_S, self._tick)
         try:
             self._request.write(b"")  # the head goes out now
             async for message in messages:
-                self._write(encode(message) + b"\n")
+                self._write(encode(message) + b"\n" if lines else message)
                 while self._paused_at is not None:
                     await self._taken.wait()
                     self._check()
@@ -83,7 +102,7 @@ class Pump:
         self._timer = self._clock.callLater(ALIVE_S, self._tick)
         now = self._clock.seconds()
         if self._paused_at is None:
-            if now - self._wrote_at >= ALIVE_S:
+            if self._lines and now - self._wrote_at >= ALIVE_S:
                 self._write(b"\n")
         elif now - self._paused_at >= self._stalled_s:
             self._stalled = True

@@ -30,7 +30,7 @@ USER = "aviseuser"
 CONNECT_S = 10
 MOST_SLOT_S = 600.0
 """No node may keep a service engine away for longer."""
-CONTROL, REPORTS, SSH = "control:80", "reports:80", "ssh:22"
+CONTROL, REPORTS, SSH, LOGS = "control:80", "reports:80", "ssh:22", "logs:80"
 
 
 class Waits:

@@ -32,7 +32,9 @@ from avinet.se.custody import Custody
 from avinet.se.diagnose import Probe
 from avinet.se.engine import ServiceEngine
 from avinet.se.keystore import Keystore
-from avinet.se.link import CONTROL, SSH, Link
+from avinet.se.link import CONTROL, LOGS, SSH, Link
+from avinet.se.logs import LIMITS as LOG_LIMITS
+from avinet.se.logs import LogService, log_routes
 from avinet.se.operators import OperatorKeys
 from avinet.se.records import request_logs
 from avinet.se.settings import EngineSettings
@@ -90,6 +92,7 @@ class EngineService(Service):
             reactor, settings.dataplane.engine, state / "dataplane", folder / settings.dataplane.keys
         )
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
+        self._in_thread = in_thread
         self._spool = request_logs(
             reactor, state, settings.spool, self._dataplane, in_thread, self._clock.now, self._tasks
         )
@@ -159,11 +162,13 @@ class EngineService(Service):
         assert receipt is not None
         authority = NodeAuthority(receipt.id, self._identity.nodes, self._clock.now, self._state / "fence")
         control = Door(self._reactor, Table(control_routes(self._engine, authority)), tasks=self._tasks)
+        logs = LogService(lambda: self._spool, authority, self._in_thread)
+        log_door = Door(self._reactor, Table(log_routes(logs)), tasks=self._tasks, limits=LOG_LIMITS)
         self._tunnels = Tunnels(
             self._reactor,
             self._settings.tunnel,
             self._identity.key,
-            {CONTROL: control, SSH: self._shell},
+            {CONTROL: control, SSH: self._shell, LOGS: log_door},
             hello=self._engine.hello,
             answered=self._answered,
             greeted=self._greeted,

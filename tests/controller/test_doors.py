@@ -16,6 +16,7 @@ from avinet.enrolment.door import enrolment_routes
 from avinet.rest.route import Route
 from avinet.rest.table import Table
 from avinet.se.control import control_routes
+from avinet.se.logs import log_routes
 from avinet.wire.problem import Problem
 
 VERBS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "get", "")
@@ -41,6 +42,7 @@ def doors() -> dict[str, list[Route]]:
         "reports of a node": list(engine_door.report_routes(Mock(), Mock(), Mock(), Mock(), lambda: 0.0)),
         "operators": list(operator_routes(Mock())),
         "control of a service engine": list(control_routes(Mock(), Mock())),
+        "logs of a service engine": list(log_routes(Mock())),
     }
 
 

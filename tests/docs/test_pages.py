@@ -22,7 +22,21 @@ from avinet.rest.problems import _STATUS
 from avinet.se.settings import EngineSettings
 from avinet.settings import Settings
 from avinet.trust.domain import found
-from avinet.wire import audit, certificates, command, config, enrolment, fleet, log, problem, report, session, trust
+from avinet.wire import (
+    audit,
+    certificates,
+    command,
+    config,
+    enrolment,
+    fleet,
+    log,
+    problem,
+    pull,
+    report,
+    segment,
+    session,
+    trust,
+)
 from avinet.wire.message import Message, convert
 from demo.story import STEPS
 from tests.docs.reading import PAGES, ROOT, blocks, commands, inline, read, tables
@@ -224,6 +238,10 @@ class ProtocolTests(SynchronousTestCase):
         command.CommandRequest,
         command.OperatorKey,
         problem.Problem,
+        segment.Manifest,
+        segment.Gap,
+        pull.SegmentPage,
+        pull.Acknowledgement,
     )
 
     def words(self) -> set[str]:
@@ -239,7 +257,20 @@ class ProtocolTests(SynchronousTestCase):
 
     def test_the_bodies_that_are_written_out_have_exactly_these_fields(self) -> None:
         page = (ROOT / "docs/protocol.rst").read_text("utf-8")
-        modules = (audit, certificates, command, config, enrolment, fleet, problem, report, session, trust)
+        modules = (
+            audit,
+            certificates,
+            command,
+            config,
+            enrolment,
+            fleet,
+            problem,
+            pull,
+            report,
+            segment,
+            session,
+            trust,
+        )
         kinds = [kind for module in modules for kind in vars(module).values() if isinstance(kind, type)]
         known = [
             frozenset(field.encode_name for field in msgspec.structs.fields(kind))

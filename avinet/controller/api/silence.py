@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from avinet.rest.route import Answer, Pipe, Reply, Request, Route
-from avinet.rest.streaming import Streamed
+from avinet.rest.streaming import Bulk, Streamed
 
 
 def told_of_silence(routes: Sequence[Route], silent_s: Callable[[], float]) -> list[Route]:
@@ -16,7 +16,7 @@ def told_of_silence(routes: Sequence[Route], silent_s: Callable[[], float]) -> l
 
 
 def _aged(answer: Answer, silent_s: Callable[[], float]) -> Answer:
-    async def aged(request: Request) -> Reply | Pipe | Streamed:
+    async def aged(request: Request) -> Reply | Pipe | Streamed | Bulk:
         reply = await answer(request)
         age_s = silent_s()
         if not age_s or not isinstance(reply, Reply):
