@@ -13,6 +13,7 @@ from avinet.enrolment.rotation import Rotations
 from avinet.errors import Conflict, NotFound
 from avinet.flow.allowance import Allowance
 from avinet.rest.route import Reply, Request, Route
+from avinet.telemetry.counted import Counted, uncounted
 from avinet.telemetry.fleet import Fleet
 from avinet.wire.config import ConfigPush
 from avinet.wire.report import REPORT_LIMIT_BYTES, Report
@@ -22,7 +23,7 @@ from avinet.wire.trust import SignedTrust
 HELLOS, NEW_KEYS = 30, 5
 """How many hellos and changes of its key a service engine may have at once; then it is one a second, and a minute."""
 BURST, PER_S = 30, 1.0
-"""How many reports of a service engine are looked at, at once and in the long run; the next has what was in others."""
+"""How many reports of a service engine are looked at, at once and in the long run; others are sent again."""
 
 
 def control_routes(
@@ -79,18 +80,24 @@ def control_routes(
 
 def report_routes(
     fleet: Fleet,
+    counted: Counted,
     distributor: Distributor,
     supply: Supply,
     reported: Callable[[str, Report], None],
     now: Callable[[], float],
 ) -> Sequence[Route]:
-    """The routes of `reports`; each one is also given to `reported`, with the id of who says it."""
+    """The routes of `reports`; each one is also given to `reported`, with the id of who says it.
+
+    Of one that was `counted` already only the state is looked at.
+    """
     allowance = Allowance(now, burst=BURST, per_s=PER_S)
 
     async def report(request: Request) -> Reply:
         session: Session = request.identity
         allowance.take(session.id)
         said = request.decoded(Report)
+        if not counted.is_new(session.id, said.boot, said.seq):
+            said = uncounted(said)
         fleet.take(session.id, said, now())
         if said.certificates is not None:
             supply.said(session.id, said.certificates)

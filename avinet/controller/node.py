@@ -55,6 +55,7 @@ from avinet.enrolment.rotation import Rotations
 from avinet.logs.query_client import QueryWorker
 from avinet.stalls import Stalls
 from avinet.store.interface import Put, Store
+from avinet.telemetry.counted import Counted
 from avinet.telemetry.fleet import Fleet
 from avinet.trust.document import sign_document
 from avinet.trust.domain import Domain
@@ -108,6 +109,7 @@ class Node:
         self.engines = Engines(store, domain.node, now)
         self.directory = Directory(store, reactor, self.tasks, self._engine_changed)
         self.fleet = Fleet()
+        self.counted = Counted()
         self.pending = PendingRequests(store, domain.node, now)
         self.registrar = Registrar(
             store,
@@ -301,6 +303,7 @@ class Node:
                 self._cut_after(ROTATED_S, session, "it has another key by now")
         if record is None:
             self.fleet.forget(id)
+            self.counted.forget(id)
             self.states.forget(id)
             self.epochs.forget(id)
             self.supply.forget(id)

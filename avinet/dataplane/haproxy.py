@@ -18,8 +18,8 @@ from avinet.dataplane.interface import Lines, Missed, ServerState
 from avinet.dataplane.keyring import Keyring
 from avinet.dataplane.master import Master, claim_ports
 from avinet.dataplane.records import TCP, Record
-from avinet.dataplane.render import RECORDS_SOCKET, render
-from avinet.dataplane.runtime import dropped_logs, stat_lines
+from avinet.dataplane.render import RECORDS_SOCKET, first_of_backends, render
+from avinet.dataplane.runtime import ServerLine, dropped_logs, stat_lines
 from avinet.errors import AvinetError, Invalid, NotFound, Unavailable
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config
@@ -53,7 +53,9 @@ class HAProxy:
         )
         self._port: IListeningPort | None = None
         self._counters: dict[str, Counter] = {}
-        self._totals: dict[str, int] = {}
+        self._totals: dict[tuple[str, str], int] = {}
+        self._looked = False
+        self._service_of: dict[str, str] = {}
         self._health: list[ServerHealth] = []
         self._dropped = 0
         self._missing = 0
@@ -98,6 +100,7 @@ class HAProxy:
                 await self._master.write(render(config))
             await self._keyring.bring(config)
             self._config = config
+            self._service_of = first_of_backends(config)
             await self._keyring.keep_only(config)
             await self._look()
 
@@ -196,9 +199,9 @@ class HAProxy:
         for each in frontends:
             counter = self._counter(each.name)
             counter.connections = each.open
-            before = self._totals.get(each.name, 0)
-            counter.new_connections += each.total - before if each.total >= before else each.total
-            self._totals[each.name] = each.total
+            counter.new_connections += self._more(("", each.name), each.total)
+        self._count_servers(servers)
+        self._looked = True
         now = self._reactor.seconds()
         known = {(each.pool, each.server): each for each in self._health}
         health: dict[tuple[str, str], ServerHealth] = {}
@@ -221,6 +224,27 @@ class HAProxy:
             self._health = found
             self.changed()
 
+    def _more(self, of: tuple[str, str], total: int) -> int:
+        """How much was added to a total since the last look; a worker begins with 0. What there was before the first
+        look was told by another process.
+        """
+        before, self._totals[of] = self._totals.get(of, 0 if self._looked else total), total
+        return total - before if total >= before else total
+
+    def _count_servers(self, lines: Sequence[ServerLine]) -> None:
+        """The connections to servers, of which HAProxy does not say for which virtual service they are."""
+        for line in lines:
+            more = self._more((line.backend, line.server), line.total)
+            service = self._service_of.get(line.backend)
+            if service is None:
+                continue
+            key = line.backend.partition(".")[2], line.server
+            counter = self._counter(service)
+            if line.open or more or key in counter.servers:
+                server = counter.server(*key)
+                server.connections = line.open
+                server.new_connections += more
+
     def _counter(self, name: str) -> Counter:
         return self._counters.setdefault(name, Counter(name))
 
@@ -229,8 +253,11 @@ class HAProxy:
             counter = self._counter(each.service)
             counter.bytes_in += each.bytes_in
             counter.bytes_out += each.bytes_out
+            server = counter.server(each.pool, each.server)
+            server.bytes_in += each.bytes_in
+            server.bytes_out += each.bytes_out
             status = each.status if each.status != TCP else None
-            counter.ended(max(0, each.total_ms) / 1000, status, served=each.served)
+            server.ended(max(0, each.total_ms) / 1000, status, served=each.served)
 
     def health(self) -> Sequence[ServerHealth]:
         """See `Dataplane`."""

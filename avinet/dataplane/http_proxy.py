@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from avinet.aio import Tasks
-from avinet.dataplane.counting import Counter
+from avinet.dataplane.counting import Counter, ServerCounter
 from avinet.dataplane.headers import downstream, forwarded
 from avinet.dataplane.pools import LivePool, Member
 from avinet.dataplane.timeline import Client, Take, Timeline
@@ -170,7 +170,7 @@ class Front(Protocol):
         self._connecting = False
         current.connected = self.site.clock.seconds()
         self._back = back
-        back.serve(member)
+        back.serve(member, self._counter.server(pool.config.name, member.server.name))
         back.send(forwarded(request, member.server, self._client.address, current.request_id, tls=self.site.tls))
         self.transport.resumeProducing()
         self._pump()
@@ -232,8 +232,12 @@ class Front(Protocol):
         now = self.site.clock.seconds()
         before, self._consumed = self._consumed, self._received - len(self._http.trailing_data[0])
         current.bytes_in = self._consumed - before
-        self._counter.ended(now - (now if current.asked is None else current.asked), current.status)
-        self.site.take(current.record(now, self._counter.name, termination))
+        record = current.record(now, self._counter.name, termination)
+        counted = self._counter.dialled(current.pool, current.dialled)
+        counted.bytes_in += record.bytes_in
+        counted.bytes_out += record.bytes_out
+        counted.ended(now - (now if current.asked is None else current.asked), current.status)
+        self.site.take(record)
 
     def _drop_back(self) -> None:
         back, self._back = self._back, None
@@ -260,17 +264,19 @@ class Back(Protocol):
         self._front: Front | None = front
         self._http = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT_BYTES)
         self._member: Member | None = None
+        self._counted = ServerCounter()
 
     @override
     def connectionMade(self) -> None:
         self.transport.setTcpNoDelay(True)
         self.transport.pauseProducing()
 
-    def serve(self, member: Member) -> None:
+    def serve(self, member: Member, counted: ServerCounter) -> None:
         """Begin: count the connection, and join the back-pressure of both sides."""
         assert self._front is not None
-        self._member = member
+        self._member, self._counted = member, counted
         member.active += 1
+        counted.connections += 1
         self.transport.registerProducer(Reading(self._front.transport), True)
         self._front.transport.registerProducer(Reading(self.transport), True)
         self.transport.resumeProducing()
@@ -317,6 +323,7 @@ class Back(Protocol):
         self._front = None
         if self._member is not None:
             self._member.active -= 1
+            self._counted.connections -= 1
             self._member = None
             self.transport.unregisterProducer()
         self.transport.abortConnection()

@@ -82,6 +82,15 @@ def described(text: str) -> str:
     return next((line.removeprefix(_DESCRIPTION) for line in text.splitlines() if line.startswith(_DESCRIPTION)), "")
 
 
+def first_of_backends(config: Config) -> dict[str, str]:
+    """The virtual service that uses a backend, by the name of that; the first one of several."""
+    found: dict[str, str] = {}
+    for service in config.virtual_services:
+        for name in _pools_of(service):
+            found.setdefault(f"{service.mode}.{name}", service.name)
+    return found
+
+
 def _pools_of(service: VirtualService) -> Iterator[str]:
     if service.pool is not None:
         yield service.pool

@@ -40,13 +40,18 @@ class Processes:
 
 @dataclass(frozen=True)
 class ServerLine:
-    """A server in `show stat`; `changed_s` is how long ago its state changed."""
+    """A server in `show stat`; `changed_s` is how long ago its state changed.
+
+    `open` is what it has to do now, `total` how often it was dialled since the worker began.
+    """
 
     backend: str
     server: str
     status: str
     changed_s: float
     check: str
+    open: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,15 @@ def stat_lines(answer: str) -> tuple[list[FrontendLine], list[ServerLine]]:
 
 def _server_line(row: dict[str, str]) -> ServerLine:
     check = " ".join(each for each in (row["check_status"].lstrip("* "), row["check_code"], row["last_chk"]) if each)
-    return ServerLine(row["pxname"], row["svname"], row["status"], float(row["lastchg"] or 0), check)
+    return ServerLine(
+        row["pxname"],
+        row["svname"],
+        row["status"],
+        float(row["lastchg"] or 0),
+        check,
+        int(row["scur"] or 0),
+        int(row["connect"] or 0),
+    )
 
 
 def state_of(answer: str, text: str) -> str:

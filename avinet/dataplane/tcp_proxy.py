@@ -15,7 +15,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.aio import Tasks
-from avinet.dataplane.counting import Counter
+from avinet.dataplane.counting import Counter, ServerCounter
 from avinet.dataplane.pools import LivePool
 from avinet.dataplane.records import TCP
 from avinet.dataplane.timeline import Client, Take, Timeline
@@ -111,16 +111,21 @@ class _Connection:
         self.timeline = Timeline(client, clock.seconds(), status=TCP)
         self.is_ready, self.served, self.broken = False, True, False
         self._clock = clock
+        self._counted: ServerCounter | None = None
 
     def came(self, count: int) -> None:
         """From the client."""
         self.counter.bytes_in += count
         self.timeline.bytes_in += count
+        if self._counted is not None:
+            self._counted.bytes_in += count
 
     def went(self, count: int) -> None:
         """To it."""
         self.counter.bytes_out += count
         self.timeline.bytes_out += count
+        if self._counted is not None:
+            self._counted.bytes_out += count
 
     def begin(self, client: Client) -> None:
         """A server may be dialled."""
@@ -128,11 +133,23 @@ class _Connection:
         self.timeline.client = client
         self.timeline.asked = self._clock.seconds()
 
+    def connected(self) -> None:
+        """A server has taken it."""
+        self.timeline.connected = self._clock.seconds()
+        self._counted = self.counter.dialled(self.timeline.pool, self.timeline.dialled)
+        self._counted.connections += 1
+
+    def left(self) -> None:
+        """The connection to the server has ended."""
+        if self._counted is not None:
+            self._counted.connections -= 1
+
     def end(self, front: Relay, take: Take) -> None:
         """Count it, and give its record."""
         now = self._clock.seconds()
         record = self.timeline.record(now, self.counter.name, self._termination(front))
-        self.counter.ended(now - self.timeline.began, None, served=self.served)
+        counted = self._counted or self.counter.dialled(self.timeline.pool, self.timeline.dialled)
+        counted.ended(now - self.timeline.began, None, served=self.served)
         take(record)
 
     def _termination(self, front: Relay) -> str:
@@ -199,6 +216,7 @@ class TCPFront(Factory):
         def done() -> None:
             if member is not None and back is not None:
                 member.active -= 1
+                seen.left()
                 seen.broken = not back.finished
 
         member, back = None, None
@@ -209,7 +227,7 @@ class TCPFront(Factory):
             factory.noisy = False
             seen.timeline.pool = pool.config.name
             member, back = await pool.connect(factory, seen.timeline.dialled)
-            seen.timeline.connected = self._clock.seconds()
+            seen.connected()
             member.active += 1
         except Unavailable:
             seen.served = False

@@ -1,4 +1,5 @@
-"""The node's side: the latest state of each service engine, from its reports; bounded, and gone with a restart.
+"""The node's side: the latest state of each service engine, from its reports; bounded, and gone with a restart. What
+single servers did is in the rollups.
 
 A service engine is believed in what it says of itself, and not in how much that may be: what is beyond the bounds is
 counted all the same, under the name `other`.
@@ -92,7 +93,8 @@ class Latest:
         slot = int(now // SLOT_S)
         recent = [each for each in self._recent if slot - WINDOW_S // SLOT_S <= each[0]]
         so_far = _Traffic.decode(recent.pop()[1]) if recent and recent[-1][0] == slot else []
-        recent.append((slot, _pack(bounded(add_up(so_far, traffic)))))
+        services = [msgspec.structs.replace(each, servers=[]) if each.servers else each for each in traffic]
+        recent.append((slot, _pack(bounded(add_up(so_far, services)))))
         self._recent = recent
 
     @property

@@ -1,12 +1,16 @@
 """The service engine's side: a report at each interval, and at once when the health of a server changes.
 
-What a report could not deliver is merged into the next one, so that counts are late, never lost.
+A report that was not answered may have arrived: it is sent again as it was, with the number that it had, and counts
+once. So counts are late, and neither lost nor doubled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
+from msgspec.structs import replace
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from avinet.aio import Tasks
@@ -14,10 +18,14 @@ from avinet.dataplane.interface import Dataplane
 from avinet.errors import AvinetError
 from avinet.wire.certificates import CertificateState
 from avinet.wire.config import ConfigState
-from avinet.wire.report import Report, ServerHealth, ServiceTraffic, merge
+from avinet.wire.report import SERVERS_LIMIT, Report, ServerHealth, ServerTraffic, ServiceTraffic, merge
 
 COALESCE_S = 0.2
 """How long a change of health waits for others that come with it."""
+TRAFFIC_BYTES = 512 * 1024
+"""About so much of a report is traffic at most; what is more comes with the next one."""
+_BUCKET_BYTES, _ENTRY_BYTES = 12, 600
+"""What a bucket takes in a report, seldom more, and what a virtual service or a server takes beside them."""
 
 Send = Callable[[Report], Awaitable[None]]
 
@@ -28,22 +36,69 @@ def add_up(old: Sequence[ServiceTraffic], new: Sequence[ServiceTraffic]) -> list
     for each in new:
         before = total.get(each.name)
         if before is not None:
-            status = dict(before.status)
-            for kind, count in each.status.items():
-                status[kind] = status.get(kind, 0) + count
-            each = ServiceTraffic(
-                name=each.name,
-                connections=each.connections,
-                new_connections=before.new_connections + each.new_connections,
-                requests=before.requests + each.requests,
-                unserved=before.unserved + each.unserved,
-                status=status,
-                bytes_in=before.bytes_in + each.bytes_in,
-                bytes_out=before.bytes_out + each.bytes_out,
-                latency=merge([before.latency, each.latency]),
-            )
+            servers = {(one.pool, one.server): one for one in before.servers}
+            for one in each.servers:
+                key = one.pool, one.server
+                servers[key] = _added(servers[key], one) if key in servers else one
+            each = replace(_added(before, each), servers=list(servers.values()))
         total[each.name] = each
     return list(total.values())
+
+
+T = TypeVar("T", ServiceTraffic, ServerTraffic)
+
+
+def _added(before: T, after: T) -> T:
+    status = dict(before.status)
+    for kind, count in after.status.items():
+        status[kind] = status.get(kind, 0) + count
+    return replace(
+        after,
+        new_connections=before.new_connections + after.new_connections,
+        requests=before.requests + after.requests,
+        unserved=before.unserved + after.unserved,
+        status=status,
+        bytes_in=before.bytes_in + after.bytes_in,
+        bytes_out=before.bytes_out + after.bytes_out,
+        latency=merge([before.latency, after.latency]),
+    )
+
+
+def split(
+    traffic: Sequence[ServiceTraffic], room_bytes: int = TRAFFIC_BYTES
+) -> tuple[list[ServiceTraffic], list[ServiceTraffic]]:
+    """What fits into a report, and what is for a later one: whole virtual services, or some of their servers."""
+    now: list[ServiceTraffic] = []
+    later: list[ServiceTraffic] = []
+    for each in traffic:
+        room_bytes -= _size(each)
+        if room_bytes < 0:
+            later.append(each)
+            continue
+        fit = 0
+        for one in each.servers[:SERVERS_LIMIT]:
+            if (room_bytes := room_bytes - _size(one)) < 0:
+                break
+            fit += 1
+        if fit < len(each.servers):
+            later.append(ServiceTraffic(name=each.name, connections=each.connections, servers=each.servers[fit:]))
+            each = replace(each, servers=each.servers[:fit])
+        now.append(each)
+    return now, later
+
+
+def _size(each: ServiceTraffic | ServerTraffic) -> int:
+    return _ENTRY_BYTES + _BUCKET_BYTES * len(each.latency.buckets)
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What a report says that counts once."""
+
+    seq: int
+    interval_s: float
+    traffic: list[ServiceTraffic]
+    lost: int
 
 
 class Reporter:
@@ -76,9 +131,10 @@ class Reporter:
         self._seq = 0
         self._pending: list[ServiceTraffic] = []
         self._lost = 0
+        self._unanswered: _Counted | None = None
         self._said: tuple[list[ServerHealth], ConfigState, CertificateState] | None = None
         self._timer: IDelayedCall | None = None
-        self._reported = clock.seconds()
+        self._counted = clock.seconds()
         self._sending = False
         dataplane.changed = self.changed
 
@@ -105,7 +161,7 @@ class Reporter:
             self._tasks.spawn(self.report(), "reporting")
 
     async def report(self) -> None:
-        """Send one report now. A failure keeps what it held for the next; it is not an error."""
+        """Send one report now, and before it the one that had no answer. A failure is not an error: it is kept."""
         send = self._send
         if send is None:
             return
@@ -113,31 +169,45 @@ class Reporter:
         try:
             self._pending = add_up(self._pending, await self._dataplane.traffic())
             self._lost += self._dataplane.lost_records()
-            health, config = sorted(self._dataplane.health(), key=lambda each: (each.pool, each.server)), self._config()
-            certificates = self._certificates()
-            said_health, said_config, said_certificates = self._said or (None, None, None)
-            now = self._clock.seconds()
-            report = Report(
-                seq=self._seq,
-                boot=self._boot,
-                time=round(self._wall(), 3),
-                interval_s=round(now - self._reported, 1),
-                health=health if health != said_health else None,
-                config=config if config != said_config else None,
-                certificates=certificates if certificates != said_certificates else None,
-                traffic=self._pending,
-                lost_records=self._lost,
-            )
-            self._seq += 1
-            try:
-                await send(report)
-            except AvinetError:
+            if self._unanswered is not None and not await self._said_so(send, self._unanswered):
                 return
-            if self._send is send:
-                self._said = (health, config, certificates)
-            self._pending, self._lost, self._reported = [], 0, now
+            await self._said_so(send, self._next())
         finally:
             self._sending = False
+
+    def _next(self) -> _Counted:
+        """All that is to be counted now and was in no report yet, as far as it fits."""
+        now = self._clock.seconds()
+        traffic, self._pending = split(self._pending)
+        counted = _Counted(self._seq, round(now - self._counted, 1), traffic, self._lost)
+        self._seq, self._counted, self._lost = self._seq + 1, now, 0
+        return counted
+
+    async def _said_so(self, send: Send, counted: _Counted) -> bool:
+        """Send one report, with the state as it is now. Whether it was answered."""
+        self._unanswered = counted
+        health = sorted(self._dataplane.health(), key=lambda each: (each.pool, each.server))
+        config, certificates = self._config(), self._certificates()
+        said_health, said_config, said_certificates = self._said or (None, None, None)
+        report = Report(
+            seq=counted.seq,
+            boot=self._boot,
+            time=round(self._wall(), 3),
+            interval_s=counted.interval_s,
+            health=health if health != said_health else None,
+            config=config if config != said_config else None,
+            certificates=certificates if certificates != said_certificates else None,
+            traffic=counted.traffic,
+            lost_records=counted.lost,
+        )
+        try:
+            await send(report)
+        except AvinetError:
+            return False
+        self._unanswered = None
+        if self._send is send:
+            self._said = (health, config, certificates)
+        return True
 
     def stop(self) -> None:
         """Report no more."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
 
 from avinet.dataplane.interface import Dataplane
 from avinet.errors import Invalid, NotFound
+from avinet.telemetry.reports import add_up
 from avinet.wire.config import Config, HealthCheck, Pool, Route, Server, Tls, VirtualService
+from avinet.wire.report import ServerTraffic, ServiceTraffic
 from tests.dataplane.servers import Digest, WebServer, ask, quiet, send_tcp
 from tests.running import asynchronous, eventually, free_port
 
@@ -203,6 +207,68 @@ class DataplaneContract:
         await eventually("four requests are counted", counted)
         self.assertEqual((requests, latencies), (4, 4))
         self.assertEqual(seen, {"2xx": 2, "3xx": 1, "4xx": 1})
+
+    async def counted(self, done: Callable[[dict[tuple[str, str, str], ServerTraffic]], bool]) -> list[ServiceTraffic]:
+        """The traffic from now on, added up, as soon as what its servers did is `done`."""
+        total: list[ServiceTraffic] = []
+
+        async def seen() -> bool:
+            nonlocal total
+            total = add_up(total, await self.plane.traffic())
+            return done({(each.name, one.pool, one.server): one for each in total for one in each.servers})
+
+        await eventually("it is counted", seen)
+        return total
+
+    @asynchronous
+    async def test_traffic_is_counted_by_server_as_what_each_was_asked(self) -> None:
+        a, b, port, second = self.server("a"), self.server("b"), free_port(), free_port()
+        services = [
+            self.service(port, pool="p", routes=[Route(pool="q", path="/status")]),
+            VirtualService(name="other", address="127.0.0.1", port=second, pool="q"),
+        ]
+        pools = [pool("p", a, b, weights=(30, 10)), pool("q", b)]
+        await self.plane.start(Config(virtual_services=services, pools=pools))
+        await eventually("all are up", lambda: [each.state for each in self.plane.health()] == ["up"] * 3)
+        await self.names(port, 12)
+        for path in ("/status/404", "/status/503", "/status/503"):
+            await ask(port, path)
+        await ask(second, "/big/100000")
+        total = await self.counted(lambda found: sum(each.requests for each in found.values()) == 16)
+        by_service = {each.name: {(one.pool, one.server): one for one in each.servers} for each in total}
+        web, other = by_service["web"], by_service["other"]
+        self.assertEqual({key: one.requests for key, one in web.items()}, {("p", "a"): 9, ("p", "b"): 3, ("q", "b"): 3})
+        self.assertEqual(web["q", "b"].status, {"4xx": 1, "5xx": 2})
+        self.assertEqual({key: one.requests for key, one in other.items()}, {("q", "b"): 1})
+        self.assertGreater(other["q", "b"].bytes_out, 100_000)
+        self.assertGreater(web["p", "a"].new_connections, 0)
+        for each in total:
+            self.assertEqual(each.requests, sum(one.requests for one in each.servers))
+            self.assertEqual(each.latency.count, sum(one.latency.count for one in each.servers))
+            self.assertEqual(each.bytes_out, sum(one.bytes_out for one in each.servers))
+
+    @asynchronous
+    async def test_open_connections_to_a_server_are_told_and_so_is_their_end(self) -> None:
+        listening = reactor.listenTCP(0, quiet(Factory.forProtocol(Digest)), interface="127.0.0.1")
+        self.addCleanup(listening.stopListening)
+        port = free_port()
+        servers = [Server(name="d", address="127.0.0.1", port=listening.getHost().port)]
+        check = HealthCheck(interval_ms=100, timeout_ms=500, rise=1, fall=1)
+        config = Config(
+            virtual_services=[self.service(port, mode="tcp")],
+            pools=[Pool(name="p", servers=servers, health_check=check)],
+        )
+        await self.serve(config, "d")
+        client: Any = await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(quiet(Factory.forProtocol(Digest)))
+        client.transport.write(b"x" * 1000)
+        one = ("web", "p", "d")
+        await self.counted(lambda found: one in found and found[one].connections == 1)
+        client.transport.loseConnection()
+        total = await self.counted(
+            lambda found: one in found and found[one].requests == 1 and not found[one].connections
+        )
+        (service,) = total
+        self.assertEqual((service.requests, service.servers[0].requests, service.servers[0].unserved), (1, 1, 0))
 
     @asynchronous
     async def test_tcp_connections_that_no_server_takes_are_counted(self) -> None:

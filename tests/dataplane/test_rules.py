@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.dataplane.balance import Rise, in_service, least_connections, round_robin, route
 from avinet.dataplane.counting import Counter
 from avinet.wire.config import Route, VirtualService
+from avinet.wire.report import COARSE
 
 WEIGHTS = st.lists(st.integers(0, 256), min_size=1, max_size=8)
 
@@ -129,9 +130,9 @@ class CounterTests(SynchronousTestCase):
     def test_what_is_taken_is_counted_once(self) -> None:
         counter = Counter("web")
         counter.connections = counter.new_connections = 1
-        counter.ended(0.25, 204)
-        counter.ended(0.5, 503)
-        counter.ended(0.5, 999)
+        counter.server("p", "a").ended(0.25, 204)
+        counter.server("p", "b").ended(0.5, 503)
+        counter.server("", "").ended(0.5, 999)
         taken = counter.take()
         assert taken is not None
         self.assertEqual((taken.requests, taken.status), (3, {"2xx": 1, "5xx": 1, "other": 1}))
@@ -139,6 +140,52 @@ class CounterTests(SynchronousTestCase):
         again = counter.take()
         assert again is not None
         self.assertEqual((again.requests, again.connections, again.latency.count), (0, 1, 0))
+
+    @given(
+        st.lists(
+            st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.integers(1, 999), st.floats(0, 1e4)), max_size=6),
+            max_size=5,
+        )
+    )
+    def test_servers_and_what_had_none_are_all_that_a_service_did(
+        self, intervals: list[list[tuple[str, int, float]]]
+    ) -> None:
+        counter = Counter("web")
+        for interval in intervals:
+            for server, status, seconds in interval:
+                counted = counter.server("p" if server else "", server)
+                counted.ended(seconds, status)
+                counted.bytes_out += status
+            taken = counter.take()
+            self.assertEqual(taken is None, not interval)
+            if taken is None:
+                continue
+            self.assertEqual((taken.requests, taken.latency.count), (len(interval), len(interval)))
+            servers = sorted({each[0] for each in interval} - {""})
+            self.assertEqual([each.server for each in taken.servers], servers)
+            for each in taken.servers:
+                mine = [one for one in interval if one[0] == each.server]
+                self.assertEqual((each.requests, each.latency.count), (len(mine), len(mine)))
+                self.assertEqual(each.bytes_out, sum(status for _, status, _ in mine))
+                slowest = max(seconds for _, _, seconds in mine)
+                if slowest > 1e-5:
+                    self.assertLess(abs(each.latency.percentile_s(1.0, COARSE) / slowest - 1), 0.05)
+
+    def test_a_server_without_traffic_is_forgotten_and_one_with_a_connection_is_not(self) -> None:
+        counter = Counter("web")
+        counter.dialled("p", ["a", "b"]).connections += 1
+        taken = counter.take()
+        assert taken is not None
+        self.assertEqual([(each.server, each.new_connections) for each in taken.servers], [("a", 1), ("b", 1)])
+        taken = counter.take()
+        assert taken is not None
+        self.assertEqual([(each.server, each.connections) for each in taken.servers], [("b", 1)])
+        counter.server("p", "b").connections -= 1
+        taken = counter.take()
+        assert taken is not None
+        self.assertEqual([(each.server, each.connections) for each in taken.servers], [("b", 0)])
+        self.assertIsNone(counter.take())
+        self.assertEqual(counter.servers, {})
 
     def test_the_end_of_the_last_connection_is_told(self) -> None:
         counter = Counter("web")

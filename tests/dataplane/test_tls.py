@@ -102,7 +102,7 @@ class TCPTests(SynchronousTestCase):
         self.clock.advance(0.2)
         self.assertTrue(self.client.gone)
         self.lose(ConnectionLost())
-        self.assertEqual((self.counter.requests, self.records), (0, []))
+        self.assertEqual((self.counter.servers, self.records), ({}, []))
 
     def test_what_comes_with_the_end_of_the_handshake_waits_for_the_server(self) -> None:
         self.servers.ready = Deferred()

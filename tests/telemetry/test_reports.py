@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import tracemalloc
 
 import msgspec
@@ -12,20 +13,23 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.aio import Tasks
+from avinet.dataplane.counting import Counter
 from avinet.dataplane.interface import Dataplane
 from avinet.errors import Invalid, Unavailable
 from avinet.telemetry.fleet import BUCKETS as BUCKETS_KEPT
 from avinet.telemetry.fleet import SERVERS, SERVICES, WINDOW_S, Fleet
-from avinet.telemetry.reports import COALESCE_S, Reporter
+from avinet.telemetry.reports import COALESCE_S, Reporter, add_up
 from avinet.wire.certificates import CertificateState, CertificateVersion
 from avinet.wire.config import ConfigState
 from avinet.wire.message import decode, encode
 from avinet.wire.report import (
     BUCKETS,
+    COARSE,
     REPORT_LIMIT_BYTES,
     Histogram,
     Report,
     ServerHealth,
+    ServerTraffic,
     ServiceTraffic,
     bucket_of,
     histogram,
@@ -140,6 +144,67 @@ class ReporterTests(SynchronousTestCase):
         self.assertEqual(sum(each.status["2xx"] for each in said), total)
         self.assertEqual(merge(each.latency for each in said).count, total)
         self.assertEqual(sum(report.lost_records for report in self.sent), 11)
+
+    def test_one_without_an_answer_is_sent_again_as_it_was_with_the_state_of_now(self) -> None:
+        tried: list[Report] = []
+
+        async def lose(report: Report) -> None:
+            tried.append(report)
+            raise Unavailable("the answer is lost")
+
+        self.plane.seen, self.plane.lost = [traffic(3)], 1
+        self.reporter.attach(lose)
+        self.clock.advance(COALESCE_S)
+        self.plane.seen, self.plane.state = [traffic(4)], "down"
+        self.clock.advance(INTERVAL_S)
+        self.assertEqual([each.seq for each in tried], [0, 0])
+        self.assertEqual([each.traffic for each in tried], [[traffic(3)]] * 2)
+        self.assertEqual([(each.lost_records, each.interval_s) for each in tried], [(1, COALESCE_S)] * 2)
+        self.assertEqual([each.health[0].state for each in tried if each.health], ["up", "down"])
+        self.up()
+        self.assertEqual([(each.seq, each.traffic) for each in self.sent], [(0, [traffic(3)]), (1, [traffic(4)])])
+        self.assertEqual(self.sent[1].interval_s, INTERVAL_S + COALESCE_S)
+
+    def test_more_than_a_report_holds_comes_with_the_next_ones_and_all_of_it_does(self) -> None:
+        every = histogram(dict.fromkeys(range(0, BUCKETS, COARSE), 1))
+        server = ServerTraffic(pool="p" * 63, server="s", requests=400, latency=every)
+        servers = [msgspec.structs.replace(server, server=f"s-{number:060}") for number in range(2500)]
+        wide = histogram(dict.fromkeys(range(BUCKETS), 1))
+        others = [msgspec.structs.replace(traffic(1), name=f"vs-{number}", latency=wide) for number in range(40)]
+        self.plane.seen = [msgspec.structs.replace(traffic(7), servers=servers), *others]
+        self.up()
+        while len(self.sent) < 60 and (len(self.sent) < 2 or self.sent[-1].traffic):
+            self.clock.advance(INTERVAL_S)
+        self.assertEqual(self.sent[-1].traffic, [])
+        for each in self.sent:
+            decode(encode(each), Report, limit_bytes=REPORT_LIMIT_BYTES)
+        total: list[ServiceTraffic] = []
+        for each in self.sent:
+            total = add_up(total, each.traffic)
+        self.assertEqual({each.name: each.requests for each in total}, {"web": 7} | {each.name: 1 for each in others})
+        web = next(each for each in total if each.name == "web")
+        self.assertEqual({each.server: each.requests for each in web.servers}, {each.server: 400 for each in servers})
+        self.assertEqual(len(web.servers), 2500)
+
+    def test_an_ordinary_report_is_a_few_kilobits_a_second(self) -> None:
+        """Three virtual services of four servers, 30 requests a second, with latencies from 1 to 500 ms."""
+        pick = random.Random(7)
+        seen = []
+        for service in range(3):
+            counter = Counter(f"service-{service}")
+            counter.connections, counter.new_connections = 12, 40
+            counter.bytes_in, counter.bytes_out = 123_456, 12_345_678
+            for _ in range(100):
+                counted = counter.dialled(f"pool-{service}", [f"server-{pick.randrange(4)}"])
+                counted.ended(min(0.5, 0.001 + pick.lognormvariate(-4.5, 1.0)), pick.choice([200] * 9 + [404]))
+                counted.bytes_in, counted.bytes_out = counted.bytes_in + 321, counted.bytes_out + 54_321
+            taken = counter.take()
+            assert taken is not None
+            seen.append(taken)
+        self.plane.seen = seen
+        self.up()
+        size = len(encode(self.sent[0]))
+        self.assertLess(size * 8 / INTERVAL_S, 8_000, size)
 
     def test_a_new_tunnel_hears_all_of_the_state_again(self) -> None:
         self.up()
