@@ -18,7 +18,17 @@ _BYTES: dict[str, float] = {
     "gib": 2**30,
     "tib": 2**40,
 }
-_SECONDS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS = {
+    "": 1.0,
+    "ms": 0.001,
+    "s": 1.0,
+    "m": 60.0,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+    "w": 604800.0,
+    "y": 31536000.0,
+}
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*\Z")
 
 
@@ -35,7 +45,7 @@ def parse_bytes(text: str) -> int:
 
 
 def parse_seconds(text: str) -> float:
-    """A duration in seconds from `10`, `500ms`, `15s`, `5m`, `1h` or `7d`. Raises `Invalid`."""
+    """A duration in seconds from `10`, `500ms`, `15s`, `5m`, `1h`, `7d`, `2w` or `1y` (365 days). Raises `Invalid`."""
     return _parse(text, _SECONDS, "duration", "15s, 5m or 7d")
 
 

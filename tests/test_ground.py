@@ -61,7 +61,8 @@ class UnitTests(SynchronousTestCase):
         self.assertEqual(parse_bytes("64 KiB"), 65536)
         self.assertEqual(parse_bytes("2GB"), 2 * 10**9)
         self.assertEqual(parse_seconds("500ms"), 0.5)
-        self.assertEqual(parse_seconds("7d"), 604800)
+        self.assertEqual(parse_seconds("7d"), parse_seconds("1w"))
+        self.assertEqual(parse_seconds("1y"), 365 * 86400)
         for bad in ("", "x", "1 furlong", "-1s", "1e9"):
             self.assertRaises(Invalid, parse_seconds, bad)
 

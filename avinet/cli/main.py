@@ -30,6 +30,7 @@ _VERBS = {
     "certificate": "avinet.cli.certificate:certificate",
     "run": "avinet.cli.run:run",
     "jobs": "avinet.cli.run:jobs",
+    "logs": "avinet.cli.logs:logs",
     "store": "avinet.cli.store:store",
     "backup": "avinet.cli.backup:backup",
     "restore": "avinet.cli.backup:restore",

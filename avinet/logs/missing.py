@@ -10,7 +10,7 @@ from avinet.wire.answer import GapsOf, GapsThere
 from avinet.wire.query import LogQuery
 from avinet.wire.segment import Gap, Manifest
 
-MISSING = "missing"
+NOT_HERE = "not-here"
 """The reason of what was sealed and is not here: not pulled yet, removed by retention, or lost with the archive."""
 _MOST = 2**63 - 1
 
@@ -44,7 +44,7 @@ def holes(engine: str, manifests: Iterable[Manifest]) -> Iterator[Lost]:
         capped = sum(gap.records or 0 for gap in each.gaps if gap.reason == "cap" and gap.after >= last)
         missing = each.first - last - 1 - capped
         if missing > 0:
-            yield Lost(engine, last, missing, MISSING, min(to_ms, each.from_ms), max(to_ms, each.from_ms))
+            yield Lost(engine, last, missing, NOT_HERE, min(to_ms, each.from_ms), max(to_ms, each.from_ms))
         last, to_ms = max(last, each.last), max(to_ms, each.to_ms)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from avinet.wire.answer import AnswerColumn, Complete, GapsOf, GapsThere, LogAnswer
 from avinet.wire.certificates import (
     Certificate,
     CertificateEarlier,
@@ -180,3 +181,22 @@ RUN = [
     JobEnded(number=1, id="se-1", outcome="done", exit_status=0),
     JobSeen(job=JOB),
 ]
+LOG_ANSWER = LogAnswer(
+    columns=[AnswerColumn(name="requests", kind="int"), AnswerColumn(name="p99_total_ms", kind="float")],
+    rows=[[270, 48.94]],
+    complete=Complete(
+        gaps=GapsThere(
+            gaps=3,
+            records=29,
+            unknown=1,
+            from_ms=1_800_000_000_000,
+            to_ms=1_800_000_000_250,
+            reasons=[GapsOf(reason="crash", gaps=1, unknown=1), GapsOf(reason="full", gaps=2, records=29)],
+        ),
+        nothing_of=["se-2", "se-3"],
+        without=2,
+        damaged=1,
+    ),
+    segments=2,
+    took_ms=15,
+)

@@ -49,6 +49,7 @@ LISTINGS = (
     Verb("certificate show shop", "GET /v1/certificates/shop", fleet.CERTIFICATE, "web (shop-tls)"),
     Verb("events", "GET /v1/events?limit=50", fleet.EVENTS, "enrolment"),
     Verb("events --limit 7 --after x/y", "GET /v1/events?limit=7&after=x%2Fy", fleet.EVENTS, "10.0.0.9"),
+    Verb("logs query", "POST /v1/log-queries", fleet.LOG_ANSWER, "270       48.9"),
 )
 CHANGES = (
     Verb("se create --count 1", "POST /v1/service-engines", fleet.CREATED, "created: se-1\n"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.missing import MISSING, Lost, counted, holes
+from avinet.logs.missing import NOT_HERE, Lost, counted, holes
 from avinet.wire.query import LogQuery, Measure, Totals
 from avinet.wire.segment import Gap, Manifest
 
@@ -69,11 +69,11 @@ class HoleTests(SynchronousTestCase):
 
     def test_what_lies_between_is_missing_and_of_the_time_between(self) -> None:
         (hole,) = holes("se-1", [manifest(9, 9), manifest(1, 5)])
-        self.assertEqual(hole, Lost("se-1", 5, 3, MISSING, 5, 9))
+        self.assertEqual(hole, Lost("se-1", 5, 3, NOT_HERE, 5, 9))
 
     def test_what_lies_before_the_first_is_of_any_time_before(self) -> None:
         (hole,) = holes("se-1", [manifest(4, 9)])
-        self.assertEqual(hole, Lost("se-1", 0, 3, MISSING, 0, 4))
+        self.assertEqual(hole, Lost("se-1", 0, 3, NOT_HERE, 0, 4))
 
     @given(PIECES, PIECES, st.randoms())
     def test_all_that_no_segment_and_no_gap_has_is_counted_once(
@@ -91,13 +91,13 @@ class CountTests(SynchronousTestCase):
         query = LogQuery(since_ms=100, until_ms=500, get=Totals(measures=[Measure(of="requests")]))
         lost = [
             Lost("se-1", 0, None, "crash", 50, 120),
-            Lost("se-1", 7, 3, MISSING, 130, 130),
-            Lost("se-2", 7, 4, MISSING, 130, 900),
+            Lost("se-1", 7, 3, NOT_HERE, 130, 130),
+            Lost("se-2", 7, 4, NOT_HERE, 130, 900),
             Lost("se-2", 7, 2**63 - 1, "full", 300, 310),
         ]
         found = counted(lost, query)
         self.assertEqual((found.gaps, found.records, found.unknown), (4, 2**63 - 1, 1))
         self.assertEqual((found.from_ms, found.to_ms), (100, 499))
         by_reason = [(each.reason, each.gaps, each.records, each.unknown) for each in found.reasons]
-        self.assertEqual(by_reason, [("crash", 1, 0, 1), ("full", 1, 2**63 - 1, 0), (MISSING, 2, 7, 0)])
+        self.assertEqual(by_reason, [("crash", 1, 0, 1), ("full", 1, 2**63 - 1, 0), (NOT_HERE, 2, 7, 0)])
         self.assertEqual(counted([], query).from_ms, None)
