@@ -13,7 +13,9 @@ import msgspec
 from avinet.cli.context import Context, pass_node
 from avinet.cli.log_answer import footer, show, write_csv
 from avinet.cli.log_options import asking
-from avinet.cli.log_question import Typed
+from avinet.cli.log_question import Typed, merged
+from avinet.cli.log_saved import save as keep
+from avinet.cli.log_saved import saved_as
 from avinet.cli.node import PAGES, Node
 from avinet.cli.shown import FORMATS, emit
 from avinet.errors import PeerError
@@ -78,13 +80,28 @@ def answered(context: Context, form: str, question: LogQuestion, limit: int | No
 
 @click.command()
 @click.option("--output", "-o", "form", type=click.Choice([*FORMATS, "csv"]), help="How to print.")
+@click.option("--save", metavar="NAME", help="Keep the query on the node under this name, and do not ask it.")
+@click.option("--saved", metavar="NAME", help="Ask the one that is kept so; times and places may be others.")
 @asking
 @pass_node
-def query(context: Context, /, form: str | None, **options: Any) -> None:
+def query(context: Context, /, form: str | None, save: str | None, saved: str | None, **options: Any) -> None:
     """Ask the request logs that the node has: how many, how slow, whose, or the records themselves.
 
     Without a shape: totals. --every: a time series. --by: the largest groups. --percentile: percentiles. --rows:
     records, as many as --limit. --gaps: what is missing. Below each answer stands what is known to be missing in it.
     """
     typed = Typed(**options)
-    answered(context, form or context.output, typed.question(time.time()), typed.limit)
+    if saved is None:
+        question = typed.question()
+    elif typed.shaped:
+        raise click.UsageError("--saved has a shape and conditions of its own: only times and places may be others")
+    else:
+        question = merged(saved_as(context.node, saved).question, typed)
+    if save is None:
+        answered(context, form or context.output, question, typed.limit)
+        return
+    done = keep(context.node, save, question)
+    if (form or context.output) in ("table", "csv"):
+        print(f"saved: {done.name}, version {done.version}; ask it with avictl logs query --saved {done.name}")
+    else:
+        emit(done, "json" if (form or context.output) == "json" else "yaml")

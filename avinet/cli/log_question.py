@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
+import msgspec
 
 from avinet.errors import Invalid
 from avinet.units import parse_seconds
@@ -62,12 +63,12 @@ class Typed:
     def _wants_rows(self) -> bool:
         return self.rows or self.columns is not None or self.after is not None or self.oldest
 
-    def question(self, now: float) -> LogQuestion:
-        """The query, at `now` (seconds since 1970). Raises `Invalid`, or `click.UsageError`."""
+    def question(self) -> LogQuestion:
+        """The query. Raises `Invalid`, or `click.UsageError`."""
         plain: dict[str, Any] = {"since": {"ago_ms": _HOUR_MS}, "filters": filters(self.where), "get": self._get()}
-        return convert(plain | self.places(now), LogQuestion, "the query")
+        return convert(plain | self.places(), LogQuestion, "the query")
 
-    def places(self, now: float) -> dict[str, Any]:
+    def places(self) -> dict[str, Any]:
         """Those of the fields that say of when and where records are. Raises `Invalid`."""
         found: dict[str, Any] = {}
         for name, text in (("since", self.since), ("until", self.until)):
@@ -235,11 +236,9 @@ def _bucket_s(text: str) -> int:
     return int(seconds)
 
 
-def merged(question: LogQuestion, typed: Typed, now: float) -> LogQuestion:
+def merged(question: LogQuestion, typed: Typed) -> LogQuestion:
     """`question`, of other times and places where these were typed."""
-    import msgspec
-
-    places = typed.places(now)
+    places = typed.places()
     if "engines" in places:
         places.setdefault("selector", "")
     elif "selector" in places:

@@ -40,6 +40,7 @@ from avinet.controller.reverse import Reverse
 from avinet.controller.rollouts.driver import RolloutDriver
 from avinet.controller.rollouts.observed import Observed
 from avinet.controller.roots import Roots
+from avinet.controller.saved_queries import SavedQueries
 from avinet.controller.sessions import Session, Sessions
 from avinet.controller.settings import ControllerSettings
 from avinet.controller.standing import Standing
@@ -221,6 +222,7 @@ class Node:
             waiting=settings.queries.waiting,
         )
         self.log_queries = LogQueries(worker, self.directory.records, settings.queries.deadline_s)
+        self.saved_queries = SavedQueries(store, now, self._recorded)
         self.stalls = Stalls(reactor)
         early = {**EARLY, "certificate": Early(settings.certificates.soon_s, settings.certificates.urgent_s)}
         self.expiries = Expiries(

@@ -43,8 +43,10 @@ from avinet.wire.fleet import (
     Status,
 )
 from avinet.wire.jobs import Job, JobEnded, JobList, JobOutput, JobSeen, JobStarted
+from avinet.wire.query import Measure, Series
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
 from avinet.wire.rollout import Rollout, RolloutFailure, RolloutList, RolloutPlan
+from avinet.wire.saved_query import LogQuestion, SavedQuery, SavedQueryList, When
 from avinet.wire.succession import NodeKeys, RootCA, RootList, Succession
 
 CHAIN = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
@@ -200,3 +202,12 @@ LOG_ANSWER = LogAnswer(
     segments=2,
     took_ms=15,
 )
+SLOW = Series(bucket_s=60, measures=[Measure(of="percentile", column="total_ms", quantile=0.99)])
+SAVED_QUERY = SavedQuery(
+    name="slow",
+    version=3,
+    author="ann",
+    time=TIME,
+    question=LogQuestion(since=When(ago_ms=7_200_000), selector="site=paris", get=SLOW),
+)
+SAVED_QUERIES = SavedQueryList(items=[SAVED_QUERY])

@@ -21,8 +21,9 @@ from avinet.cli.log_question import filters
 from avinet.cli.main import avictl
 from avinet.errors import Invalid
 from avinet.wire.answer import AnswerColumn, Complete, LogAnswer
-from avinet.wire.message import decode
+from avinet.wire.message import decode, encode
 from avinet.wire.query import QUERY_LIMIT_BYTES, LogQuery
+from avinet.wire.saved_query import LogQuestion, When
 from tests.cli import fleet
 from tests.cli.scripted import Asked, ScriptedCase, said
 
@@ -157,6 +158,42 @@ class AskingTests(Case):
         ):
             completed = BashComplete(avictl, {}, "avictl", "_X").get_completions(["logs", "query", typed], last)
             self.assertEqual({each.value for each in completed}, names, typed)
+
+
+class SavedTests(Case):
+    def kept(self, asked: Asked) -> bytes:
+        return said(fleet.SAVED_QUERY if asked.target.startswith("/v1/saved") else fleet.LOG_ANSWER)
+
+    def test_relative_times_are_kept_as_they_are(self) -> None:
+        self.answers(self.kept)
+        typed = ("--since", "2h", "--until", "2027-01-15T07:00Z", "-l", "site=paris", "-w", "status=500")
+        ended = self.avictl("logs", "query", *typed, "--by", "path", "--save", "bad")
+        self.assertEqual(ended.code, 0, ended)
+        (asked,) = self.asked
+        self.assertEqual((asked.method, asked.target), ("PUT", "/v1/saved-log-queries/bad"))
+        question = decode(asked.body, LogQuestion, limit_bytes=10_000)
+        self.assertEqual((question.since, question.until), (When(ago_ms=2 * HOUR_MS), When(at_ms=1_799_996_400_000)))
+        self.assertEqual((question.selector, question.filters[0].values), ("site=paris", [500]))
+
+    def test_one_that_is_kept_is_asked_of_now(self) -> None:
+        self.answers(self.kept)
+        asked = self.query("--saved", "slow")
+        self.assertEqual([each.target for each in self.asked], ["/v1/saved-log-queries/slow", "/v1/log-queries"])
+        self.assertEqual((asked["since_ms"], asked["until_ms"]), (NOW_MS - 2 * HOUR_MS, NOW_MS))
+        self.assertEqual((asked["selector"], asked["get"]), ("site=paris", json.loads(encode(fleet.SLOW))))
+
+    def test_its_times_and_places_may_be_others_and_nothing_else(self) -> None:
+        self.answers(self.kept)
+        asked = self.query("--saved", "slow", "--since", "5m", "--se", "se-9")
+        self.assertEqual((asked["since_ms"], asked["engines"]), (NOW_MS - 300_000, ["se-9"]))
+        self.assertNotIn("selector", asked)
+        for typed in ("--by path", "-w status=1", "--rows", "--gaps", "--percentile 9"):
+            self.assertIn("of its own", self.refused(2, "logs", "query", "--saved", "slow", *typed.split()))
+
+    def test_a_name_that_is_none_is_one_line(self) -> None:
+        self.assertIn("is not an id", self.refused(4, "logs", "query", "--saved", "../x"))
+        self.assertIn("is not an id", self.refused(4, "logs", "query", "--save", "A B"))
+        self.assertEqual(self.asked, [])
 
 
 class ShowingTests(Case):

@@ -50,6 +50,8 @@ LISTINGS = (
     Verb("events", "GET /v1/events?limit=50", fleet.EVENTS, "enrolment"),
     Verb("events --limit 7 --after x/y", "GET /v1/events?limit=7&after=x%2Fy", fleet.EVENTS, "10.0.0.9"),
     Verb("logs query", "POST /v1/log-queries", fleet.LOG_ANSWER, "270       48.9"),
+    Verb("logs saved list", "GET /v1/saved-log-queries?limit=100", fleet.SAVED_QUERIES, "series  2h before  now"),
+    Verb("logs saved show slow", "GET /v1/saved-log-queries/slow", fleet.SAVED_QUERY, "shape: series"),
 )
 CHANGES = (
     Verb("se create --count 1", "POST /v1/service-engines", fleet.CREATED, "created: se-1\n"),
@@ -83,6 +85,12 @@ CHANGES = (
         fleet.APPLIED,
         "web: version 3 rolls out to 2 service engines\n",
     ),
+    Verb(
+        "logs query --every 1m --save slow",
+        "PUT /v1/saved-log-queries/slow",
+        fleet.SAVED_QUERY,
+        "saved: slow, version 3; ask it with avictl logs query --saved slow\n",
+    ),
     Verb("config rollout pause web", "POST /v1/rollouts/web/pause", fleet.ROLLOUT, "web: version 3: running, batch 2"),
     Verb("config rollout resume web", "POST /v1/rollouts/web/resume", fleet.ROLLOUT, "10 of 100 service engines"),
     Verb("config rollout promote web --all", "POST /v1/rollouts/web/promote", fleet.ROLLOUT, "(1 failed, 1 away)"),
@@ -96,6 +104,7 @@ CHANGES = (
     Verb("certificate reseal", "POST /v1/secrets-key", fleet.RESEALED, "sealed anew: 4 certificates\n1 cannot"),
 )
 PLAIN = (
+    Verb("logs saved delete slow", "DELETE /v1/saved-log-queries/slow", b"", "deleted: slow\n"),
     Verb("run se-1 ping", "POST /v1/jobs?follow=1", fleet.RUN, "pong from se-1\n"),
     Verb("se delete --yes se-1 --drain 3", "DELETE /v1/service-engines/se-1?drain_s=3", b"", "deleted: se-1\n"),
     Verb("config delete web", "DELETE /v1/configurations/web", b"", "deleted: web\n"),

@@ -1,13 +1,16 @@
-"""Queries of request logs."""
+"""Queries of request logs, and those that are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from avinet.controller.api.matching import expected
+from avinet.controller.api.pages import PAGE, PAGED
 from avinet.controller.node import Node
 from avinet.rest.route import Reply, Request, Route
 from avinet.wire.answer import LogAnswer
 from avinet.wire.query import QUERY_LIMIT_BYTES, LogQuery
+from avinet.wire.saved_query import SAVED_LIMIT_BYTES, LogQuestion, SavedQuery, SavedQueryList
 
 
 class LogQueriesApi:
@@ -20,10 +23,35 @@ class LogQueriesApi:
         """Answer a query, and say what is missing in the answer."""
         return Reply(200, await self._node.log_queries.ask(request.decoded(LogQuery)))
 
+    async def saved(self, request: Request) -> Reply:
+        """The queries that are kept."""
+        limit, after = request.number("limit", 100, PAGE) or 1, request.query.get("after", "")
+        return Reply(200, await self._node.saved_queries.list(limit=limit, after=after))
+
+    async def one(self, request: Request) -> Reply:
+        """One that is kept."""
+        return _tagged(await self._node.saved_queries.get(request.arguments["name"]))
+
+    async def save(self, request: Request) -> Reply:
+        """Keep one, or replace it."""
+        question = request.decoded(LogQuestion)
+        name, author = request.arguments["name"], request.identity
+        return _tagged(await self._node.saved_queries.put(name, question, author, expected=expected(request)))
+
+    async def forget(self, request: Request) -> Reply:
+        """Delete one."""
+        name, author = request.arguments["name"], request.identity
+        await self._node.saved_queries.delete(name, author, expected=expected(request))
+        return Reply(204)
+
+
+def _tagged(saved: SavedQuery) -> Reply:
+    return Reply(200, saved, {"etag": f'"{saved.version}"'})
+
 
 def log_query_routes(node: Node) -> Sequence[Route]:
     """The routes of queries."""
-    do = LogQueriesApi(node)
+    do, one = LogQueriesApi(node), "/v1/saved-log-queries/<name>"
     return [
         Route(
             "POST",
@@ -34,4 +62,8 @@ def log_query_routes(node: Node) -> Sequence[Route]:
             LogAnswer,
             limit_bytes=QUERY_LIMIT_BYTES,
         ),
+        Route("GET", "/v1/saved-log-queries", do.saved, "The queries that are kept", gives=SavedQueryList, query=PAGED),
+        Route("GET", one, do.one, "One of them", gives=SavedQuery),
+        Route("PUT", one, do.save, "Keep one", LogQuestion, SavedQuery, limit_bytes=2 * SAVED_LIMIT_BYTES),
+        Route("DELETE", one, do.forget, "Delete one", status=204),
     ]
