@@ -39,7 +39,7 @@ def doors() -> dict[str, list[Route]]:
             enrolment_routes(Mock(), trust=Mock(), nonce_key=bytes(32), signer=Mock(), now=Mock(), allowance=Mock())
         ),
         "control of a node": list(engine_door.control_routes(Mock(), Mock(), Mock(), Mock(), lambda: 0.0)),
-        "reports of a node": list(engine_door.report_routes(Mock(), Mock(), Mock(), Mock(), lambda: 0.0)),
+        "reports of a node": list(engine_door.report_routes(Mock(), Mock(), Mock(), Mock(), Mock(), lambda: 0.0)),
         "operators": list(operator_routes(Mock())),
         "control of a service engine": list(control_routes(Mock(), Mock())),
         "logs of a service engine": list(log_routes(Mock())),
