@@ -75,6 +75,35 @@ def cancellable(awaitable: Awaitable[T]) -> Deferred[T]:
     return outer
 
 
+async def to_the_end(awaitable: Awaitable[T]) -> T:
+    """The result of `awaitable`, which is not cancelled with this: whoever is cancelled waits for its end.
+
+    For what goes on all the same, such as a thread at work on a file.
+    """
+    bell: Deferred[None] = Deferred(lambda _: None)
+    found: list[Any] = []
+
+    def ended(result: Any) -> None:
+        found.append(result)
+        if not bell.called:
+            bell.callback(None)
+
+    as_deferred(awaitable).addBoth(ended)
+    cancelled = False
+    while not found:
+        try:
+            await bell
+        except CancelledError:
+            cancelled = True
+            bell = Deferred(lambda _: None)
+    if cancelled:
+        raise CancelledError
+    if isinstance(found[0], Failure):
+        found[0].raiseException()
+    result: T = found[0]
+    return result
+
+
 def pause(clock: IReactorTime, seconds: float) -> Deferred[None]:
     """Fires after `seconds`; cancelling it takes the timer away."""
     deferred: Deferred[None] = Deferred(lambda _: timer.cancel())

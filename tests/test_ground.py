@@ -25,7 +25,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from avinet.aio import News, Slots, Tasks, as_deferred, cancellable, pause, within
+from avinet.aio import News, Slots, Tasks, as_deferred, cancellable, pause, to_the_end, within
 from avinet.backoff import Backoff
 from avinet.errors import Invalid, LocalError, TimedOut
 from avinet.files import (
@@ -282,6 +282,30 @@ class AsyncTests(SynchronousTestCase):
         waiting = cancellable(done)
         done.callback(7)
         self.assertEqual(self.successResultOf(waiting), 7)
+
+    def test_what_goes_on_to_its_end_is_waited_for_by_whoever_is_cancelled(self) -> None:
+        cancelled: list[object] = []
+        work: Deferred[int] = Deferred(cancelled.append)
+        waiting = as_deferred(to_the_end(work))
+        for _ in range(2):
+            waiting.cancel()
+        self.assertNoResult(waiting)
+        work.callback(7)
+        self.failureResultOf(waiting, CancelledError)
+        self.assertEqual(cancelled, [])
+        work = Deferred()
+        waiting = as_deferred(to_the_end(work))
+        work.callback(7)
+        self.assertEqual(self.successResultOf(waiting), 7)
+        failing: Deferred[int] = Deferred()
+        waiting = as_deferred(to_the_end(failing))
+        failing.errback(Invalid("it failed"))
+        self.failureResultOf(waiting, Invalid)
+        failing = Deferred()
+        waiting = as_deferred(to_the_end(failing))
+        waiting.cancel()
+        failing.errback(Invalid("it failed"))
+        self.failureResultOf(waiting, CancelledError)
 
     def test_a_task_that_fails_is_logged_once(self) -> None:
         tasks = Tasks()

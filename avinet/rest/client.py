@@ -29,6 +29,7 @@ from zope.interface import implementer
 from avinet.aio import CANCELLED, within
 from avinet.bodies import WholeBody
 from avinet.errors import AvinetError, PeerError, TooLarge, Unavailable
+from avinet.rest.pieces import Pieces
 from avinet.rest.problems import error_from
 from avinet.rest.streaming import Lines
 from avinet.wire.message import decode, encode
@@ -129,6 +130,24 @@ class Client:
             if reader is not None:
                 reader.abort()
 
+    async def body(
+        self, path: str, *, headers: Mapping[str, str] | None = None, head_s: float = 10.0, stalled_s: float = 30.0
+    ) -> Pieces:
+        """The answer to a GET, whose body is taken as it comes; whoever has it aborts it in the end.
+
+        Raises what `request` raises, `TimedOut` when the answer does not begin within `head_s`.
+        """
+        said, _ = self._said(headers or {}, b"")
+        where = f"{self.where} ({path})"
+        with self._reached():
+            response = await within(self._clock, head_s, self._head("GET", path, said, b""), where)
+            if response.code >= 400:
+                await within(self._clock, head_s, self._whole(response, ANSWER_LIMIT_BYTES), where)
+        length = response.length if isinstance(response.length, int) else None
+        pieces = Pieces(self._clock, self.where, response.code, _headers_of(response), length, stalled_s)
+        response.deliverBody(pieces)
+        return pieces
+
     def _said(self, headers: Mapping[str, str], body: Any) -> tuple[dict[str, str], bytes]:
         """Headers and body as they are sent."""
         said = dict(headers)
@@ -148,10 +167,7 @@ class Client:
 
     async def _whole(self, response: IResponse, limit_bytes: int) -> Answer:
         data = await _collect(response, limit_bytes, self.where)
-        found = {
-            name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
-            for name, values in response.headers.getAllRawHeaders()
-        }
+        found = _headers_of(response)
         if response.code >= 400:
             raise error_from(response.code, found, data, self.where)
         return Answer(response.code, found, data)
@@ -175,6 +191,13 @@ class Client:
     async def close(self) -> None:
         """Close the idle connections; requests under way end with theirs."""
         await self._pool.closeCachedConnections()
+
+
+def _headers_of(response: IResponse) -> dict[str, str]:
+    return {
+        name.decode("latin-1").lower(): b", ".join(values).decode("latin-1")
+        for name, values in response.headers.getAllRawHeaders()
+    }
 
 
 def _broken(error: BaseException, where: str) -> BaseException:

@@ -1,0 +1,148 @@
+"""Segments that are on their way into the archive: files that grow, and are hashed as they do. All of it blocks.
+
+`.incoming/ENGINE.GENERATION.FIRST-LAST.HASH.part` below the archive's folder, so that a whole one can be renamed; what
+was begun is gone on with by whoever wants the same segment next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from avinet.errors import Invalid, LocalError
+from avinet.files import cannot, private_folder
+from avinet.ids import parse_id
+from avinet.units import format_bytes
+from avinet.wire.segment import Manifest
+
+FOLDER = ".incoming"
+KEPT_S = 86400
+"""How long a part is kept that nobody goes on with."""
+_READ_BYTES = 1024 * 1024
+_AT_ONCE = 512
+"""How many pieces are written by one call."""
+_NAME = re.compile(r"[a-z0-9-]{1,63}\.[0-9]{1,20}\.[0-9]{1,20}-[0-9]{1,20}\.[0-9a-f]{16}\.part\Z")
+
+
+class Incoming:
+    """The parts below the archive `folder`, of whose file system `spare_bytes` stay free."""
+
+    def __init__(self, folder: Path, spare_bytes: int) -> None:
+        self._folder = folder / FOLDER
+        self._spare_bytes = spare_bytes
+
+    def part(self, manifest: Manifest) -> Part:
+        """The part of a segment, with what there is of it. Raises `LocalError`, also where there is no room for it."""
+        private_folder(self._folder)
+        name = (
+            f"{parse_id(manifest.engine)}.{manifest.generation}.{manifest.first}-{manifest.last}"
+            f".{manifest.sha256[:16]}.part"
+        )
+        part = Part(self._folder / name, manifest)
+        try:
+            free = shutil.disk_usage(self._folder).free
+            if manifest.bytes - part.size + self._spare_bytes > free:
+                raise LocalError(
+                    f"there is no room for a segment of {format_bytes(manifest.bytes)} in {self._folder.parent}:"
+                    f" {format_bytes(free)} are free, and {format_bytes(self._spare_bytes)} are to stay so",
+                    hint="free some space on that file system, or see the settings of [archive]",
+                )
+        except BaseException:
+            part.close()
+            raise
+        return part
+
+    def sweep(self, now_s: float) -> None:
+        """Remove the parts that nobody has gone on with for long; `now_s` is the time of day."""
+        with contextlib.suppress(FileNotFoundError):
+            for each in list(os.scandir(self._folder)):
+                with contextlib.suppress(OSError):
+                    if _NAME.match(each.name) and now_s - each.stat(follow_symlinks=False).st_mtime > KEPT_S:
+                        os.unlink(each.path)
+
+
+class Part:
+    """The open file at `path`, which is to become the segment of `manifest`; `size` is how much of it there is."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+        self._hash = hashlib.sha256()
+        self._descriptor = -1
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._descriptor = os.open(path, flags, 0o600)
+            self.size = os.fstat(self._descriptor).st_size
+            if self.size > manifest.bytes:
+                self.begin_anew()
+            self._hash_what_is_there()
+        except OSError as error:
+            self.close()
+            raise cannot("write", path, error) from error
+
+    def _hash_what_is_there(self) -> None:
+        at = 0
+        while at < self.size:
+            data = os.pread(self._descriptor, min(_READ_BYTES, self.size - at), at)
+            if not data:
+                self.size = at
+                break
+            self._hash.update(data)
+            at += len(data)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has all of its bytes."""
+        return self.size == self.manifest.bytes
+
+    def begin_anew(self) -> None:
+        """Forget what there is of it. Raises `LocalError`."""
+        try:
+            os.ftruncate(self._descriptor, 0)
+        except OSError as error:
+            raise cannot("write", self.path, error) from error
+        self.size = 0
+        self._hash = hashlib.sha256()
+
+    def write(self, pieces: Sequence[bytes]) -> None:
+        """Add `pieces`. Raises `LocalError`; on a full disk it takes no more of it, and is removed."""
+        for at in range(0, len(pieces), _AT_ONCE):
+            some = pieces[at : at + _AT_ONCE]
+            total = sum(map(len, some))
+            if self.size + total > self.manifest.bytes:
+                raise Invalid(f"a segment of {self.manifest.engine} is longer than its manifest says")
+            try:
+                written = os.pwritev(self._descriptor, some, self.size)
+                if written < total:  # which is so when the disk is full: the next call says it
+                    rest = memoryview(b"".join(some))[written:]
+                    while len(rest):
+                        rest = rest[os.pwrite(self._descriptor, rest, self.size + total - len(rest)) :]
+            except OSError as error:
+                if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    self.remove()
+                raise cannot("write", self.path, error) from error
+            for piece in some:
+                self._hash.update(piece)
+            self.size += total
+
+    @property
+    def right(self) -> bool:
+        """Whether it is what its manifest says."""
+        return self.whole and self._hash.hexdigest() == self.manifest.sha256
+
+    def close(self) -> None:
+        """Leave it for whoever goes on with it."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    def remove(self) -> None:
+        """Nobody is to go on with it."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,279 @@
+"""Fetches the segments of one service engine into the archive: checked, whole, each once, and said to be safe then.
+
+Nobody holds more of a segment in memory than what has arrived while the last of it was written. While one is made
+durable, which is a matter of the disk, the next one comes already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from avinet.aio import CANCELLED, as_deferred, to_the_end
+from avinet.errors import AvinetError, LocalError, PeerError, Unavailable
+from avinet.logs.archive import Archive
+from avinet.logs.incoming import Incoming, Part
+from avinet.logs.pulling import Listing
+from avinet.rest.pieces import Pieces
+from avinet.rest.ranges import read_content_range
+from avinet.wire.pull import VOUCHED, Acknowledgement, SegmentPage, Vouched
+from avinet.wire.segment import Manifest, manifest_bytes
+
+InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
+
+
+class OutOfBudget(AvinetError):
+    """There are more bytes than may be fetched."""
+
+
+class Source(Protocol):
+    """One generation of a service engine. Each raises `Unavailable` or `TimedOut` when it should be asked once more."""
+
+    engine: str
+    generation: int
+
+    async def seal(self) -> None:
+        """Have it seal what is open."""
+
+    async def page(self, after: int) -> SegmentPage:
+        """The next of its segments, out of those that are wanted."""
+
+    async def open(self, manifest: Manifest, at: int) -> Pieces:
+        """The file of a segment, from a byte on."""
+
+    async def acknowledge(self, said: Acknowledgement) -> None:
+        """These are safe here."""
+
+
+class Course(Protocol):
+    """What is told of the way it goes, and what may be spent."""
+
+    def listed(self, segments: int, size: int, missing: Sequence[tuple[int, int]]) -> None:
+        """There are so many segments of so many bytes in all, here or to be fetched, and these numbers are missing."""
+
+    def there(self, size: int) -> None:
+        """So many bytes need not come, as they are here already; below 0: they must, after all."""
+
+    def kept(self) -> None:
+        """One is in the archive already."""
+
+    def archived(self) -> None:
+        """One more is in the archive."""
+
+    def arrived(self, count: int) -> None:
+        """So many more bytes have come."""
+
+    def refused(self, why: str) -> None:
+        """One is not in the archive, and will not be; others are."""
+
+    def problem(self, why: str) -> None:
+        """Something beside the segments did not go as it should."""
+
+    def reserve(self, size: int) -> Callable[[int], None]:
+        """So many bytes are to come: what to call with how many it were. Raises `OutOfBudget`."""
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """In which one segment may be fetched."""
+
+
+class Puller:
+    """Pulls into `archive`, by way of `incoming`. `in_thread` runs what waits for the disk."""
+
+    log = Logger()
+
+    def __init__(self, archive: Archive, incoming: Incoming, in_thread: InThread) -> None:
+        self._archive = archive
+        self._incoming = incoming
+        self._thread = in_thread
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        """What `work` returns. A thread that is at a file stays at it, whoever is cancelled meanwhile."""
+        return await to_the_end(self._thread(work))
+
+    async def pull(self, source: Source, course: Course) -> None:
+        """Fetch all segments that `source` lists. What is in the archive already is not fetched.
+
+        Raises what `source` raises, `OutOfBudget`, and `LocalError` for the disk; what was fetched stays.
+        """
+        await self._look_through(source, course)
+        listing = Listing(source.engine, source.generation)
+        storing = _Storing(self, course)
+        try:
+            while not listing.over:
+                for manifest in listing.take(await source.page(listing.after)):
+                    await self._one(source, manifest, course, storing)
+                await storing.settled()
+                await self._acknowledge(source, storing.safe, listing.acknowledged, course)
+        finally:
+            await storing.settled()
+
+    async def _look_through(self, source: Source, course: Course) -> None:
+        """Read the list, and keep of it what it comes to."""
+        listing = Listing(source.engine, source.generation)
+        segments = size = 0
+        while not listing.over:
+            items = listing.take(await source.page(listing.after))
+            segments += len(items)
+            size += sum(each.bytes for each in items)
+        course.listed(segments, size, listing.missing)
+
+    async def _one(self, source: Source, manifest: Manifest, course: Course, storing: _Storing) -> None:
+        """Have one segment in the archive: it may be stored while the next one comes."""
+        try:
+            if await self._in_thread(lambda: self._archive.has(manifest)):
+                course.there(manifest.bytes)
+                course.kept()
+                storing.safe.append(vouched(manifest))
+                return
+            async with course.turn():
+                part = await self._fetched(source, manifest, course)
+        except (LocalError, Unavailable, OutOfBudget):  # of which the last but one is to be tried again
+            raise
+        except AvinetError as error:
+            course.refused(str(error))
+            return
+        await storing.store(part)
+
+    async def _fetched(self, source: Source, manifest: Manifest, course: Course) -> Part:
+        """The whole part of a segment, which is what its manifest says.
+
+        What was begun before may have been lost half by a power cut: then all of it is fetched once more.
+        """
+        part: Part = await self._in_thread(lambda: self._incoming.part(manifest))
+        begun = part.size
+        course.there(begun)
+        try:
+            await self._fill(source, part, course)
+            if not part.right and begun:
+                course.there(-part.size)
+                await self._in_thread(part.begin_anew)
+                await self._fill(source, part, course)
+            if not part.right:
+                raise PeerError(
+                    f"the segment {manifest.first}-{manifest.last} of {manifest.engine} is not what its manifest says:"
+                    " its SHA-256 is another"
+                )
+        except (Unavailable, OutOfBudget, LocalError, *CANCELLED):
+            part.close()
+            raise
+        except BaseException:
+            part.close()
+            part.remove()
+            raise
+        return part
+
+    async def _fill(self, source: Source, part: Part, course: Course) -> None:
+        manifest = part.manifest
+        if part.whole:
+            return
+        spent = course.reserve(manifest.bytes - part.size)
+        came = 0
+        try:
+            pieces = await source.open(manifest, part.size)
+            try:
+                await self._begin(pieces, part, course)
+                while taken := await pieces.take():
+                    count = sum(map(len, taken))
+                    await self._in_thread(partial(part.write, taken))
+                    came += count
+                    course.arrived(count)
+            finally:
+                pieces.abort()
+        finally:
+            spent(came)
+        if not part.whole:
+            raise PeerError(
+                f"the segment {manifest.first}-{manifest.last} of {manifest.engine} is shorter than it says"
+            )
+
+    async def _begin(self, pieces: Pieces, part: Part, course: Course) -> None:
+        """Check that what comes is what was asked for."""
+        manifest = part.manifest
+        name = f"the segment {manifest.first}-{manifest.last} of {manifest.engine}"
+        if pieces.headers.get("etag") != f'"{manifest.sha256}"':
+            raise PeerError(f"{name} is not the one of its manifest: its ETag is another")
+        if pieces.status == 200 and part.size:
+            course.there(-part.size)
+            await self._in_thread(part.begin_anew)
+        expected = manifest.bytes - part.size
+        if pieces.status == 206:
+            if read_content_range(pieces.headers.get("content-range", "")) != (
+                part.size,
+                manifest.bytes,
+                manifest.bytes,
+            ):
+                raise PeerError(f"{name} is answered with bytes that were not asked for")
+        elif pieces.status != 200:
+            raise PeerError(f"{name} is answered with {pieces.status}")
+        if pieces.length != expected:
+            raise PeerError(f"{name} is answered with {pieces.length} bytes in place of {expected}")
+
+    async def _acknowledge(self, source: Source, safe: list[Vouched], before: int, course: Course) -> None:
+        """Say what is safe now, but for what was known to be `before`."""
+        news = [each for each in safe if each.last > before]
+        safe.clear()
+        for at in range(0, len(news), VOUCHED):
+            said = Acknowledgement(segments=news[at : at + VOUCHED])
+            try:
+                await source.acknowledge(said)
+            except Unavailable:
+                raise
+            except AvinetError as error:
+                course.problem(f"what is archived is not acknowledged: {error}")
+
+    async def keep(self, part: Part) -> None:
+        """Have a whole part in the archive. Raises what `Archive.add` raises."""
+
+        def keep() -> None:
+            part.close()
+            self._archive.add(part.path, manifest_bytes(part.manifest))
+
+        await self._in_thread(keep)
+
+
+class _Storing:
+    """What is made durable while the next one comes: one at a time. A disk that fails is told at the next one."""
+
+    def __init__(self, puller: Puller, course: Course) -> None:
+        self.safe: list[Vouched] = []
+        """What is in the archive, and was not said to be."""
+        self._puller = puller
+        self._course = course
+        self._under_way: Deferred[None] | None = None
+        self._fault: BaseException | None = None
+
+    async def store(self, part: Part) -> None:
+        """Have `part` stored, once the one before is."""
+        await self.settled()
+        self._under_way = as_deferred(self._store(part))
+
+    async def _store(self, part: Part) -> None:
+        try:
+            await self._puller.keep(part)
+        except LocalError as error:
+            self._fault = error
+        except AvinetError as error:
+            part.remove()
+            self._course.refused(str(error))
+        else:
+            self.safe.append(vouched(part.manifest))
+            self._course.archived()
+
+    async def settled(self) -> None:
+        """All is stored. Raises why it is not."""
+        if self._under_way is not None:
+            await to_the_end(self._under_way)
+            self._under_way = None
+        fault, self._fault = self._fault, None
+        if fault is not None:
+            raise fault
+
+
+def vouched(manifest: Manifest) -> Vouched:
+    """What is said of a segment that is safe."""
+    return Vouched(first=manifest.first, last=manifest.last, sha256=manifest.sha256)

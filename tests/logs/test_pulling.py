@@ -1,0 +1,81 @@
+"""What a node believes of a list of segments: each lie is told in a line, and ends it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.trial.unittest import SynchronousTestCase
+
+from avinet.errors import PeerError
+from avinet.logs import pulling
+from avinet.logs.pulling import Listing, Rate
+from avinet.wire.pull import SegmentPage, Span
+from avinet.wire.segment import Manifest
+from tests.logs.test_offering import cap, segment
+
+
+def page(*items: Manifest, next: int = 0, acknowledged: int = 0, others: Any = ()) -> SegmentPage:
+    spans = [Span(first=first, last=last) for first, last in others]
+    return SegmentPage(items=list(items), next=next, acknowledged=acknowledged, others=spans)
+
+
+class ListingTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.listing = Listing("se-1", 1)
+
+    def lie(self, *pages: SegmentPage) -> str:
+        listing = Listing("se-1", 1)
+        for each in pages[:-1]:
+            listing.take(each)
+        said = str(self.assertRaises(PeerError, listing.take, pages[-1]))
+        self.assertNotIn("\n", said)
+        return said
+
+    def test_pages_that_go_on(self) -> None:
+        self.assertEqual(self.listing.take(page(segment(1, 5), next=5)), [segment(1, 5)])
+        self.assertEqual((self.listing.after, self.listing.over), (5, False))
+        self.listing.take(page(next=20, others=[(6, 20)]))
+        self.listing.take(page(segment(21, 30)))
+        self.assertEqual((self.listing.over, self.listing.missing), (True, []))
+
+    def test_of_another_engine_or_generation(self) -> None:
+        for wrong in ({"engine": "se-2"}, {"generation": 2}):
+            self.assertIn("says to be of", self.lie(page(msgspec.structs.replace(segment(1, 5), **wrong))))
+
+    def test_numbers_that_contradict_one_another(self) -> None:
+        for wrong in (
+            {"rows": 6},
+            {"services": {"web": 4}},
+            {"from_ms": 10**9},
+            {"bytes": 0},
+            {"bytes": 2**62},
+            {"last": 2**40, "rows": 2**40, "services": {"": 2**40}, "to_ms": 10**9},
+        ):
+            self.lie(page(msgspec.structs.replace(segment(1, 5), **wrong)))
+
+    def test_segments_that_overlap_or_come_again(self) -> None:
+        self.lie(page(segment(1, 5), segment(5, 9)))
+        self.lie(page(segment(1, 5), next=5), page(segment(1, 5)))
+        self.lie(page(segment(6, 9), segment(1, 5)))
+
+    def test_pages_that_do_not_go_on_or_never_end(self) -> None:
+        self.lie(page(segment(1, 5), next=5), page(next=5))
+        self.lie(page(segment(1, 5), next=3))
+        self.patch(pulling, "PAGES", 3)
+        self.lie(*[page(next=number) for number in range(1, 5)])
+
+    def test_numbers_that_are_missing_in_silence(self) -> None:
+        self.listing.take(page(segment(11, 20), segment(25, 30, gaps=[cap(20, 2)]), next=30, acknowledged=4))
+        self.listing.take(page(segment(41, 50), others=[(31, 38)]))
+        self.assertEqual(self.listing.missing, [(5, 10), (23, 24), (39, 40)])
+
+
+class RateTests(SynchronousTestCase):
+    def test_it_is_that_of_the_last_seconds(self) -> None:
+        rate = Rate(over_s=10)
+        self.assertEqual(rate.at(100, 0), 0)
+        self.assertEqual(rate.at(102, 200), 100)
+        for second in range(103, 130):
+            found = rate.at(second, 200)
+        self.assertEqual(found, 0)
