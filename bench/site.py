@@ -156,7 +156,7 @@ port = {self.https_port}
 
     # Service engines
 
-    def expect(self, count: int) -> list[tuple[str, list[str]]]:
+    def expect(self, count: int, dataplane: str = "builtin") -> list[tuple[str, list[str]]]:
         """Have `count` more service engines expected and configured, and make their instances.
 
         Returns their ids and the commands to start them. Each runs one virtual service, on an address of 127.0.0.0/8 of
@@ -164,7 +164,7 @@ port = {self.https_port}
         """
         order = EngineCreate(count=count, prefix="se", driver="none")
         claimed = self.node.ask("POST", "/v1/service-engines", EnginesCreated, order).items
-        boot = LocalBoot("builtin")
+        boot = LocalBoot(dataplane)
         made = []
         for each in claimed:
             self._configure(each.id)

@@ -324,7 +324,7 @@ class HAProxy:
         port, self._port = self._port, None
         if port is not None:
             await maybeDeferred(port.stopListening)
-            await self._intake.close()
+            await self._intake.close(self._reactor)
             self._master.release()
 
     async def shut_down(self, drain_s: float) -> None:

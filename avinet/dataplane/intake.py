@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
 
+from avinet.aio import within
 from avinet.dataplane.interface import Missed
 from avinet.dataplane.records import Record
+from avinet.errors import TimedOut
 
 LINE_BYTES = 64 * 1024
 """What a line may have; those of HAProxy have less than 16 KiB."""
+CLOSE_S = 2.0
+"""How long the last records may take when a connection ends."""
+_log = Logger()
 _decoder = msgspec.json.Decoder(Record)
 _SIGNED, _PLAIN = b',"r":+', b',"r":'
 """HAProxy writes a plus before the retries of a request that went to another server in the end, which is no JSON.
 
 In a text it cannot stand like that: quotes in one are escaped.
 """
+
+
+_DROPPED = re.compile(rb"([0-9]{1,9}) events? dropped\Z")
+"""What stands in a ring in the place of lines that it had no room for. They are not among HAProxy's `DroppedLogs`."""
 
 
 def _is_request(record: Record) -> bool:
@@ -46,8 +58,9 @@ class _Lines(Protocol):
         if self._rest:
             self._intake.spoil("parse")
         self._intake.open.discard(self)
-        if self._intake.closed is not None and not self._intake.open:
-            self._intake.closed.callback(None)
+        closed = self._intake.closed
+        if closed is not None and not closed.called and not self._intake.open:
+            closed.callback(None)
 
     @override
     def dataReceived(self, data: bytes) -> None:
@@ -65,8 +78,8 @@ class _Lines(Protocol):
 
 
 class Intake(Factory):
-    """Gives the records of each read to `take`, and their lines to `lines`; what is none is told to `missed`, in its
-    place between them, and counted in `bad` by why: `parse`, `long`.
+    """Gives the records of each read to `take`, and their lines to `lines`; what is missing is told to `missed`, in its
+    place between them, and counted in `bad` by why: `parse`, `long`, `dropped`.
     """
 
     noisy = False
@@ -80,7 +93,7 @@ class Intake(Factory):
         self._take = take
         self._lines = lines
         self._missed = missed
-        self.bad = {"parse": 0, "long": 0}
+        self.bad = {"parse": 0, "long": 0, "dropped": 0}
         self.open: set[_Lines] = set()
         self.closed: Deferred[None] | None = None
 
@@ -113,7 +126,10 @@ class Intake(Factory):
                     why = "parse"
             self._hand_on([record for record, _ in good], [line for _, line in good])
             good.clear()
-            self.spoil(why)
+            if dropped := _DROPPED.match(line):
+                self._miss("dropped", "dropped", int(dropped[1]))
+            else:
+                self.spoil(why)
         self._hand_on([record for record, _ in good], [line for _, line in good])
 
     def _hand_on(self, records: list[Record], lines: list[bytes]) -> None:
@@ -126,17 +142,28 @@ class Intake(Factory):
 
     def spoil(self, why: str) -> None:
         """A line came that is none, and a record is missing."""
-        self.bad[why] += 1
-        self._missed("parse", 1)
+        self._miss("parse", why, 1)
 
-    async def close(self) -> None:
-        """End the connections that are open; what they still hold is lost to this process."""
-        if self.open:
-            self.closed = Deferred()
-            for each in self.open:
+    def _miss(self, reason: Literal["parse", "dropped"], why: str, records: int) -> None:
+        self.bad[why] += records
+        self._missed(reason, records)
+
+    async def close(self, clock: IReactorTime) -> None:
+        """End the connections that are open, and take what is on its way: HAProxy ends its side once that has gone."""
+        if not self.open:
+            return
+        self.closed = Deferred()
+        for each in self.open:
+            assert each.transport is not None
+            each.transport.loseWriteConnection()  # type: ignore[attr-defined]
+        try:
+            await within(clock, CLOSE_S, self.closed, "taking the last records of HAProxy")
+        except TimedOut as error:
+            _log.warn("{why}: some may be missing", why=str(error))
+            for each in list(self.open):
                 assert each.transport is not None
                 each.transport.abortConnection()  # type: ignore[attr-defined]
-            await self.closed
+        finally:
             self.closed = None
 
     @override

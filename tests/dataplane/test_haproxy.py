@@ -29,14 +29,15 @@ from avinet.dataplane.haproxy import HAProxy
 from avinet.dataplane.interface import Dataplane
 from avinet.dataplane.key_files import own_name, pem
 from avinet.dataplane.master import claim_ports, installed
-from avinet.dataplane.render import RECORDS_SOCKET, key_file, render
+from avinet.dataplane.render import RECORDS_SOCKET, RING_BYTES, key_file, render
 from avinet.dataplane.runtime import dropped_logs, stat_lines
 from avinet.errors import Invalid, LocalError, Unavailable
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config, Document, Pool, Server, VirtualService
+from avinet.wire.log import KEPT_TEXT_BYTES
 from avinet.wire.message import decode, encode
 from tests.dataplane.contract import CHECK, DataplaneContract, pool
-from tests.dataplane.record_contract import RecordContract, request, talk
+from tests.dataplane.record_contract import RecordContract, pipelined, request, talk
 from tests.dataplane.servers import ask
 from tests.dataplane.tls_client import Open, ask_tls, context
 from tests.dataplane.tls_contract import TLSContract
@@ -80,7 +81,7 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
         await self.serve(Config(virtual_services=[self.service(port)], pools=[pool("p", a)]), "a")
         master = self.plane._master
         [worker] = (await master.find()).workers
-        await self.plane._intake.close()
+        await self.plane._intake.close(reactor)
         await self.plane._port.stopListening()
         await ask(port)
 
@@ -394,6 +395,54 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
         self.assertEqual([each.path for each in await self.records(2)], ["/1", "/2"])
         self.assertEqual(missed, [("parse", 1, 1)])
         self.assertEqual((self.plane.lost_records(), self.plane.lost_records()), (1, 0))
+
+    @asynchronous
+    async def test_no_record_is_lost_between_two_drivers(self) -> None:
+        port = await self.serve_web()
+        missed: list[tuple[str, int]] = []
+        many = 3000
+        asking = deferToThread(pipelined, port, many, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        config = self.plane._config
+        for part in range(1, 4):
+            self.plane.missed = lambda why, records: missed.append((why, records))
+            await eventually("some are there", lambda part=part: len(self.lines) >= many * part // 6)  # type: ignore[misc]
+            await self.plane.detach()
+            self.plane = self.another()
+            self.plane.lines = self.lines.extend
+            await self.plane.start(config)
+        await asking
+        await talk(port, request(b"/last"))
+        await eventually("the last one is there", lambda: b"/last" in self.lines[-1])
+        self.assertEqual((len(self.lines), missed), (many + 1, []))
+
+    @asynchronous
+    async def test_what_its_ring_has_no_room_for_is_counted(self) -> None:
+        port = await self.serve_web()
+        missed: list[tuple[str, int]] = []
+        self.plane.missed = lambda why, records: missed.append((why, records))
+        await talk(port, request(b"/first"))
+        await self.records(1)
+        [reader] = self.plane._intake.open
+        reader.transport.pauseProducing()  # type: ignore[union-attr]
+        text = b"x" * KEPT_TEXT_BYTES
+        asking = b"GET /?%b HTTP/1.1\r\nHost: a\r\nUser-Agent: %b\r\nReferer: %b\r\n\r\n" % (text, text, text)
+        many = RING_BYTES // len(text) // 5 * 2
+        await deferToThread(pipelined, port, many, asking)
+        reader.transport.resumeProducing()  # type: ignore[union-attr]
+
+        asked = 1 + many
+
+        async def told() -> bool:
+            """HAProxy says so with the next line that it has room for."""
+            nonlocal asked
+            await talk(port, request(b"/next"))
+            asked += 1
+            dropped = sum(records for _, records in missed)
+            return dropped > 0 and len(self.lines) + dropped == asked
+
+        await eventually("all are there, or told of", told)
+        self.assertEqual({why for why, _ in missed}, {"dropped"})
+        self.assertEqual(self.plane.lost_records(), asked - len(self.lines))
 
     # TLS
 

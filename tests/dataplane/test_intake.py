@@ -87,8 +87,18 @@ class IntakeTests(SynchronousTestCase):
             self.hear(good[0], bad, bad, good[1])
             self.hear(good[2])
             self.assertEqual(self.said, [good[0], ("parse", 1), ("parse", 1), good[1], good[2]], bad)
-            self.assertEqual(self.intake.bad, {"parse": 2, "long": 0})
+            self.assertEqual(self.intake.bad, {"parse": 2, "long": 0, "dropped": 0})
             self.assertEqual(len(self.records), 3)
+
+    def test_what_a_ring_had_no_room_for_is_counted_as_that(self) -> None:
+        good = made()
+        self.hear(good, b"1 event dropped", good, b"31519 events dropped", good)
+        self.assertEqual(self.said, [good, ("dropped", 1), good, ("dropped", 31519), good])
+        self.assertEqual(self.intake.bad, {"parse": 0, "long": 0, "dropped": 31520})
+        for bad in (b"x1 event dropped", b"1 event dropped ", b"-1 events dropped", b"9" * 12 + b" events dropped"):
+            self.begin()
+            self.hear(bad)
+            self.assertEqual(self.said, [("parse", 1)])
 
     def test_a_line_that_is_too_long_is_passed_over_and_not_kept(self) -> None:
         good, long = made(), made(a="x" * LINE_BYTES)
@@ -98,7 +108,7 @@ class IntakeTests(SynchronousTestCase):
             for begin in range(0, len(data), piece):
                 self.protocol.dataReceived(data[begin : begin + piece])
             self.assertEqual(self.said, [good, ("parse", 1), good])
-            self.assertEqual(self.intake.bad, {"parse": 0, "long": 1})
+            self.assertEqual(self.intake.bad, {"parse": 0, "long": 1, "dropped": 0})
         self.begin()
         for _ in range(100):
             self.protocol.dataReceived(b"x" * 10_000)

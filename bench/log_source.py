@@ -1,0 +1,119 @@
+"""A service engine that gets lines of request logs from the ring of an HAProxy of the benchmark's own.
+
+The HAProxy takes lines that were made beforehand from a socket (`log-forward`) into its ring, as fast as they are
+offered, and the ring has the intake of a real service engine as its server: what is not taken in time is lost, and
+counted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from avinet.dataplane.render import LINE_BYTES, RECORDS_SOCKET, RING_BYTES
+from avinet.se.records import FOLDER
+from avinet.wire.segment import Manifest, read_manifest
+from bench.measure import BenchError, private_mb
+from bench.site import Site, acknowledged
+from demo.machine import free_ports
+
+TURN_S = 0.01
+LOOK_S = 0.5
+HAPROXY, SEALER = "ring", b"avinet.logs.sealer"
+_SETTINGS = """
+[spool]
+keep = "always"
+segment_age_s = 2.0
+cap_mib = 65536
+"""
+_HAPROXY = f"""\
+ring records
+    format raw
+    maxlen {LINE_BYTES}
+    size {RING_BYTES}
+    timeout connect 5s
+    timeout server 10s
+    server engine unix@{{intake}}
+log-forward offered
+    bind 127.0.0.1:{{port}}
+    timeout client 60s
+    log ring@records len {LINE_BYTES} format raw local0
+"""
+
+
+class LogSource:
+    """The service engine `id` of `site`, which is made here, and the HAProxy before it."""
+
+    def __init__(self, site: Site, settings: str = _SETTINGS) -> None:
+        self._site = site
+        ((self.id, command),) = site.expect(1, "haproxy")
+        folder = site.instance(self.id)
+        with (folder / "se.toml").open("a", encoding="utf-8") as file:
+            file.write(settings)
+        site.start(self.id, command)
+        site.until(f"{self.id} has acknowledged", lambda: acknowledged(site.engine(self.id)))
+        self.logs = folder / "state" / FOLDER
+        self._offered = self._start_haproxy(folder / "state" / "dataplane" / RECORDS_SOCKET)
+
+    def _start_haproxy(self, intake: Path) -> socket.socket:
+        program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
+        if program is None:
+            raise BenchError("there is no HAProxy: install haproxy")
+        (port,) = free_ports(1)
+        # A way to the socket that is short enough for one.
+        (self._site.folder / "intake").symlink_to(intake)
+        path = self._site.folder / "ring.cfg"
+        path.write_text(_HAPROXY.format(intake="intake", port=port))
+        self._site.start(HAPROXY, [program, "-db", "-C", str(self._site.folder), "-f", str(path)])
+        return self._site.until("HAProxy takes lines", lambda: _connected(port))
+
+    def offer(
+        self, lines: Sequence[bytes], per_s: float, seconds: float, look: Callable[[], None] = lambda: None
+    ) -> int:
+        """Offer `lines` again and again, for `seconds`, calling `look` from time to time; how many that were."""
+        block = [b"<134>" + line + b"\n" for line in lines]
+        sent, begun, looked = 0, time.monotonic(), 0.0
+        while (elapsed := time.monotonic() - begun) < seconds:
+            at = sent % len(block)
+            some = block[at : at + int(elapsed * per_s) - sent]
+            self._offered.sendall(b"".join(some))
+            sent += len(some)
+            if elapsed - looked >= LOOK_S:
+                looked = elapsed
+                look()
+            time.sleep(TURN_S)
+        return sent
+
+    def manifests(self) -> list[Manifest]:
+        """Those of the segments that there are."""
+        return [read_manifest(each.read_bytes()) for each in sorted(self.logs.glob("[0-9]*-*.json"))]
+
+    def counted(self) -> int:
+        """How many lines are sealed, or counted as missing."""
+        found = self.manifests()
+        return rows(found) + sum(gap.records or 0 for each in found for gap in each.gaps)
+
+    def memory_mb(self) -> float:
+        """The memory of the service engine and its sealer (PSS)."""
+        process = self._site.pid(self.id)
+        return sum(private_mb(each) for each in (process, *_children(process, SEALER)))
+
+
+def rows(manifests: Iterable[Manifest]) -> int:
+    """How many records these segments have."""
+    return sum(each.rows for each in manifests)
+
+
+def _children(process: int, named: bytes) -> list[int]:
+    found = map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
+    return [each for each in found if named in Path(f"/proc/{each}/cmdline").read_bytes()]
+
+
+def _connected(port: int) -> socket.socket | None:
+    try:
+        return socket.create_connection(("127.0.0.1", port))
+    except OSError:
+        return None
