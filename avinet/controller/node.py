@@ -31,6 +31,7 @@ from avinet.controller.images import Images
 from avinet.controller.instances import Instances
 from avinet.controller.jobs import Jobs
 from avinet.controller.known import Known
+from avinet.controller.log_archive import LogArchive
 from avinet.controller.log_queries import LogQueries
 from avinet.controller.misuse import Alarms, Misuse
 from avinet.controller.node_keys import KeySuccession
@@ -214,9 +215,14 @@ class Node:
             self.observed,
             known.enrolled,
         )
+        at = folder / settings.archive.folder if settings.archive.folder else folder / settings.state / "archive"
+        self.log_archive = LogArchive(reactor, at, settings, now)
+        self.log_pulls = self.log_archive.pulls(
+            self.tasks, domain.node, store, self.sessions, self.reverse, self.directory, self._recorded, random
+        )
         worker = QueryWorker(
             reactor,
-            folder / settings.archive.folder if settings.archive.folder else folder / settings.state / "archive",
+            at,
             memory_bytes=settings.queries.memory_mib << 20,
             threads=settings.queries.threads,
             waiting=settings.queries.waiting,
@@ -264,16 +270,19 @@ class Node:
         await self.desired.start()
         await self.images.start()
         await self.jobs.start()
+        await self.log_pulls.start()
         self.audit.start()
         self.rollouts.start()
         self.tasks.spawn(self.resealing.go_on(), "sealing the private keys of certificates anew")
         self.tasks.spawn(self.expiries.keep(), "looking what expires")
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
+        self.tasks.spawn(self.log_archive.retention.keep(), "keeping the archive of request logs")
         self.tasks.spawn(self.keys.keep(), "keeping the keys of this node")
 
     async def stop(self) -> None:
         """Write what is unsaved, and end all work."""
         self.stalls.stop()
+        await self.log_pulls.stop()
         self.distributor.stop()
         self.desired.stop()
         self.certificates.stop()
@@ -285,6 +294,7 @@ class Node:
         await self.states.stop()
         await self.epochs.stop()
         self.tasks.stop()
+        await self.log_archive.stop()
 
     def _can_be_asked(self, id: str) -> bool:
         session = self.sessions.find(id)

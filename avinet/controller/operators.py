@@ -14,6 +14,7 @@ from avinet.controller.api.certificates import certificate_routes
 from avinet.controller.api.configuration import configuration_routes
 from avinet.controller.api.engines import engine_routes
 from avinet.controller.api.jobs import job_routes
+from avinet.controller.api.log_pulls import log_pull_routes
 from avinet.controller.api.log_queries import log_query_routes
 from avinet.controller.api.overview import overview_routes
 from avinet.controller.api.rollouts import rollout_routes
@@ -45,6 +46,7 @@ def operator_routes(node: Node) -> Sequence[Route]:
         *admission_routes(node),
         *engine_routes(node),
         *job_routes(node),
+        *log_pull_routes(node),
         *log_query_routes(node),
         *configuration_routes(node),
         *rollout_routes(node),

@@ -1,4 +1,4 @@
-"""What operators ask a node for that concerns several abilities: service engines, and the targets of a job."""
+"""What operators ask a node for that concerns several abilities: service engines, and targets of jobs and pulls."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from avinet.ids import parse_id
 from avinet.labels import parse_selector
 from avinet.wire.fleet import Claimed, EngineCreate
 from avinet.wire.jobs import JobOrder
+from avinet.wire.log_pulls import LogPullOrder
 
 
 class Orders:
@@ -50,10 +51,11 @@ class Orders:
                 found.append(parse_id(f"{prefix}-{number}"))
         return found
 
-    def targets(self, order: JobOrder) -> list[str]:
-        """The service engines that a job is for, in the order of their ids. Raises `Invalid` or `NotFound`."""
+    def targets(self, order: JobOrder | LogPullOrder) -> list[str]:
+        """The service engines that it is for, in the order of their ids. Raises `Invalid` or `NotFound`."""
         if bool(order.ids) is bool(order.selector.strip(" ,")):
-            raise Invalid("a job needs service engines by their ids, or by a label expression")
+            what = "job" if isinstance(order, JobOrder) else "pull"
+            raise Invalid(f"a {what} needs service engines by their ids, or by a label expression")
         if order.ids:
             missing = [each for each in order.ids if self._directory.get(each) is None]
             if missing:

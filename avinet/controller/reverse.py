@@ -98,9 +98,9 @@ class Reverse:
 
     async def _events(self, engine_id: str, path: str, body: Any) -> AsyncGenerator[CommandEvent, None]:
         session = self._sessions.get(engine_id)
-        with self._believed(engine_id):
+        with self.believed(engine_id):
             control = self._sessions.control(session)
-            async with aclosing(control.lines("POST", path, body, sign=self._signer(session))) as lines:
+            async with aclosing(control.lines("POST", path, body, sign=self.signer(session))) as lines:
                 async for line in lines:
                     try:
                         event: CommandEvent = decode(line, CommandEvent, limit_bytes=LINE_BYTES)  # type: ignore[arg-type]
@@ -110,12 +110,12 @@ class Reverse:
 
     async def _ask(self, engine_id: str, method: str, path: str, body: Any, **options: Any) -> Answer:
         session = self._sessions.get(engine_id)
-        with self._believed(engine_id):
+        with self.believed(engine_id):
             control = self._sessions.control(session)
-            return await control.request(method, path, body, sign=self._signer(session), **options)
+            return await control.request(method, path, body, sign=self.signer(session), **options)
 
     @contextmanager
-    def _believed(self, engine_id: str) -> Iterator[None]:
+    def believed(self, engine_id: str) -> Iterator[None]:
         """Say what it means that a service engine does not do what this node asks for."""
         try:
             yield
@@ -127,7 +127,9 @@ class Reverse:
         except LocalError as error:
             raise PeerError(f"service engine {engine_id}: {error}") from error
 
-    def _signer(self, session: Session) -> Callable[[str, str, dict[str, str], bytes], None]:
+    def signer(self, session: Session) -> Callable[[str, str, dict[str, str], bytes], None]:
+        """What signs a request of this node to the service engine of `session`."""
+
         def sign(method: str, path: str, headers: dict[str, str], body: bytes) -> None:
             headers[ENGINE_HEADER] = session.id
             headers[FENCE_HEADER] = str(self._fence())

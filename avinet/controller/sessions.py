@@ -18,7 +18,7 @@ from avinet.ssh.tunnel import Tunnel
 from avinet.wire.session import Hello
 
 ENGINE_USER = "aviseuser"
-CONTROL, SSH = "control:80", "ssh:22"
+CONTROL, SSH, LOGS = "control:80", "ssh:22", "logs:80"
 
 
 class KeyDirectory(Protocol):
@@ -46,6 +46,8 @@ class Session:
     """Whether its ratchet is behind: it may be a copy, and is on its way out."""
     control: Client | None = None
     """The client of its control service, once something was asked of it."""
+    logs_client: Client | None = None
+    """The same of its service for request logs."""
 
     @property
     def id(self) -> str:
@@ -161,6 +163,9 @@ class Sessions:
             del self._live[session.id]
             self._places.leave(session.place)
             self.hang_up(session)
+            logs, session.logs_client = session.logs_client, None
+            if logs is not None:
+                logs.drop()
             self._gone(session)
             self.log.info("{id} has lost its tunnel: {why}", id=session.id, why=why)
 
@@ -181,10 +186,25 @@ class Sessions:
         if not session.can_be_asked:
             raise Unavailable(f"service engine {session.id} cannot be asked yet")
         if session.control is None:
-            endpoint, authority = session.tunnel.endpoint(CONTROL), CONTROL.partition(":")[0]
-            where = f"service engine {session.id}"
-            session.control = Client(self._clock, endpoint, authority=authority, where=where)
+            session.control = self._client(session, CONTROL)
         return session.control
+
+    def logs(self, session: Session) -> Client:
+        """The client of the service for request logs of a session.
+
+        Raises `Unavailable` when there is another session by now, or while that service is not on offer.
+        """
+        if self._live.get(session.id) is not session:
+            raise Unavailable(f"service engine {session.id} has lost its tunnel")
+        if LOGS not in session.tunnel.offered:
+            raise Unavailable(f"service engine {session.id} does not offer its request logs")
+        if session.logs_client is None:
+            session.logs_client = self._client(session, LOGS)
+        return session.logs_client
+
+    def _client(self, session: Session, service: str) -> Client:
+        endpoint, authority = session.tunnel.endpoint(service), service.partition(":")[0]
+        return Client(self._clock, endpoint, authority=authority, where=f"service engine {session.id}")
 
     def hang_up(self, session: Session) -> None:
         """Nothing more is to be asked of a session for long: keep neither connection nor client for it."""

@@ -70,9 +70,26 @@ class Cloud(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Archive(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where segments of request logs are kept; empty: in `archive` below the state folder."""
+    """Where segments of request logs are kept; empty: in `archive` below the state folder.
+
+    They take `limit_mib` at most, the oldest go first, and none stays that is older than `age_s`. Nothing is fetched
+    that would leave less than `spare_mib` on that file system.
+    """
 
     folder: str = ""
+    limit_mib: Annotated[int, Meta(ge=1, le=1 << 40)] = 51_200
+    age_s: Annotated[float, Meta(ge=60, le=315_360_000)] = 2_592_000.0
+    spare_mib: Annotated[int, Meta(ge=0, le=1 << 40)] = 512
+
+
+class Pulls(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Pulls of request logs fetch `at_once` segments, each from another service engine.
+
+    One that sends nothing for `stalled_s` is asked once more.
+    """
+
+    at_once: Annotated[int, Meta(ge=1, le=64)] = 4
+    stalled_s: Annotated[float, Meta(ge=1, le=600)] = 30.0
 
 
 class Queries(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,5 +114,6 @@ class ControllerSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fie
     certificates: Certificates = Certificates()
     cloud: Cloud = Cloud()
     archive: Archive = Archive()
+    pulls: Pulls = Pulls()
     queries: Queries = Queries()
     store: StoreSettings = StoreSettings()
