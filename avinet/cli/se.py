@@ -119,7 +119,7 @@ def show(context: Context, id: str) -> None:
             ("problem", engine.problem),
             ("refused", state.reason if state.refused else ""),
             ("reported", ago(engine.reported)),
-            ("uncounted", f"{engine.lost_records} requests" if engine.lost_records else ""),
+            ("lost", f"{engine.lost_records} records of requests" if engine.lost_records else ""),
         ]
     )
     if engine.health:

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IListeningPort
 from avinet.aio import Tasks, pause
 from avinet.dataplane.certificates import require
 from avinet.dataplane.counting import Counter
-from avinet.dataplane.interface import Lines, Missed, ServerState
+from avinet.dataplane.interface import Lines, Missed, ServerState, nobody_listens
 from avinet.dataplane.listener import Listener, Served
 from avinet.dataplane.pools import LivePool
 from avinet.dataplane.records import Record, line
@@ -43,7 +43,7 @@ class BuiltIn:
     def __init__(self, reactor: Any) -> None:
         self.changed: Callable[[], None] = lambda: None
         self.lines: Lines = lambda lines: None
-        self.missed: Missed = lambda why, records: None
+        self.missed: Missed = nobody_listens
         self._reactor = reactor
         self._certificates: dict[str, ServerCertificate] = {}
         self._tasks = Tasks()

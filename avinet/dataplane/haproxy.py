@@ -14,8 +14,9 @@ from twisted.logger import Logger
 from avinet.aio import CANCELLED, Tasks, pause
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.intake import Intake
-from avinet.dataplane.interface import Lines, Missed, ServerState
+from avinet.dataplane.interface import Lines, Missed, ServerState, nobody_listens
 from avinet.dataplane.keyring import Keyring
+from avinet.dataplane.losses import Losses
 from avinet.dataplane.master import Master, claim_ports
 from avinet.dataplane.records import TCP, Record
 from avinet.dataplane.render import RECORDS_SOCKET, first_of_backends, render
@@ -42,24 +43,20 @@ class HAProxy:
         self.name = f"HAProxy {version}"
         self.changed: Callable[[], None] = lambda: None
         self.lines: Lines = lambda lines: None
-        self.missed: Missed = lambda why, records: None
+        self.missed: Missed = nobody_listens
         self._reactor = reactor
         self._master = Master(reactor, folder, program)
         self._keyring = Keyring(self._master, keys)
         self._tasks = Tasks()
         self._config: Config | None = None
-        self._intake = Intake(
-            self._count, lambda lines: self.lines(lines), lambda why, records: self.missed(why, records)
-        )
+        self._losses = Losses(reactor.seconds, lambda *missing: self.missed(*missing))
+        self._intake = Intake(self._count, lambda lines: self.lines(lines), self._losses.miss)
         self._port: IListeningPort | None = None
         self._counters: dict[str, Counter] = {}
         self._totals: dict[tuple[str, str], int] = {}
         self._looked = False
         self._service_of: dict[str, str] = {}
         self._health: list[ServerHealth] = []
-        self._dropped = 0
-        self._missing = 0
-        self._said_lost = 0
         self._change = DeferredLock()
 
     # Start, apply, end
@@ -90,9 +87,12 @@ class HAProxy:
             await self._keyring.lay_out(config)
             running = await self._master.find()
             if running is None:
+                if self._config is not None or self._master.written():
+                    self._losses.died(None if self._config is not None else self._master.last_started_s())
                 await self._master.end_leftovers()
                 await self._claim_ports(config)
                 await self._bring(config, self._master.launch)
+                self._losses.listens()
             elif not await self._master.runs(render(config)):
                 self._claim_new_ports(config)
                 await self._bring(config, self._master.reload)
@@ -168,6 +168,7 @@ class HAProxy:
             async with self._change:
                 try:
                     await self._look()
+                    await self._look_who_leaves()
                     wait_s = POLL_S
                 except CANCELLED:
                     raise
@@ -182,9 +183,11 @@ class HAProxy:
             if self._config is None or await self._master.find() is not None:
                 return
             self.log.warn("HAProxy is gone ({why}): starting it again", why=why)
+            self._losses.died()
             await self._master.end_leftovers()
             await self._keyring.lay_out(self._config)
             await self._master.launch()
+            self._losses.listens()
             self._keyring.was_read()
             await self._look()
         except AvinetError as failure:
@@ -224,6 +227,11 @@ class HAProxy:
             self._health = found
             self.changed()
 
+    async def _look_who_leaves(self) -> None:
+        running = await self._master.processes()
+        busy = any(each.connections for each in self._counters.values())
+        self._losses.seen(running.reloads, old=bool(running.old), busy=busy)
+
     def _more(self, of: tuple[str, str], total: int) -> int:
         """How much was added to a total since the last look; a worker begins with 0. What there was before the first
         look was told by another process.
@@ -249,6 +257,7 @@ class HAProxy:
         return self._counters.setdefault(name, Counter(name))
 
     def _count(self, records: Sequence[Record]) -> None:
+        self._losses.taken()
         for each in records:
             counter = self._counter(each.service)
             counter.bytes_in += each.bytes_in
@@ -267,25 +276,16 @@ class HAProxy:
         """See `Dataplane`."""
         with contextlib.suppress(Unavailable):
             await self._look()
-            await self._count_dropped()
+            self._losses.dropped(dropped_logs(await self._master.stats("show info")))
         services = {each.name for each in self._config.virtual_services} if self._config else set()
         taken = [counter.take() for counter in self._counters.values()]
         for name in [each for each in self._counters if each not in services]:
             del self._counters[name]
         return [each for each in taken if each is not None]
 
-    async def _count_dropped(self) -> None:
-        dropped = dropped_logs(await self._master.stats("show info"))
-        more, self._dropped = max(0, dropped - self._dropped), dropped
-        if more:
-            self._missing += more
-            self.missed("dropped", more)
-
     def lost_records(self) -> int:
         """See `Dataplane`."""
-        bad = self._missing + sum(self._intake.bad.values())
-        lost, self._said_lost = bad - self._said_lost, bad
-        return lost
+        return self._losses.take()
 
     async def set_server(self, pool: str, server: str, state: ServerState) -> None:
         """See `Dataplane`."""

@@ -15,7 +15,7 @@ from twisted.python.failure import Failure
 from typing_extensions import override
 
 from avinet.aio import within
-from avinet.dataplane.interface import Missed
+from avinet.dataplane.interface import Why
 from avinet.dataplane.records import Record
 from avinet.errors import TimedOut
 
@@ -88,7 +88,7 @@ class Intake(Factory):
         self,
         take: Callable[[Sequence[Record]], None],
         lines: Callable[[Sequence[bytes]], None],
-        missed: Missed,
+        missed: Callable[[Why, int], None],
     ) -> None:
         self._take = take
         self._lines = lines

@@ -12,8 +12,22 @@ from avinet.wire.report import ServerHealth, ServiceTraffic
 ServerState = Literal["ready", "drain", "maint"]
 Lines = Callable[[Sequence[bytes]], None]
 """Is given the records of requests and connections that have ended, each a line (`avinet.wire.log`) without its end."""
-Missed = Callable[[Literal["parse", "dropped"], int], None]
-"""Is told how many records are missing behind the lines before: they are none, or there was no room on their way."""
+Why = Literal["parse", "dropped", "crash"]
+
+
+class Missed(Protocol):
+    """Is told how many records are missing behind the lines before, None where nobody knows: they are none, there was
+    no room on their way, or who had them died. They are of between these times (milliseconds since 1970; at first:
+    now).
+    """
+
+    def __call__(
+        self, reason: Why, records: int | None, from_ms: int | None = None, to_ms: int | None = None
+    ) -> None: ...
+
+
+def nobody_listens(reason: Why, records: int | None, from_ms: int | None = None, to_ms: int | None = None) -> None:
+    """A `Missed` that does nothing."""
 
 
 class Dataplane(Protocol):

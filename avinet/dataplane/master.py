@@ -17,7 +17,8 @@ from twisted.logger import Logger
 
 from avinet.aio import pause
 from avinet.dataplane.render import MASTER_SOCKET, STATE_FILE, STATS_SOCKET, described
-from avinet.dataplane.runtime import Processes, ask, description, first_alert, processes, state_of
+from avinet.dataplane.runtime import Processes, ask, description, first_alert, state_of
+from avinet.dataplane.runtime import processes as meaning_of
 from avinet.errors import Invalid, LocalError, Unavailable
 from avinet.files import cannot, private_folder, write_atomic
 from avinet.wire.config import VirtualService
@@ -29,7 +30,7 @@ _BY_SIGNAL = 128
 CHECK_S = 30.0
 END_S = 5.0
 POLL_S = 0.05
-FILE = "haproxy.cfg"
+FILE, CONSOLE = "haproxy.cfg", "haproxy.log"
 
 
 class Master:
@@ -54,8 +55,9 @@ class Master:
         """What a worker answers to `command`. Raises `Unavailable`."""
         return await ask(self._reactor, self.sockets / STATS_SOCKET, command)
 
-    async def _show_proc(self) -> Processes:
-        return processes(await ask(self._reactor, self.sockets / MASTER_SOCKET, "show proc"))
+    async def processes(self) -> Processes:
+        """What the master says of itself and its workers. Raises `Unavailable`."""
+        return meaning_of(await ask(self._reactor, self.sockets / MASTER_SOCKET, "show proc"))
 
     async def write(self, text: str) -> None:
         """Make `text` the configuration that is read at the next start or reload."""
@@ -65,6 +67,12 @@ class Master:
         """The configuration that was read last, or was to be."""
         path = self.folder / FILE
         return path.read_text("ascii") if path.exists() else ""
+
+    def last_started_s(self) -> float:
+        """When it was started last, or given another configuration (seconds since 1970); 0.0: never."""
+        return max(
+            (path.stat().st_mtime for name in (FILE, CONSOLE) if (path := self.folder / name).exists()), default=0.0
+        )
 
     async def check(self, text: str) -> None:
         """`haproxy -c` on `text`. Raises `Invalid` with the first thing that it finds wrong."""
@@ -121,7 +129,7 @@ class Master:
     def _spawn(self) -> subprocess.Popen[bytes]:
         path = self.folder / STATE_FILE
         path.write_text(state_of(path.read_text("utf-8", "replace") if path.exists() else "", self.written()), "utf-8")
-        with (self.folder / "haproxy.log").open("wb") as console:
+        with (self.folder / CONSOLE).open("wb") as console:
             return subprocess.Popen(
                 [
                     self._program,
@@ -140,12 +148,12 @@ class Master:
             )
 
     def _console(self) -> list[str]:
-        return (self.folder / "haproxy.log").read_text("utf-8", "replace").splitlines()
+        return (self.folder / CONSOLE).read_text("utf-8", "replace").splitlines()
 
     async def find(self) -> Processes | None:
         """The processes that run, workers that answer included; None when there are none."""
         try:
-            found = await self._show_proc()
+            found = await self.processes()
             await self.stats("show info")
         except Unavailable:
             return None
@@ -161,14 +169,14 @@ class Master:
         """
         state = state_of(await self.stats("show servers state"), self.written())
         await self.in_thread(lambda: write_atomic(self.folder / STATE_FILE, state.encode("utf-8")))
-        before = await self._show_proc()
+        before = await self.processes()
         with contextlib.suppress(Unavailable):  # the master closes the connection as it begins anew
             await ask(self._reactor, self.sockets / MASTER_SOCKET, "reload")
         deadline = self._reactor.seconds() + START_S
         while self._reactor.seconds() < deadline:
             await pause(self._reactor, POLL_S)
             try:
-                now = await self._show_proc()
+                now = await self.processes()
             except Unavailable:
                 continue
             if now.failed > before.failed:
@@ -183,7 +191,7 @@ class Master:
         Raises `Unavailable` when that does not end.
         """
         deadline = self._reactor.seconds() + END_S
-        while left := await self.in_thread(self._processes):
+        while left := await self.in_thread(self._left):
             if self._reactor.seconds() > deadline:
                 raise Unavailable(f"HAProxy's processes {left} do not end")
             for each in left:
@@ -191,7 +199,7 @@ class Master:
                     os.kill(each, signal.SIGKILL)
             await pause(self._reactor, POLL_S)
 
-    def _processes(self) -> list[int]:
+    def _left(self) -> list[int]:
         """In a thread: the masters and workers that run on this folder, whether they answer or not."""
         mine = f"\0-C\0{self.folder}\0-f\0{FILE}\0".encode()
         found: set[int] = set()
@@ -209,7 +217,7 @@ class Master:
         """A soft stop, and after `drain_s` a hard one."""
         for sign, patience_s in ((signal.SIGUSR1, drain_s), (signal.SIGTERM, END_S)):
             try:
-                running = await self._show_proc()  # its workers may have closed their sockets, and still serve
+                running = await self.processes()  # its workers may have closed their sockets, and still serve
             except Unavailable:
                 break
             with contextlib.suppress(ProcessLookupError):
@@ -221,7 +229,7 @@ class Master:
 
     async def _alive(self) -> bool:
         try:
-            await self._show_proc()
+            await self.processes()
         except Unavailable:
             return False
         return True

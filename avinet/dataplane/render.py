@@ -36,7 +36,7 @@ ring records
     maxlen {LINE_BYTES}
     size {RING_BYTES}
     timeout connect 5s
-    timeout server 1h
+    timeout server 20d
     server relay unix@{_RELAY_SOCKET}
 defaults
     timeout connect 5s
@@ -48,15 +48,21 @@ defaults
     option redispatch
     retries 2
     load-server-state-from-file global
-# A ring that cannot connect tries again at once, for ever, with all of a core; here each attempt takes its time.
+# A ring that cannot connect tries again at once, for ever, with all of a core; and what it has handed on is lost when
+# that connection ends. So this one takes it, and waits with what it has taken until its reader is there: while that is
+# away each attempt goes to a port that nobody listens on, which HAProxy tries again later.
 listen {RELAY}
     mode tcp
     bind unix@{_RELAY_SOCKET} mode 600
-    timeout client 1h
-    timeout server 1h
-    tcp-request inspect-delay 250ms
-    tcp-request content accept if WAIT_END
+    load-server-state-from-file none
+    option redispatch 1
+    retries 1000000000
+    timeout connect 250ms
+    timeout client 20d
+    timeout server 20d
+    default-server check inter 2s downinter 250ms rise 1 fall 1 observe layer4 error-limit 1 on-error mark-down
     server se unix@{RECORDS_SOCKET}
+    server nobody ipv4@127.0.0.1:1 backup no-check
 """
 
 

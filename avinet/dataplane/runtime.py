@@ -30,12 +30,15 @@ _WORKER = re.compile(r"^(\d+)\s+worker\s+(\d+)\s", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Processes:
-    """What `show proc` says: the master, how often it has reloaded and failed to, and the current workers."""
+    """What `show proc` says: the master, how often it has reloaded and failed to, the current workers, and those that
+    have made room for them and are not done yet.
+    """
 
     master: int
     reloads: int
     failed: int
     workers: tuple[int, ...]
+    old: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,10 @@ def processes(answer: str) -> Processes:
     master = _MASTER.search(answer)
     if master is None:
         raise Unavailable("HAProxy's master has no answer")
-    current = answer.partition("# old workers")[0]
-    workers = tuple(int(each[1]) for each in _WORKER.finditer(current))
-    return Processes(int(master[1]), int(master[2]), int(master[3]), workers)
+    workers, old = (
+        tuple(int(each[1]) for each in _WORKER.finditer(part)) for part in answer.partition("# old workers")[::2]
+    )
+    return Processes(int(master[1]), int(master[2]), int(master[3]), workers, old)
 
 
 def description(answer: str) -> str:

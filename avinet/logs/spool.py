@@ -75,6 +75,8 @@ class Spool:
         self._through = 0
         self.lost: Counter[str] = Counter()
         """How many records this process has counted as lost, by reason."""
+        self.lost_here = 0
+        """How many of them came here first."""
         self.written = 0
         """How many lines this process has made durable."""
 
@@ -83,7 +85,7 @@ class Spool:
     def append(self, lines: Sequence[bytes]) -> None:
         """Take `lines`, one record each, without its end. Those that there is no room for are a gap `full`."""
         if left := self._pending.append(lines, self._now_ms()):
-            self.lost["full"] += left
+            self._lose("full", left)
         if self._well and self._pending.held >= EARLY_BYTES:
             self._hurry("writing")
 
@@ -266,8 +268,12 @@ class Spool:
             self._pending.lose(each)
         return error
 
+    def _lose(self, reason: Reason, records: int) -> None:
+        self.lost[reason] += records
+        self.lost_here += records
+
     def _lose_for_room(self, records: int, which: str) -> None:
-        self.lost["cap"] += records
+        self._lose("cap", records)
         self.log.warn("request logs {which} are removed before a node has them: there is no room", which=which)
 
     # sealing
@@ -316,7 +322,7 @@ class Spool:
         finally:
             self._asking = False
         if error is None and answer.unfit:
-            self.lost["parse"] += answer.unfit
+            self._lose("parse", answer.unfit)
             self.log.warn("{count} lines of request logs were no records", count=answer.unfit)
         self._release()
         return error

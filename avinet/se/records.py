@@ -52,3 +52,15 @@ def request_logs(
     dataplane.lines = spool.append
     dataplane.missed = spool.gap
     return spool
+
+
+def losses_of(spool: Spool | None) -> Callable[[], int]:
+    """Tells how many records were lost in `spool` since it was last asked."""
+    said = 0
+
+    def more() -> int:
+        nonlocal said
+        before, said = said, spool.lost_here if spool is not None else 0
+        return said - before
+
+    return more

@@ -36,7 +36,7 @@ from avinet.se.link import CONTROL, LOGS, SSH, Link
 from avinet.se.logs import LIMITS as LOG_LIMITS
 from avinet.se.logs import LogService, log_routes
 from avinet.se.operators import OperatorKeys
-from avinet.se.records import request_logs
+from avinet.se.records import losses_of, request_logs
 from avinet.se.settings import EngineSettings
 from avinet.se.shell import shell_server
 from avinet.se.tunnels import Tunnels
@@ -112,6 +112,7 @@ class EngineService(Service):
             interval_s=settings.report_interval_s,
             wall=self._clock.now,
             tasks=self._tasks,
+            lost=losses_of(self._spool),
         )
         self._witness = Witness(state / "audit-log.json")
         self._engine = ServiceEngine(

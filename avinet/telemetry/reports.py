@@ -104,7 +104,8 @@ class _Counted:
 class Reporter:
     """Reports of `dataplane`, sent by whatever `attach` was last given; without it, counts add up.
 
-    `config` and `certificates` tell the state of these, `wall` the time in seconds since 1970.
+    `config` and `certificates` tell the state of these, `wall` the time in seconds since 1970, `lost` how many records
+    of requests were lost, since it was last asked, that the data plane has given.
     """
 
     def __init__(
@@ -118,8 +119,10 @@ class Reporter:
         interval_s: float,
         wall: Callable[[], float],
         tasks: Tasks,
+        lost: Callable[[], int] = lambda: 0,
     ) -> None:
         self._clock = clock
+        self._lost_since = lost
         self._dataplane = dataplane
         self._config = config
         self._certificates = certificates
@@ -168,7 +171,7 @@ class Reporter:
         self._sending = True
         try:
             self._pending = add_up(self._pending, await self._dataplane.traffic())
-            self._lost += self._dataplane.lost_records()
+            self._lost += self._dataplane.lost_records() + self._lost_since()
             if self._unanswered is not None and not await self._said_so(send, self._unanswered):
                 return
             await self._said_so(send, self._next())

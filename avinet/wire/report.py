@@ -140,8 +140,8 @@ class ServiceTraffic(Message, frozen=True, kw_only=True):
 class Report(Message, frozen=True, kw_only=True):
     """`seq` counts the reports of one boot; one without an answer is sent again, with the same `seq`, `interval_s`,
     `traffic` and `lost_records`, which count once. What is unchanged of `health`, `config` and `certificates` is left
-    out (None); `traffic` lists only the virtual services in which something happened. `lost_records` counts log lines
-    that were never counted.
+    out (None); `traffic` lists only the virtual services in which something happened. `lost_records` counts
+    records of requests that are missing, wherever they were lost.
     """
 
     seq: Count

@@ -11,6 +11,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 from hypothesis import given, settings
@@ -384,7 +385,7 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
     async def test_a_line_that_is_none_is_told_of_in_its_place_and_stops_nothing(self) -> None:
         port = await self.serve_web()
         missed: list[object] = []
-        self.plane.missed = lambda why, records: missed.append((why, records, len(self.lines)))
+        self.plane.missed = lambda why, records, *_: missed.append((why, records, len(self.lines)))
         await talk(port, request(b"/1"))
         await self.records(1)
         with socket.socket(socket.AF_UNIX) as other:
@@ -399,12 +400,12 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
     @asynchronous
     async def test_no_record_is_lost_between_two_drivers(self) -> None:
         port = await self.serve_web()
-        missed: list[tuple[str, int]] = []
+        missed: list[tuple[str, int | None]] = []
         many = 3000
         asking = deferToThread(pipelined, port, many, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
         config = self.plane._config
         for part in range(1, 4):
-            self.plane.missed = lambda why, records: missed.append((why, records))
+            self.plane.missed = lambda why, records, *_: missed.append((why, records))
             await eventually("some are there", lambda part=part: len(self.lines) >= many * part // 6)  # type: ignore[misc]
             await self.plane.detach()
             self.plane = self.another()
@@ -418,8 +419,8 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
     @asynchronous
     async def test_what_its_ring_has_no_room_for_is_counted(self) -> None:
         port = await self.serve_web()
-        missed: list[tuple[str, int]] = []
-        self.plane.missed = lambda why, records: missed.append((why, records))
+        missed: list[tuple[str, int | None]] = []
+        self.plane.missed = lambda why, records, *_: missed.append((why, records))
         await talk(port, request(b"/first"))
         await self.records(1)
         [reader] = self.plane._intake.open
@@ -443,6 +444,83 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
         await eventually("all are there, or told of", told)
         self.assertEqual({why for why, _ in missed}, {"dropped"})
         self.assertEqual(self.plane.lost_records(), asked - len(self.lines))
+
+    def note_missing(self) -> list[tuple[Any, ...]]:
+        """What is told to be missing from now on."""
+        told: list[tuple[Any, ...]] = []
+        self.plane.missed = lambda *missing: told.append(missing)
+        return told
+
+    @asynchronous
+    async def test_what_comes_while_its_driver_is_away_is_all_there_when_the_next_one_is(self) -> None:
+        """As long as there is room for it, which is 16 MiB in the ring."""
+        port = await self.serve_web()
+        config = self.plane._config
+        await talk(port, request(b"/before"))
+        await self.records(1)
+        await self.plane.detach()
+        for number in range(200):
+            await talk(port, request(b"/%d" % number))
+        self.plane = self.another()
+        self.listen()
+        told = self.note_missing()
+        await self.plane.start(config)
+        self.assertCountEqual([each.path for each in await self.records(200)], [f"/{number}" for number in range(200)])
+        self.assertEqual(told, [])
+
+    @asynchronous
+    async def test_its_death_is_a_gap_from_the_last_record_until_it_serves_again(self) -> None:
+        port = await self.serve_web()
+        began = reactor.seconds()
+        await talk(port, request(b"/first"))
+        await self.records(1)
+        told = self.note_missing()
+        before = reactor.seconds()
+        running = await self.plane._master.find()
+        assert running is not None
+        os.kill(running.workers[0], signal.SIGKILL)
+        [(why, records, from_ms, to_ms)] = await eventually("it is told of", lambda: told)
+        self.assertEqual((why, records), ("crash", None))
+        self.assertTrue(began * 1000 - 1 <= from_ms <= before * 1000, (began, from_ms, before))
+        self.assertTrue(before * 1000 - 1 <= to_ms <= reactor.seconds() * 1000, (before, to_ms))
+        await talk(port, request(b"/second"))
+        await self.records(2)
+        self.assertEqual(len(told), 1)
+
+    @asynchronous
+    async def test_the_record_of_what_outlasts_a_reload_is_told_to_be_missing(self) -> None:
+        """A worker that makes room for another one closes its ring at once."""
+        port = await self.serve_web()
+        told = self.note_missing()
+        opened = await deferToThread(socket.create_connection, ("127.0.0.1", port), 10)
+        self.addCleanup(opened.close)
+        await deferToThread(opened.sendall, b"GET /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")
+        await eventually("it is seen to be busy", lambda: self.plane._losses._busy)
+        assert self.plane._config is not None
+        more = VirtualService(name="more", address="127.0.0.1", port=free_port(), pool="p")
+        services = [*self.plane._config.virtual_services, more]
+        await self.plane.apply(msgspec.structs.replace(self.plane._config, virtual_services=services))
+        await deferToThread(opened.sendall, b"x")
+        await deferToThread(opened.recv, 65536)
+        opened.close()
+        await eventually("it is told of", lambda: told)
+        self.assertEqual([each[:2] for each in told], [("dropped", None)])
+        self.assertEqual(self.lines, [], "or HAProxy has learned to bring it")
+
+    @asynchronous
+    async def test_a_reload_of_which_nobody_takes_notice_is_no_loss(self) -> None:
+        port = await self.serve_web()
+        told = self.note_missing()
+        await eventually("it was looked at", lambda: self.plane._losses._reloads is not None)
+        await self.plane._master.reload()
+        await talk(port, request(b"/next"))
+        await self.records(1)
+
+        def looked() -> bool:
+            return self.plane._losses._reloads == 1 and not self.plane._losses._old
+
+        await eventually("it was looked at again", looked)
+        self.assertEqual(told, [])
 
     # TLS
 
@@ -708,7 +786,7 @@ ALLOWED = {
     "global", "description", "stats", "server-state-file", "log", "hard-stop-after", "ring", "format", "maxlen", "size", "timeout",
     "server", "defaults", "option", "retries", "load-server-state-from-file", "frontend", "mode", "bind",
     "log-format", "use_backend", "default_backend", "backend", "balance", "http-check", "http-reuse", "error-log-format", "http-request",
-    "listen", "tcp-request", "unique-id-format", "#",
+    "listen", "default-server", "tcp-request", "unique-id-format", "#",
 }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from avinet.dataplane.builtin import BuiltIn
 from avinet.errors import LocalError
 from avinet.logs.settings import SpoolSettings
 from avinet.logs.spool import Spool
-from avinet.se.records import FOLDER, request_logs
+from avinet.se.records import FOLDER, losses_of, request_logs
 from tests.logs.spooling import START_S, at_once, lines
 
 
@@ -42,6 +42,16 @@ class RequestLogTests(SynchronousTestCase):
         self.assertEqual((spool.written, spool.buffered, spool.lost["dropped"]), (2, 0, 3))
         self.assertEqual(len(list((self.state / FOLDER).glob("open-*"))), 2)
         self.stopped(spool)
+
+    def test_what_the_spool_has_lost_is_told_once_and_not_what_others_told_it_of(self) -> None:
+        spool = self.kept("auto")
+        assert spool is not None
+        more = losses_of(spool)
+        self.dataplane.missed("dropped", 3)
+        self.dataplane.lines([b"x" * 1024 * 1024] * 33)
+        self.assertEqual((more(), more()), (2, 0))
+        self.assertEqual(dict(spool.lost), {"dropped": 3, "full": 2})
+        self.assertEqual(losses_of(None)(), 0)
 
     def stopped(self, spool: Spool) -> None:
         done: list[object] = []

@@ -79,6 +79,7 @@ class ReporterTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock, self.plane, self.sent = Clock(), Plane(), list[Report]()
         self.fail = False
+        self.elsewhere = 0
         self.certificates = CertificateState()
         self.reporter = Reporter(
             self.clock,
@@ -89,8 +90,13 @@ class ReporterTests(SynchronousTestCase):
             interval_s=INTERVAL_S,
             wall=lambda: 1_000_000 + self.clock.seconds(),
             tasks=Tasks(),
+            lost=self.lost_elsewhere,
         )
         self.addCleanup(self.reporter.stop)
+
+    def lost_elsewhere(self) -> int:
+        lost, self.elsewhere = self.elsewhere, 0
+        return lost
 
     async def send(self, report: Report) -> None:
         if self.fail:
@@ -134,7 +140,7 @@ class ReporterTests(SynchronousTestCase):
         total = 0
         for step in range(1, 12):
             self.fail = step % 3 != 0
-            self.plane.seen, self.plane.lost = [traffic(step, step / 1000)], 1
+            self.plane.seen, self.plane.lost, self.elsewhere = [traffic(step, step / 1000)], 1, 10
             total += step
             self.clock.advance(INTERVAL_S)
         self.fail = False
@@ -143,7 +149,7 @@ class ReporterTests(SynchronousTestCase):
         self.assertEqual(sum(each.requests for each in said), total)
         self.assertEqual(sum(each.status["2xx"] for each in said), total)
         self.assertEqual(merge(each.latency for each in said).count, total)
-        self.assertEqual(sum(report.lost_records for report in self.sent), 11)
+        self.assertEqual(sum(report.lost_records for report in self.sent), 11 + 110)
 
     def test_one_without_an_answer_is_sent_again_as_it_was_with_the_state_of_now(self) -> None:
         tried: list[Report] = []
