@@ -33,7 +33,7 @@ def engine_id(name: str) -> str:
 )
 @pass_node
 def connect(context: Context, id: str, service: str, identity: str | None) -> None:
-    """Carry bytes between standard input and output and SERVICE (ssh, control) of the service engine ID.
+    """Carry bytes between standard input and output and SERVICE (ssh, control, logs) of the service engine ID.
 
     As a ProxyCommand it takes stock ssh, scp and sftp there.
     """

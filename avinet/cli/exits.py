@@ -16,7 +16,7 @@ Exit codes:
   4    refused: it contradicts what is there, or is not valid
   5    not permitted
   6    the node or the service engine cannot be reached, or gave no answer, or none in time
-  7    the command ran on the service engine, and failed there; or a roll-out was stopped
+  7    the command ran on the service engine, and failed there; a roll-out was stopped; or not all was pulled
   130  interrupted
 avictl ssh ends as ssh does: with the code of the remote command, 255 without a session."""
 

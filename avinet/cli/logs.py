@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import click
 
+from avinet.cli.log_pull import pull, pulls
 from avinet.cli.log_query import query
 from avinet.cli.log_saved import saved
 
 
 @click.group()
 def logs() -> None:
-    """Request logs: ask them, and keep queries under names."""
+    """Request logs: pull them from service engines, ask them, and keep queries under names."""
 
 
-for verb in (query, saved):
+for verb in (pull, pulls, query, saved):
     logs.add_command(verb)

@@ -43,6 +43,8 @@ from avinet.wire.fleet import (
     Status,
 )
 from avinet.wire.jobs import Job, JobEnded, JobList, JobOutput, JobSeen, JobStarted
+from avinet.wire.log_pulls import LogPull, LogPullOrder, LogPullSeen, PulledEngine
+from avinet.wire.pull import Span
 from avinet.wire.query import Measure, Series
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
 from avinet.wire.rollout import Rollout, RolloutFailure, RolloutList, RolloutPlan
@@ -183,6 +185,31 @@ RUN = [
     JobEnded(number=1, id="se-1", outcome="done", exit_status=0),
     JobSeen(job=JOB),
 ]
+LOG_PULL = LogPull(
+    id="0000000000001-abc",
+    operator="ann",
+    node="node-1",
+    order=LogPullOrder(ids=["se-1", "se-2"]),
+    state="done",
+    created=TIME,
+    finished=TIME + 4,
+    targets=2,
+    ended=2,
+    failed=1,
+    segments=12,
+    here=11,
+    archived=9,
+    size=12 * 1024 * 1024,
+    there_bytes=11 * 1024 * 1024,
+    bytes=8 * 1024 * 1024,
+)
+LOG_PULL_SEEN = LogPullSeen(
+    pull=LOG_PULL,
+    engines=[
+        PulledEngine(id="se-1", state="done", segments=6, here=6, missing_records=7, missing=[Span(first=3, last=9)]),
+        PulledEngine(id="se-2", state="failed", why="its SHA-256 is another", segments=6, here=5, refused=1),
+    ],
+)
 LOG_ANSWER = LogAnswer(
     columns=[AnswerColumn(name="requests", kind="int"), AnswerColumn(name="p99_total_ms", kind="float")],
     rows=[[270, 48.94]],

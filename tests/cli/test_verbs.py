@@ -15,6 +15,7 @@ from typing_extensions import override
 from avinet.cli.main import avictl
 from avinet.wire.expiry import Expiry
 from avinet.wire.jobs import JobEnded, JobOutput
+from avinet.wire.log_pulls import LogPullList
 from avinet.wire.message import encode
 from tests.cli import fleet
 from tests.cli.scripted import Asked, ScriptedCase, said, told
@@ -49,6 +50,7 @@ LISTINGS = (
     Verb("certificate show shop", "GET /v1/certificates/shop", fleet.CERTIFICATE, "web (shop-tls)"),
     Verb("events", "GET /v1/events?limit=50", fleet.EVENTS, "enrolment"),
     Verb("events --limit 7 --after x/y", "GET /v1/events?limit=7&after=x%2Fy", fleet.EVENTS, "10.0.0.9"),
+    Verb("logs pulls", "GET /v1/log-pulls?limit=20", LogPullList(items=[fleet.LOG_PULL]), "2 of 2"),
     Verb("logs query", "POST /v1/log-queries", fleet.LOG_ANSWER, "270       48.9"),
     Verb("logs saved list", "GET /v1/saved-log-queries?limit=100", fleet.SAVED_QUERIES, "series  2h before  now"),
     Verb("logs saved show slow", "GET /v1/saved-log-queries/slow", fleet.SAVED_QUERY, "shape: series"),
@@ -91,6 +93,7 @@ CHANGES = (
         fleet.SAVED_QUERY,
         "saved: slow, version 3; ask it with avictl logs query --saved slow\n",
     ),
+    Verb("logs pull se-1,se-2 --detach", "POST /v1/log-pulls", fleet.LOG_PULL, "0000000000001-abc\n"),
     Verb("config rollout pause web", "POST /v1/rollouts/web/pause", fleet.ROLLOUT, "web: version 3: running, batch 2"),
     Verb("config rollout resume web", "POST /v1/rollouts/web/resume", fleet.ROLLOUT, "10 of 100 service engines"),
     Verb("config rollout promote web --all", "POST /v1/rollouts/web/promote", fleet.ROLLOUT, "(1 failed, 1 away)"),
@@ -104,6 +107,7 @@ CHANGES = (
     Verb("certificate reseal", "POST /v1/secrets-key", fleet.RESEALED, "sealed anew: 4 certificates\n1 cannot"),
 )
 PLAIN = (
+    Verb("logs pulls 1-a --cancel", "POST /v1/log-pulls/1-a/cancellation", b"", "cancelled: 1-a\n"),
     Verb("logs saved delete slow", "DELETE /v1/saved-log-queries/slow", b"", "deleted: slow\n"),
     Verb("run se-1 ping", "POST /v1/jobs?follow=1", fleet.RUN, "pong from se-1\n"),
     Verb("se delete --yes se-1 --drain 3", "DELETE /v1/service-engines/se-1?drain_s=3", b"", "deleted: se-1\n"),
