@@ -30,11 +30,12 @@ from avinet.wire.trust import SignedTrust, TrustDocument
 from bench.identities import engine_id, private_key
 from bench.measure import BenchError
 from bench.wire import listening
-from demo.machine import AVICTL, ROOT, TWISTD, free_ports
+from demo.machine import AVICTL, ROOT, TWISTD, end_marked, free_ports
 
 T = TypeVar("T")
 CROWD = {"fleet": "crowd"}
 RECEIPT_BYTES = 2000
+MARK = "AVINET_BENCH"
 
 
 class Site:
@@ -42,8 +43,8 @@ class Site:
 
     def __init__(self, enrolment_settings: str = "") -> None:
         self._enrolment_settings = enrolment_settings
-        self.environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.folder = Path(tempfile.mkdtemp(prefix="avinet-bench-"))
+        self.environment = {**os.environ, "PYTHONPATH": str(ROOT), MARK: str(self.folder)}
         self.node = Node(str(self.folder / "controller.sock"))
         self._settings = self.folder / "controller.toml"
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -59,6 +60,7 @@ class Site:
             process.kill()
         for process in self._processes.values():
             process.wait()
+        end_marked(f"{MARK}={self.folder}")  # a load balancer outlives the service engine that started it
         shutil.rmtree(self.folder, ignore_errors=True)
 
     # Processes

@@ -13,9 +13,10 @@ from twisted.logger import Logger
 
 from avinet.aio import CANCELLED, Tasks, pause
 from avinet.dataplane.counting import Counter
-from avinet.dataplane.intake import Intake
+from avinet.dataplane.intake import Intake, Worker
 from avinet.dataplane.interface import Lines, Missed, ServerState, nobody_listens
 from avinet.dataplane.keyring import Keyring
+from avinet.dataplane.leaving import take_rest
 from avinet.dataplane.losses import Losses
 from avinet.dataplane.master import Master, claim_ports
 from avinet.dataplane.records import TCP, Record
@@ -48,9 +49,10 @@ class HAProxy:
         self._master = Master(reactor, folder, program)
         self._keyring = Keyring(self._master, keys)
         self._tasks = Tasks()
+        self._leaving = Tasks()
         self._config: Config | None = None
         self._losses = Losses(reactor.seconds, lambda *missing: self.missed(*missing))
-        self._intake = Intake(self._count, lambda lines: self.lines(lines), self._losses.miss)
+        self._intake = Intake(self._count, lambda lines: self.lines(lines), self._losses.miss, self._worker_ended)
         self._port: IListeningPort | None = None
         self._counters: dict[str, Counter] = {}
         self._totals: dict[tuple[str, str], int] = {}
@@ -66,6 +68,9 @@ class HAProxy:
         if self._port is None:
             self._listen()
             self._tasks.spawn(self._watch(), "watching HAProxy")
+            running = await self._master.find()
+            if running is not None and running.old:  # what they still say cannot be told from what was taken before
+                self._losses.miss("crash", None)
         await self.apply(config)
 
     def _listen(self) -> None:
@@ -168,7 +173,7 @@ class HAProxy:
             async with self._change:
                 try:
                     await self._look()
-                    await self._look_who_leaves()
+                    self._losses.listens()
                     wait_s = POLL_S
                 except CANCELLED:
                     raise
@@ -227,10 +232,17 @@ class HAProxy:
             self._health = found
             self.changed()
 
-    async def _look_who_leaves(self) -> None:
-        running = await self._master.processes()
-        busy = any(each.connections for each in self._counters.values())
-        self._losses.seen(running.reloads, old=bool(running.old), busy=busy)
+    def _worker_ended(self, worker: Worker) -> None:
+        self._leaving.spawn(self._take_rest(worker), "taking the last records of a worker")
+
+    async def _take_rest(self, worker: Worker) -> None:
+        """See `take_rest`."""
+        whole = False
+        try:
+            whole = await take_rest(self._reactor, worker, self._master.ring, self._master.state, self._master.lives)
+        finally:
+            if not whole:
+                self._losses.died()
 
     def _more(self, of: tuple[str, str], total: int) -> int:
         """How much was added to a total since the last look; a worker begins with 0. What there was before the first
@@ -257,7 +269,8 @@ class HAProxy:
         return self._counters.setdefault(name, Counter(name))
 
     def _count(self, records: Sequence[Record]) -> None:
-        self._losses.taken()
+        last = records[-1]
+        self._losses.taken((last.time + max(0, last.total_ms)) / 1000)
         for each in records:
             counter = self._counter(each.service)
             counter.bytes_in += each.bytes_in
@@ -321,6 +334,8 @@ class HAProxy:
     async def detach(self) -> None:
         """HAProxy goes on; see `Dataplane`."""
         self._tasks.stop()
+        self._leaving.stop()
+        self._losses.listens()
         port, self._port = self._port, None
         if port is not None:
             await maybeDeferred(port.stopListening)

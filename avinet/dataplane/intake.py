@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+import socket
+import struct
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IReactorTime
+from twisted.internet.interfaces import IAddress, IHalfCloseableProtocol, IReactorTime
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
+from zope.interface import implementer
 
 from avinet.aio import within
 from avinet.dataplane.interface import Why
@@ -23,6 +26,8 @@ LINE_BYTES = 64 * 1024
 """What a line may have; those of HAProxy have less than 16 KiB."""
 CLOSE_S = 2.0
 """How long the last records may take when a connection ends."""
+_PEER = struct.Struct("3i")
+"""`struct ucred` (unix(7)): process, user, group."""
 _log = Logger()
 _decoder = msgspec.json.Decoder(Record)
 _SIGNED, _PLAIN = b',"r":+', b',"r":'
@@ -35,14 +40,46 @@ In a text it cannot stand like that: quotes in one are escaped.
 _DROPPED = re.compile(rb"([0-9]{1,9}) events? dropped\Z")
 """What stands in a ring in the place of lines that it had no room for. They are not among HAProxy's `DroppedLogs`."""
 
+_NOTICE = re.compile(rb"[A-Z][a-z]+ [^\n]{1,500}\Z")
+"""What HAProxy says of itself in its log, such as "Proxy f-web stopped": no record is missing there."""
+
 
 def _is_request(record: Record) -> bool:
     """False for a connection that ended before there was a request: the handshake of TLS has failed."""
     return record.status != 0 or record.termination != "PR"
 
 
+class Worker:
+    """A worker of HAProxy, `pid`: `last` is the last whole line that has come from it, without its end.
+
+    `ended` are those of its connections of which only our half is open.
+    """
+
+    def __init__(self, pid: int, take: Callable[[bytes], None]) -> None:
+        self.pid = pid
+        self._take = take
+        self.last = b""
+        self.ended: list[_Lines] = []
+        self.open = 0
+
+    def take_block(self, block: bytes) -> None:
+        """Take whole lines, each with its end."""
+        self.last = block[block.rfind(b"\n", 0, -1) + 1 : -1]
+        self._take(block)
+
+    def let_go(self, count: int) -> None:
+        """End our half of the first connections that have ended."""
+        for each in self.ended[:count]:
+            assert each.transport is not None
+            each.transport.loseConnection()
+        del self.ended[:count]
+
+
+@implementer(IHalfCloseableProtocol)
 class _Lines(Protocol):
-    """Splits what comes into lines; all those of one read are one batch."""
+    """Splits what comes from the ring of a worker into lines; all those of one read are one batch."""
+
+    _worker: Worker
 
     def __init__(self, intake: Intake) -> None:
         self._intake = intake
@@ -51,13 +88,31 @@ class _Lines(Protocol):
 
     @override
     def connectionMade(self) -> None:
+        assert self.transport is not None
         self._intake.open.add(self)
+        self._worker = self._intake.worker(_peer(self.transport))
+        self._worker.open += 1
+
+    def readConnectionLost(self) -> None:
+        """See `IHalfCloseableProtocol`: the worker is to stop, has died, or has looked whether we are there."""
+        if self._intake.closed is not None:
+            assert self.transport is not None
+            self.transport.loseConnection()
+            return
+        self._rest = b""  # what is cut off is whole in its ring
+        self._worker.ended.append(self)
+        if len(self._worker.ended) == 1:
+            self._intake.ended(self._worker)
+
+    def writeConnectionLost(self) -> None:
+        """See `IHalfCloseableProtocol`: we have ended our half."""
 
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         if self._rest:
             self._intake.spoil("parse")
         self._intake.open.discard(self)
+        self._intake.left(self._worker)
         closed = self._intake.closed
         if closed is not None and not closed.called and not self._intake.open:
             closed.callback(None)
@@ -71,15 +126,28 @@ class _Lines(Protocol):
         end = data.rfind(b"\n") + 1
         self._rest = data[end:]
         if end:
-            self._intake.take_block(data[:end])
+            self._worker.take_block(data[:end])
         if len(self._rest) > LINE_BYTES:
             self._rest, self._skipping = b"", True
             self._intake.spoil("long")
 
 
+def _let_go(worker: Worker) -> None:
+    worker.let_go(len(worker.ended))
+
+
+def _peer(transport: Any) -> int:
+    """The process at the other end of a UNIX socket; 0 for a transport that is none."""
+    handle = getattr(transport, "getHandle", lambda: None)()
+    if handle is None:
+        return 0
+    return int(_PEER.unpack(handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))[0])
+
+
 class Intake(Factory):
     """Gives the records of each read to `take`, and their lines to `lines`; what is missing is told to `missed`, in its
-    place between them, and counted in `bad` by why: `parse`, `long`, `dropped`.
+    place between them, and counted in `bad` by why: `parse`, `long`, `dropped`. `ended` is given a worker that
+    has ended a connection, when it had ended none: to let it go.
     """
 
     noisy = False
@@ -89,13 +157,26 @@ class Intake(Factory):
         take: Callable[[Sequence[Record]], None],
         lines: Callable[[Sequence[bytes]], None],
         missed: Callable[[Why, int], None],
+        ended: Callable[[Worker], None] = _let_go,
     ) -> None:
         self._take = take
         self._lines = lines
         self._missed = missed
+        self.ended = ended
         self.bad = {"parse": 0, "long": 0, "dropped": 0}
         self.open: set[_Lines] = set()
         self.closed: Deferred[None] | None = None
+        self._workers: dict[int, Worker] = {}
+
+    def worker(self, pid: int) -> Worker:
+        """The worker of that process, as long as it has a connection."""
+        return self._workers.setdefault(pid, Worker(pid, self.take_block))
+
+    def left(self, worker: Worker) -> None:
+        """A connection of `worker` is gone."""
+        worker.open -= 1
+        if not worker.open:
+            self._workers.pop(worker.pid, None)
 
     def take_block(self, block: bytes) -> None:
         """Take whole lines, each with its end."""
@@ -128,7 +209,7 @@ class Intake(Factory):
             good.clear()
             if dropped := _DROPPED.match(line):
                 self._miss("dropped", "dropped", int(dropped[1]))
-            else:
+            elif not _NOTICE.match(line):
                 self.spoil(why)
         self._hand_on([record for record, _ in good], [line for _, line in good])
 
@@ -144,7 +225,7 @@ class Intake(Factory):
         """A line came that is none, and a record is missing."""
         self._miss("parse", why, 1)
 
-    def _miss(self, reason: Literal["parse", "dropped"], why: str, records: int) -> None:
+    def _miss(self, reason: Why, why: str, records: int) -> None:
         self.bad[why] += records
         self._missed(reason, records)
 

@@ -16,8 +16,18 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from avinet.aio import pause
-from avinet.dataplane.render import MASTER_SOCKET, STATE_FILE, STATS_SOCKET, described
-from avinet.dataplane.runtime import Processes, ask, description, first_alert, state_of
+from avinet.dataplane.render import MASTER_SOCKET, RING, STATE_FILE, STATS_SOCKET, described
+from avinet.dataplane.runtime import (
+    Processes,
+    WorkerState,
+    ask,
+    ask_raw,
+    description,
+    events,
+    first_alert,
+    state_of,
+    worker_state,
+)
 from avinet.dataplane.runtime import processes as meaning_of
 from avinet.errors import Invalid, LocalError, Unavailable
 from avinet.files import cannot, private_folder, write_atomic
@@ -54,6 +64,23 @@ class Master:
     async def stats(self, command: str) -> str:
         """What a worker answers to `command`. Raises `Unavailable`."""
         return await ask(self._reactor, self.sockets / STATS_SOCKET, command)
+
+    async def ring(self, worker: int) -> bytes:
+        """The lines in the ring of records of a worker, also of one that is to stop. Raises `Unavailable`."""
+        command = f"@!{worker} show events {RING}"
+        return events(await ask_raw(self._reactor, self.sockets / MASTER_SOCKET, command))
+
+    async def state(self, worker: int) -> WorkerState:
+        """The state of a worker, also of one that is to stop. Raises `Unavailable`."""
+        return worker_state(await ask(self._reactor, self.sockets / MASTER_SOCKET, f"@!{worker} show info"))
+
+    @staticmethod
+    def lives(worker: int) -> bool:
+        """Whether there is such a process, and it has not ended."""
+        try:
+            return Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except OSError:
+            return False
 
     async def processes(self) -> Processes:
         """What the master says of itself and its workers. Raises `Unavailable`."""

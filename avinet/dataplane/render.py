@@ -18,6 +18,7 @@ FRONTEND = "f-"
 KEYS = "keys"
 """The folder of certificates with their keys, and of lists of them."""
 LINE_BYTES = 65535
+RING = "records"
 RING_BYTES = 16 * 1024 * 1024
 """How much of the records waits for their reader: at 75,000 a second, for as long as 0.4 s."""
 _RELAY_SOCKET, RELAY = "relay.sock", "records.relay"
@@ -29,9 +30,9 @@ _HEAD = f"""\
 global
     stats socket unix@{STATS_SOCKET} mode 600 level admin expose-fd listeners
     server-state-file {STATE_FILE}
-    log ring@records len {LINE_BYTES} format raw local0
+    log ring@{RING} len {LINE_BYTES} format raw local0
     hard-stop-after 10m
-ring records
+ring {RING}
     format raw
     maxlen {LINE_BYTES}
     size {RING_BYTES}

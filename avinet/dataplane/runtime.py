@@ -42,6 +42,14 @@ class Processes:
 
 
 @dataclass(frozen=True)
+class WorkerState:
+    """Whether a worker is to stop, and how many connections its frontends have, that of its ring among them."""
+
+    stopping: bool
+    connections: int
+
+
+@dataclass(frozen=True)
 class ServerLine:
     """A server in `show stat`; `changed_s` is how long ago its state changed.
 
@@ -89,6 +97,11 @@ class _Collector(Protocol):
 
 async def ask(reactor: Any, socket: Path, command: str, timeout_s: float = TIMEOUT_S) -> str:
     """What HAProxy answers to `command` on the UNIX socket at `socket`. Raises `Unavailable`."""
+    return (await ask_raw(reactor, socket, command, timeout_s)).decode("utf-8", "replace")
+
+
+async def ask_raw(reactor: Any, socket: Path, command: str, timeout_s: float = TIMEOUT_S) -> bytes:
+    """The bytes of its answer; see `ask`."""
     factory = Factory.forProtocol(_Collector)
     factory.noisy = False
     protocol: Any = None
@@ -97,7 +110,7 @@ async def ask(reactor: Any, socket: Path, command: str, timeout_s: float = TIMEO
         protocol.transport.write(command.encode("ascii") + b"\n")
         protocol.transport.loseWriteConnection()
         answer: bytes = await within(reactor, timeout_s, protocol.whole, f"HAProxy ({command.split()[0]})")
-        return answer.decode("utf-8", "replace")
+        return answer
     except (ConnectError, OSError) as error:
         raise Unavailable(f"HAProxy does not answer: {error}") from error
     finally:
@@ -127,6 +140,22 @@ def _whole(answer: str) -> str:
     if not answer.endswith("\n\n"):
         raise Unavailable("HAProxy has given half an answer")
     return answer
+
+
+def events(answer: bytes) -> bytes:
+    """The lines in an answer to `show events`, each with its end. Raises `Unavailable` for half of one."""
+    if not answer.endswith(b"\n\n") and answer != b"\n":
+        raise Unavailable("HAProxy has given half an answer")
+    return answer[:-1]
+
+
+def worker_state(answer: str) -> WorkerState:
+    """The state of a worker in its answer to `show info`. Raises `Unavailable`."""
+    found = dict(line.partition(": ")[::2] for line in _whole(answer).splitlines())
+    try:
+        return WorkerState(found["Stopping"] == "1", int(found["CurrConns"]))
+    except (KeyError, ValueError) as error:
+        raise Unavailable("HAProxy does not say whether it is to stop") from error
 
 
 def dropped_logs(answer: str) -> int:

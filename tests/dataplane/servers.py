@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool, readBody
 from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
-from twisted.web.server import Site
+from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface import implementer
 
 from avinet.aio import pause
@@ -24,7 +24,10 @@ from tests.running import free_port
 
 
 class Answers(Resource):
-    """Answers with its name and the digest of what it was sent; `/big/N` answers N bytes, `/status/N` that status."""
+    """Answers with its name and the digest of what it was sent; `/big/N` answers N bytes, `/status/N` that status.
+
+    `/held` is answered when it is released.
+    """
 
     isLeaf = True
 
@@ -33,14 +36,23 @@ class Answers(Resource):
         self.name = name
         self.asked = 0
         self.request_ids: list[list[str]] = []
+        self.held: list[Any] = []
 
-    def render(self, request: Any) -> bytes:
+    def release(self) -> None:
+        for each in self.held:
+            each.finish()
+        self.held.clear()
+
+    def render(self, request: Any) -> Any:
         self.asked += 1
         if request.requestHeaders.hasHeader("x-request-id"):  # health checks have none
             self.request_ids.append(request.requestHeaders.getRawHeaders("x-request-id"))
         parts = request.path.decode().split("/")
         if parts[1] == "big":
             return b"x" * int(parts[2])
+        if parts[1] == "held":
+            self.held.append(request)
+            return NOT_DONE_YET
         if parts[1] == "status":
             request.setResponseCode(int(parts[2]))
         digest = hashlib.sha256(request.content.read()).hexdigest()

@@ -17,7 +17,7 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.threads import deferToThread
 from twisted.internet.utils import getProcessOutput
 from twisted.logger import Logger, formatEvent
@@ -423,13 +423,15 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
         self.plane.missed = lambda why, records, *_: missed.append((why, records))
         await talk(port, request(b"/first"))
         await self.records(1)
-        [reader] = self.plane._intake.open
-        reader.transport.pauseProducing()  # type: ignore[union-attr]
+        readers = list(self.plane._intake.open)
+        for each in readers:
+            each.transport.pauseProducing()  # type: ignore[union-attr]
         text = b"x" * KEPT_TEXT_BYTES
         asking = b"GET /?%b HTTP/1.1\r\nHost: a\r\nUser-Agent: %b\r\nReferer: %b\r\n\r\n" % (text, text, text)
         many = RING_BYTES // len(text) // 5 * 2
         await deferToThread(pipelined, port, many, asking)
-        reader.transport.resumeProducing()  # type: ignore[union-attr]
+        for each in readers:
+            each.transport.resumeProducing()  # type: ignore[union-attr]
 
         asked = 1 + many
 
@@ -488,39 +490,67 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
         self.assertEqual(len(told), 1)
 
     @asynchronous
-    async def test_the_record_of_what_outlasts_a_reload_is_told_to_be_missing(self) -> None:
-        """A worker that makes room for another one closes its ring at once."""
+    async def test_no_record_is_lost_by_reloads(self) -> None:
         port = await self.serve_web()
-        told = self.note_missing()
-        opened = await deferToThread(socket.create_connection, ("127.0.0.1", port), 10)
-        self.addCleanup(opened.close)
-        await deferToThread(opened.sendall, b"GET /slow HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")
-        await eventually("it is seen to be busy", lambda: self.plane._losses._busy)
-        assert self.plane._config is not None
-        more = VirtualService(name="more", address="127.0.0.1", port=free_port(), pool="p")
-        services = [*self.plane._config.virtual_services, more]
-        await self.plane.apply(msgspec.structs.replace(self.plane._config, virtual_services=services))
-        await deferToThread(opened.sendall, b"x")
-        await deferToThread(opened.recv, 65536)
-        opened.close()
-        await eventually("it is told of", lambda: told)
-        self.assertEqual([each[:2] for each in told], [("dropped", None)])
-        self.assertEqual(self.lines, [], "or HAProxy has learned to bring it")
+        asked = 0
+
+        async def ask_on() -> None:
+            nonlocal asked
+            while not done:
+                await talk(port, request(b"/%d" % asked))
+                asked += 1
+
+        done = False
+        asking = [ensureDeferred(ask_on()) for _ in range(4)]
+        for part in range(1, 6):
+            await eventually("some are there", lambda part=part: len(self.lines) > 100 * part)  # type: ignore[misc]
+            await self.plane._master.reload()
+        done = True
+        for each in asking:
+            await each
+        await eventually("all are there", lambda: len(self.lines) >= asked)
+        self.assertEqual(len(self.lines), asked)
+
+    async def request_that_lasts(self) -> tuple[int, Deferred[Any], Any]:
+        """The port of a service, and a request to it that its server has not answered yet."""
+        port = await self.serve_web()
+        lasting = ensureDeferred(talk(port, request(b"/held")))
+        await eventually("the server has it", lambda: self.web.answers.held)
+        return port, lasting, await self.plane._master.find()
 
     @asynchronous
-    async def test_a_reload_of_which_nobody_takes_notice_is_no_loss(self) -> None:
-        port = await self.serve_web()
-        told = self.note_missing()
-        await eventually("it was looked at", lambda: self.plane._losses._reloads is not None)
+    async def test_a_request_that_outlasts_a_reload_has_its_record_and_its_worker_ends_then(self) -> None:
+        port, lasting, before = await self.request_that_lasts()
+        missed: list[tuple[Any, ...]] = []
+        self.plane.missed = lambda *what: missed.append(what)
         await self.plane._master.reload()
-        await talk(port, request(b"/next"))
-        await self.records(1)
+        self.assertEqual((await self.plane._master.processes()).old, before.workers)
+        self.web.answers.release()
+        await lasting
+        await talk(port, request(b"/after"))
+        self.assertEqual({each.path for each in await self.records(2)}, {"/held", "/after"})
 
-        def looked() -> bool:
-            return self.plane._losses._reloads == 1 and not self.plane._losses._old
+        async def gone() -> bool:
+            return not (await self.plane._master.processes()).old
 
-        await eventually("it was looked at again", looked)
-        self.assertEqual(told, [])
+        await eventually("the worker has ended", gone)
+        self.assertEqual(missed, [])
+
+    @asynchronous
+    async def test_what_a_leaving_worker_says_to_nobody_is_told_of(self) -> None:
+        _, lasting, _ = await self.request_that_lasts()
+        missed: list[tuple[Any, ...]] = []
+        self.plane.missed = lambda *what: missed.append(what)
+        await self.plane._master.reload()
+        config = self.plane._config
+        await self.plane.detach()
+        self.assertEqual([each[:2] for each in missed], [("crash", None)])
+        self.plane = self.another()
+        self.plane.missed = lambda *what: missed.append(what)
+        await self.plane.start(config)
+        self.assertEqual([each[:2] for each in missed], [("crash", None)] * 2)
+        self.web.answers.release()
+        await lasting
 
     # TLS
 

@@ -90,6 +90,12 @@ class IntakeTests(SynchronousTestCase):
             self.assertEqual(self.intake.bad, {"parse": 2, "long": 0, "dropped": 0})
             self.assertEqual(len(self.records), 3)
 
+    def test_what_haproxy_says_of_itself_is_no_record_and_none_is_missing(self) -> None:
+        good = made()
+        self.hear(good, b"Proxy f-web stopped (cumulated conns: FE: 1, BE: 0).", good)
+        self.assertEqual(self.said, [good, good])
+        self.assertEqual(sum(self.intake.bad.values()), 0)
+
     def test_what_a_ring_had_no_room_for_is_counted_as_that(self) -> None:
         good = made()
         self.hear(good, b"1 event dropped", good, b"31519 events dropped", good)
