@@ -29,7 +29,7 @@ from zope.interface import directlyProvides, providedBy
 from avinet import __version__, loop
 from avinet.aio import Tasks, as_deferred
 from avinet.config.apply import Applier
-from avinet.dataplane.interface import Lines, Missed, ServerState
+from avinet.dataplane.interface import Lines, Missed, Records, ServerState
 from avinet.errors import AvinetError, Invalid
 from avinet.rest.door import Door
 from avinet.rest.table import Table
@@ -40,6 +40,7 @@ from avinet.se.link import CONTROL, SSH, Link
 from avinet.se.operators import OperatorKeys
 from avinet.se.settings import EngineSettings
 from avinet.se.shell import shell_server
+from avinet.se.significant import SignificantRecords
 from avinet.se.tunnels import Tunnels
 from avinet.sockets import direct
 from avinet.ssh.server import Server
@@ -68,6 +69,7 @@ class Memory:
     name = "in memory"
     changed: Callable[[], None]
     lines: Lines
+    records: Records
     missed: Missed
 
     def __init__(self) -> None:
@@ -184,6 +186,7 @@ class Member:
             greeted=self._greeted,
             refused=_refused,
             reporter=reporter,
+            significant=SignificantRecords(reactor, SETTINGS.significant, self._boot, tasks),
             random=random,
             tasks=tasks,
         )

@@ -11,6 +11,7 @@ from avinet.controller.engine_door import control_routes, report_routes
 from avinet.controller.node import Node
 from avinet.controller.sessions import Session
 from avinet.controller.settings import ControllerSettings
+from avinet.controller.significant import log_routes
 from avinet.enrolment.door import enrolment_routes
 from avinet.errors import LocalError
 from avinet.flow.allowance import Allowance
@@ -59,6 +60,7 @@ def tunnel_door(reactor: Any, settings: ControllerSettings, node: Node, random: 
     reports = Table(
         report_routes(node.fleet, node.counted, node.distributor, node.supply, node.observed.reported, node.now)
     )
+    logs = Table(log_routes(node.recent, node.batches, node.now))
     sessions = node.sessions
     limits = ChannelLimits(channels=ssh.channels)
 
@@ -68,7 +70,7 @@ def tunnel_door(reactor: Any, settings: ControllerSettings, node: Node, random: 
 
         return {
             service: Door(reactor, table, tasks=node.tasks, identify=session, limits=ENGINE_DOOR)
-            for service, table in (("control:80", control), ("reports:80", reports))
+            for service, table in (("control:80", control), ("reports:80", reports), ("logs:80", logs))
         }
 
     def offered(tunnel: Tunnel, service: str) -> None:

@@ -55,6 +55,7 @@ from avinet.enrolment.records import AuditRecord, EngineRecord, put_audit
 from avinet.enrolment.registrar import Registrar
 from avinet.enrolment.rotation import Rotations
 from avinet.logs.query_client import QueryWorker
+from avinet.logs.recent import Recent
 from avinet.stalls import Stalls
 from avinet.store.interface import Put, Store
 from avinet.telemetry.counted import Counted
@@ -67,7 +68,7 @@ TOLD_S = 1.0
 """How long a peer that is cut off has to read why."""
 ROTATED_S = 2.0
 """How long the tunnel of a key stays that was rotated: nobody opens a channel with it longer."""
-CONTROL_SERVICES = ("control:80", "api:80", "reports:80")
+CONTROL_SERVICES = ("control:80", "api:80", "reports:80", "logs:80")
 
 
 class Node:
@@ -112,6 +113,7 @@ class Node:
         self.directory = Directory(store, reactor, self.tasks, self._engine_changed)
         self.fleet = Fleet()
         self.counted = Counted()
+        self.recent, self.batches = Recent(), Counted()
         self.pending = PendingRequests(store, domain.node, now)
         self.registrar = Registrar(
             store,
@@ -316,6 +318,8 @@ class Node:
         if record is None:
             self.fleet.forget(id)
             self.counted.forget(id)
+            self.recent.forget(id)
+            self.batches.forget(id)
             self.states.forget(id)
             self.epochs.forget(id)
             self.supply.forget(id)

@@ -18,6 +18,7 @@ from avinet.controller.api.log_pulls import log_pull_routes
 from avinet.controller.api.log_queries import log_query_routes
 from avinet.controller.api.overview import overview_routes
 from avinet.controller.api.rollouts import rollout_routes
+from avinet.controller.api.significant import significant_routes
 from avinet.controller.api.succession import succession_routes
 from avinet.controller.node import Node
 from avinet.rest.openapi import openapi
@@ -48,6 +49,7 @@ def operator_routes(node: Node) -> Sequence[Route]:
         *job_routes(node),
         *log_pull_routes(node),
         *log_query_routes(node),
+        *significant_routes(node),
         *configuration_routes(node),
         *rollout_routes(node),
         *certificate_routes(node),

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IListeningPort
 from avinet.aio import Tasks, pause
 from avinet.dataplane.certificates import require
 from avinet.dataplane.counting import Counter
-from avinet.dataplane.interface import Lines, Missed, ServerState, nobody_listens
+from avinet.dataplane.interface import Lines, Missed, Records, ServerState, nobody_listens
 from avinet.dataplane.listener import Listener, Served
 from avinet.dataplane.pools import LivePool
 from avinet.dataplane.records import Record, line
@@ -43,6 +43,7 @@ class BuiltIn:
     def __init__(self, reactor: Any) -> None:
         self.changed: Callable[[], None] = lambda: None
         self.lines: Lines = lambda lines: None
+        self.records: Records = lambda records, lines: None
         self.missed: Missed = nobody_listens
         self._reactor = reactor
         self._certificates: dict[str, ServerCertificate] = {}
@@ -110,7 +111,9 @@ class BuiltIn:
         return served
 
     def _take(self, record: Record) -> None:
-        self.lines([line(record)])
+        lines = [line(record)]
+        self.lines(lines)
+        self.records([record], lines)
 
     def _listen(self, service: VirtualService) -> _Open:
         listener = Listener(self._serve(service))

@@ -14,7 +14,7 @@ from twisted.logger import Logger
 from avinet.aio import CANCELLED, Tasks, pause
 from avinet.dataplane.counting import Counter
 from avinet.dataplane.intake import Intake, Worker
-from avinet.dataplane.interface import Lines, Missed, ServerState, nobody_listens
+from avinet.dataplane.interface import Lines, Missed, Records, ServerState, nobody_listens
 from avinet.dataplane.keyring import Keyring
 from avinet.dataplane.leaving import take_rest
 from avinet.dataplane.losses import Losses
@@ -44,6 +44,7 @@ class HAProxy:
         self.name = f"HAProxy {version}"
         self.changed: Callable[[], None] = lambda: None
         self.lines: Lines = lambda lines: None
+        self.records: Records = lambda records, lines: None
         self.missed: Missed = nobody_listens
         self._reactor = reactor
         self._master = Master(reactor, folder, program)
@@ -52,7 +53,7 @@ class HAProxy:
         self._leaving = Tasks()
         self._config: Config | None = None
         self._losses = Losses(reactor.seconds, lambda *missing: self.missed(*missing))
-        self._intake = Intake(self._count, lambda lines: self.lines(lines), self._losses.miss, self._worker_ended)
+        self._intake = Intake(self._take, self._losses.miss, self._worker_ended)
         self._port: IListeningPort | None = None
         self._counters: dict[str, Counter] = {}
         self._totals: dict[tuple[str, str], int] = {}
@@ -268,9 +269,14 @@ class HAProxy:
     def _counter(self, name: str) -> Counter:
         return self._counters.setdefault(name, Counter(name))
 
-    def _count(self, records: Sequence[Record]) -> None:
+    def _take(self, records: Sequence[Record], lines: Sequence[bytes]) -> None:
         last = records[-1]
         self._losses.taken((last.time + max(0, last.total_ms)) / 1000)
+        self._count(records)
+        self.lines(lines)
+        self.records(records, lines)
+
+    def _count(self, records: Sequence[Record]) -> None:
         for each in records:
             counter = self._counter(each.service)
             counter.bytes_in += each.bytes_in

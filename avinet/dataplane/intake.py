@@ -18,7 +18,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.aio import within
-from avinet.dataplane.interface import Why
+from avinet.dataplane.interface import Records, Why
 from avinet.dataplane.records import Record
 from avinet.errors import TimedOut
 
@@ -145,7 +145,7 @@ def _peer(transport: Any) -> int:
 
 
 class Intake(Factory):
-    """Gives the records of each read to `take`, and their lines to `lines`; what is missing is told to `missed`, in its
+    """Gives the records of each read to `take`, with their lines; what is missing is told to `missed`, in its
     place between them, and counted in `bad` by why: `parse`, `long`, `dropped`. `ended` is given a worker that
     has ended a connection, when it had ended none: to let it go.
     """
@@ -154,13 +154,11 @@ class Intake(Factory):
 
     def __init__(
         self,
-        take: Callable[[Sequence[Record]], None],
-        lines: Callable[[Sequence[bytes]], None],
+        take: Records,
         missed: Callable[[Why, int], None],
         ended: Callable[[Worker], None] = _let_go,
     ) -> None:
         self._take = take
-        self._lines = lines
         self._missed = missed
         self.ended = ended
         self.bad = {"parse": 0, "long": 0, "dropped": 0}
@@ -218,8 +216,7 @@ class Intake(Factory):
             lines = [line for record, line in zip(records, lines, strict=True) if _is_request(record)]
             records = [record for record in records if _is_request(record)]
         if records:
-            self._take(records)
-            self._lines(lines)
+            self._take(records, lines)
 
     def spoil(self, why: str) -> None:
         """A line came that is none, and a record is missing."""

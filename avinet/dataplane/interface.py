@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
+from avinet.dataplane.records import Record
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config
 from avinet.wire.report import ServerHealth, ServiceTraffic
@@ -12,6 +13,8 @@ from avinet.wire.report import ServerHealth, ServiceTraffic
 ServerState = Literal["ready", "drain", "maint"]
 Lines = Callable[[Sequence[bytes]], None]
 """Is given the records of requests and connections that have ended, each a line (`avinet.wire.log`) without its end."""
+Records = Callable[[Sequence[Record], Sequence[bytes]], None]
+"""Is given the same lines, with what is in them."""
 Why = Literal["parse", "dropped", "crash"]
 
 
@@ -31,13 +34,14 @@ def nobody_listens(reason: Why, records: int | None, from_ms: int | None = None,
 
 
 class Dataplane(Protocol):
-    """A load balancer. `changed` is called at once when the health of a server changes; `lines` and `missed` are called
-    as requests end. Nobody listens to any of them at first.
+    """A load balancer. `changed` is called at once when the health of a server changes; `lines`, `records` and
+    `missed` are called as requests end. Nobody listens to any of them at first.
     """
 
     name: str
     changed: Callable[[], None]
     lines: Lines
+    records: Records
     missed: Missed
 
     async def start(self, config: Config) -> None:

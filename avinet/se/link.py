@@ -84,6 +84,7 @@ class Link(Protocol):
         self.tunnel = self.transport.service
         self.control = self._client(CONTROL)
         self.reports = self._client(REPORTS)
+        self.logs = self._client(LOGS)
         self._up(self)
 
     def _client(self, service: str) -> Client:
@@ -104,6 +105,7 @@ class Link(Protocol):
         self._waits.slotted = not self.tunnel.silent
         self.control.drop()
         self.reports.drop()
+        self.logs.drop()
         self._gone(self)
 
 

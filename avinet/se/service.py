@@ -39,12 +39,14 @@ from avinet.se.operators import OperatorKeys
 from avinet.se.records import losses_of, request_logs
 from avinet.se.settings import EngineSettings
 from avinet.se.shell import shell_server
+from avinet.se.significant import SignificantRecords
 from avinet.se.tunnels import Tunnels
 from avinet.se.witness import Witness
 from avinet.ssh.login import WrongHostKey
 from avinet.telemetry.reports import Reporter
 from avinet.trust import keys, signatures
 from avinet.trust.signatures import SignedRequest
+from avinet.wire.config import Config
 from avinet.wire.session import HelloReply, KeyRotation
 
 TUNNELS = 2
@@ -99,8 +101,10 @@ class EngineService(Service):
         self._custody = Custody(
             reactor, Keystore(state), self._dataplane, in_thread, self._tasks, self._certificates_changed
         )
+        self._significant = SignificantRecords(reactor, settings.significant, self._boot, self._tasks)
+        self._dataplane.records = self._significant.take
         self._applier = Applier(
-            reactor, self._dataplane, state / "configuration.json", in_thread, random, self._custody.applied
+            reactor, self._dataplane, state / "configuration.json", in_thread, random, self._applied
         )
         operators = OperatorKeys(self._identity.nodes, self._clock.now)
         self._reporter = Reporter(
@@ -136,6 +140,10 @@ class EngineService(Service):
             reactor, self._identity.host_key, operators, self._engine.run_line, folder / settings.logs
         )
         self._state = state
+
+    def _applied(self, config: Config) -> None:
+        self._custody.applied(config)
+        self._significant.configure(config)
 
     def _certificates_changed(self) -> None:
         self._reporter.changed()
@@ -175,6 +183,7 @@ class EngineService(Service):
             greeted=self._greeted,
             refused=self._refused,
             reporter=self._reporter,
+            significant=self._significant,
             random=self._random,
             tasks=self._tasks,
         )
@@ -267,6 +276,7 @@ class EngineService(Service):
 
     async def _stop(self) -> None:
         self._reporter.stop()
+        self._significant.stop()
         await self._applier.stop()
         self._custody.stop()
         if self._tunnels is not None:

@@ -33,6 +33,15 @@ class DataplaneSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fiel
     drain_s: Annotated[float, Meta(ge=0, le=3600)] = 5.0
 
 
+class SignificantSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of significant records, `per_second` go to a node in the long run, of all virtual services together; each has a
+    limit of its own in its configuration. Up to `buffer_kib` wait while there is no tunnel.
+    """
+
+    per_second: Annotated[float, Meta(ge=0, le=10_000)] = 100.0
+    buffer_kib: Annotated[int, Meta(ge=16, le=65536)] = 1024
+
+
 class EngineSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`image` is the folder of the unpacked image, `user_data` the file with id, generation and claim, until the
     service engine has enrolled. Where there is none it proposes to be `id`, or what its host is called. `logs` is what
@@ -49,3 +58,4 @@ class EngineSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=
     tunnel: Tunnel = Tunnel()
     dataplane: DataplaneSettings = DataplaneSettings()
     spool: SpoolSettings = SpoolSettings()
+    significant: SignificantSettings = SignificantSettings()

@@ -17,6 +17,7 @@ from avinet.backoff import Backoff
 from avinet.errors import AvinetError, Conflict
 from avinet.se.link import Link, link_service
 from avinet.se.settings import Tunnel as TunnelSettings
+from avinet.se.significant import SignificantRecords, sender
 from avinet.ssh.policy import Policy
 from avinet.telemetry.reports import Reporter
 from avinet.wire.report import Report
@@ -53,6 +54,7 @@ class Tunnels:
         greeted: Callable[[Link, HelloReply], Awaitable[None]],
         refused: Callable[[AvinetError], None],
         reporter: Reporter,
+        significant: SignificantRecords,
         random: Callable[[], float],
         tasks: Tasks,
     ) -> None:
@@ -67,6 +69,7 @@ class Tunnels:
         self._greeting = DeferredLock()
         self._refused = refused
         self._reporter = reporter
+        self._significant = significant
         self._random = random
         self._tasks = tasks
         self._up_links: set[Link] = set()
@@ -161,9 +164,10 @@ class Tunnels:
             self._report_through_first()
 
     def _report_through_first(self) -> None:
-        """Reports go through one tunnel only."""
+        """Reports go through one tunnel only, and so do significant records."""
         if not self._links:
             self._reporter.attach(None)
+            self._significant.attach(None)
             return
         link = self._links[0]
 
@@ -171,6 +175,7 @@ class Tunnels:
             await link.reports.request("POST", "/v1/reports", report)
 
         self._reporter.attach(send)
+        self._significant.attach(sender(link.logs))
 
     async def stop(self) -> None:
         """Close all of them, and dial no more."""

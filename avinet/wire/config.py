@@ -45,6 +45,7 @@ RoutePath = Annotated[
 HealthPath = Annotated[
     str, spelled(r"^/[A-Za-z0-9._~/?=&%-]{0,255}$(?!\n)", "a path that begins with /, with a query if need be")
 ]
+StatusRange = Annotated[str, spelled(r"^[1-5](?:xx|[0-9]{2})$(?!\n)", "a status such as 503, or a class such as 5xx")]
 Milliseconds = Annotated[int, Meta(ge=10, le=3_600_000)]
 
 
@@ -99,6 +100,21 @@ class Tls(Message, frozen=True, kw_only=True):
     minimum: Literal["1.2", "1.3"] = "1.2"
 
 
+class Significant(Message, frozen=True, kw_only=True):
+    """Which records of requests a service engine sends at once: those with one of `statuses` (such as 503 or 5xx), of
+    requests that waited for their answer for more than `slower_s`, that were `refused` (no server took them, or one did
+    not serve them to their end), or went to another server in the end (`server_changes`).
+
+    At most `per_second` of them in the long run; 0: none.
+    """
+
+    statuses: Annotated[tuple[StatusRange, ...], Meta(max_length=64)] = ("5xx",)
+    slower_s: Annotated[float, Meta(ge=0, le=86400)] | None = 5.0
+    refused: bool = True
+    server_changes: bool = True
+    per_second: Annotated[float, Meta(ge=0, le=1000)] = 10.0
+
+
 class VirtualService(Message, frozen=True, kw_only=True):
     """A listener of the load balancer. What no route takes goes to `pool`; without it HTTP answers 503."""
 
@@ -109,6 +125,7 @@ class VirtualService(Message, frozen=True, kw_only=True):
     pool: Id | None = None
     routes: Annotated[list[Route], Meta(max_length=500)] = []
     tls: Tls | None = None
+    significant: Significant = Significant()
 
 
 class ByLabels(Message, frozen=True, kw_only=True, tag_field="kind", tag="labels"):

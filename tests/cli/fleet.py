@@ -49,6 +49,7 @@ from avinet.wire.query import Measure, Series
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
 from avinet.wire.rollout import Rollout, RolloutFailure, RolloutList, RolloutPlan
 from avinet.wire.saved_query import LogQuestion, SavedQuery, SavedQueryList, When
+from avinet.wire.significant import SeenHeldBack
 from avinet.wire.succession import NodeKeys, RootCA, RootList, Succession
 
 CHAIN = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
@@ -238,3 +239,4 @@ SAVED_QUERY = SavedQuery(
     question=LogQuestion(since=When(ago_ms=7_200_000), selector="site=paris", get=SLOW),
 )
 SAVED_QUERIES = SavedQueryList(items=[SAVED_QUERY])
+HELD_BACK = SeenHeldBack(id="se-1", received=TIME, service="web", reason="throttle", records=90)

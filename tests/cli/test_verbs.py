@@ -109,6 +109,7 @@ CHANGES = (
 PLAIN = (
     Verb("logs pulls 1-a --cancel", "POST /v1/log-pulls/1-a/cancellation", b"", "cancelled: 1-a\n"),
     Verb("logs saved delete slow", "DELETE /v1/saved-log-queries/slow", b"", "deleted: slow\n"),
+    Verb("logs tail", "GET /v1/significant-logs?lines=20&follow=1", [fleet.HELD_BACK], "90 held back"),
     Verb("run se-1 ping", "POST /v1/jobs?follow=1", fleet.RUN, "pong from se-1\n"),
     Verb("se delete --yes se-1 --drain 3", "DELETE /v1/service-engines/se-1?drain_s=3", b"", "deleted: se-1\n"),
     Verb("config delete web", "DELETE /v1/configurations/web", b"", "deleted: web\n"),

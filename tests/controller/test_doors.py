@@ -10,7 +10,7 @@ from unittest.mock import Mock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from avinet.controller import engine_door
+from avinet.controller import engine_door, significant
 from avinet.controller.operators import operator_routes
 from avinet.enrolment.door import enrolment_routes
 from avinet.rest.route import Route
@@ -40,6 +40,7 @@ def doors() -> dict[str, list[Route]]:
         ),
         "control of a node": list(engine_door.control_routes(Mock(), Mock(), Mock(), Mock(), lambda: 0.0)),
         "reports of a node": list(engine_door.report_routes(Mock(), Mock(), Mock(), Mock(), Mock(), lambda: 0.0)),
+        "logs of a node": list(significant.log_routes(Mock(), Mock(), lambda: 0.0)),
         "operators": list(operator_routes(Mock())),
         "control of a service engine": list(control_routes(Mock(), Mock())),
         "logs of a service engine": list(log_routes(Mock())),

@@ -31,11 +31,12 @@ class IntakeTests(SynchronousTestCase):
         self.said: list[Any] = []
         self.batches: list[list[bytes]] = []
         self.records: list[Record] = []
-        self.intake = Intake(self.records.extend, self.take, lambda why, records: self.said.append((why, records)))
+        self.intake = Intake(self.take, lambda why, records: self.said.append((why, records)))
         self.protocol: Any = self.intake.buildProtocol(None)
         self.protocol.makeConnection(StringTransport())
 
-    def take(self, lines: Any) -> None:
+    def take(self, records: Any, lines: Any) -> None:
+        self.records += records
         self.batches.append(list(lines))
         self.said += lines
 

@@ -35,6 +35,7 @@ from avinet.wire import (
     report,
     segment,
     session,
+    significant,
     trust,
 )
 from avinet.wire.message import Message, convert
@@ -232,6 +233,12 @@ class ProtocolTests(SynchronousTestCase):
         audit.LogHead,
         audit.LogProof,
         report.Report,
+        significant.SignificantBatch,
+        significant.Significant,
+        significant.HeldBack,
+        significant.SeenRecord,
+        significant.SeenHeldBack,
+        significant.SeenLeftOut,
         config.ConfigPush,
         config.ConfigVersion,
         config.ConfigState,
@@ -258,6 +265,7 @@ class ProtocolTests(SynchronousTestCase):
     def test_the_bodies_that_are_written_out_have_exactly_these_fields(self) -> None:
         page = (ROOT / "docs/protocol.rst").read_text("utf-8")
         modules = (
+            significant,
             audit,
             certificates,
             command,
