@@ -21,6 +21,7 @@ _VERBS = {
     "status": "avinet.cli.status:status",
     "doctor": "avinet.cli.doctor:doctor",
     "events": "avinet.cli.events:events",
+    "metrics": "avinet.cli.metrics:metrics",
     "se": "avinet.cli.se:se",
     "image": "avinet.cli.image:image",
     "root": "avinet.cli.root:root",

@@ -83,10 +83,10 @@ def report_routes(
     counted: Counted,
     distributor: Distributor,
     supply: Supply,
-    reported: Callable[[str, Report], None],
+    reported: Callable[[str, Report, bool], None],
     now: Callable[[], float],
 ) -> Sequence[Route]:
-    """The routes of `reports`; each one is also given to `reported`, with the id of who says it.
+    """The routes of `reports`; each one is also given to `reported`, with the id of who says it, and whether it is new.
 
     Of one that was `counted` already only the state is looked at.
     """
@@ -96,7 +96,8 @@ def report_routes(
         session: Session = request.identity
         allowance.take(session.id)
         said = request.decoded(Report)
-        if not counted.is_new(session.id, said.boot, said.seq):
+        is_new = counted.is_new(session.id, said.boot, said.seq)
+        if not is_new:
             said = uncounted(said)
         fleet.take(session.id, said, now())
         if said.certificates is not None:
@@ -104,7 +105,7 @@ def report_routes(
             distributor.reconsider(session.id)
         if said.config is not None:
             distributor.said(session.id, said.config, said.boot)
-        reported(session.id, said)
+        reported(session.id, said, is_new)
         return Reply(204)
 
     return [

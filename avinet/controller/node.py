@@ -60,8 +60,10 @@ from avinet.stalls import Stalls
 from avinet.store.interface import Put, Store
 from avinet.telemetry.counted import Counted
 from avinet.telemetry.fleet import Fleet
+from avinet.telemetry.rollups.keeper import Rollups
 from avinet.trust.document import sign_document
 from avinet.trust.domain import Domain
+from avinet.wire.report import Report
 
 T = TypeVar("T")
 TOLD_S = 1.0
@@ -231,6 +233,13 @@ class Node:
         )
         self.log_queries = LogQueries(worker, self.directory.records, settings.queries.deadline_s)
         self.saved_queries = SavedQueries(store, now, self._recorded)
+        self.rollups = Rollups(
+            reactor,
+            folder / settings.rollups.folder if settings.rollups.folder else folder / settings.state / "rollups",
+            settings.rollups,
+            in_thread,
+            now,
+        )
         self.stalls = Stalls(reactor)
         early = {**EARLY, "certificate": Early(settings.certificates.soon_s, settings.certificates.urgent_s)}
         self.expiries = Expiries(
@@ -264,6 +273,8 @@ class Node:
     async def start(self) -> None:
         """Take this node's place in the domain, and read what the store remembers."""
         self.stalls.start()
+        for id, (boot, seq) in (await self.rollups.start()).items():
+            self.counted.is_new(id, boot, seq)
         await self.standing.take(self.engines)
         await self.states.start()
         await self.directory.start()
@@ -275,6 +286,7 @@ class Node:
         await self.log_pulls.start()
         self.audit.start()
         self.rollouts.start()
+        self.tasks.spawn(self.rollups.keep(), "keeping rollups")
         self.tasks.spawn(self.resealing.go_on(), "sealing the private keys of certificates anew")
         self.tasks.spawn(self.expiries.keep(), "looking what expires")
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
@@ -293,6 +305,7 @@ class Node:
         for session in self.sessions:
             self.sessions.cut(session.id, "the controller stops")
         await self.log_queries.stop()
+        await self.rollups.stop()
         await self.states.stop()
         await self.epochs.stop()
         self.tasks.stop()
@@ -376,6 +389,12 @@ class Node:
             or key in self.standing.former_keys
             or self.directory.is_host_key(key)
         )
+
+    def reported(self, id: str, report: Report, is_new: bool) -> None:
+        """A service engine has reported; `is_new` when that was not counted before."""
+        self.observed.reported(id, report)
+        if is_new:
+            self.rollups.take(id, report)
 
     def _gone(self, session: Session) -> None:
         self.observed.gone(session.id)

@@ -18,6 +18,7 @@ from avinet.controller.api.log_pulls import log_pull_routes
 from avinet.controller.api.log_queries import log_query_routes
 from avinet.controller.api.overview import overview_routes
 from avinet.controller.api.rollouts import rollout_routes
+from avinet.controller.api.rollups import rollup_routes
 from avinet.controller.api.significant import significant_routes
 from avinet.controller.api.succession import succession_routes
 from avinet.controller.node import Node
@@ -52,6 +53,7 @@ def operator_routes(node: Node) -> Sequence[Route]:
         *significant_routes(node),
         *configuration_routes(node),
         *rollout_routes(node),
+        *rollup_routes(node),
         *certificate_routes(node),
         *succession_routes(node),
     ]

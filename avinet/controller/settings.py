@@ -9,6 +9,7 @@ from msgspec import Meta
 from avinet.enrolment.door import BURST, PER_S
 from avinet.settings import Settings
 from avinet.store.choose import StoreSettings
+from avinet.telemetry.rollups.settings import RollupSettings
 
 Seconds = Annotated[float, Meta(gt=0, le=864000)]
 LongSeconds = Annotated[float, Meta(gt=0, le=315_360_000)]
@@ -117,3 +118,4 @@ class ControllerSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fie
     pulls: Pulls = Pulls()
     queries: Queries = Queries()
     store: StoreSettings = StoreSettings()
+    rollups: RollupSettings = RollupSettings()

@@ -48,6 +48,7 @@ from avinet.wire.pull import Span
 from avinet.wire.query import Measure, Series
 from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
 from avinet.wire.rollout import Rollout, RolloutFailure, RolloutList, RolloutPlan
+from avinet.wire.rollups import RollupPoint, Rollups, RollupSeries
 from avinet.wire.saved_query import LogQuestion, SavedQuery, SavedQueryList, When
 from avinet.wire.significant import SeenHeldBack
 from avinet.wire.succession import NodeKeys, RootCA, RootList, Succession
@@ -174,6 +175,36 @@ NODE_KEYS = NodeKeys(
     enrolled=3,
 )
 RULES = EnrolmentRules(policy="approve")
+ROLLUPS = Rollups(
+    since=TIME,
+    until=TIME + 240,
+    step_s=60,
+    resolution_s=10,
+    latest=TIME + 240,
+    series=[
+        RollupSeries(
+            virtual_service="shop",
+            pool="web",
+            server="blue",
+            total=RollupPoint(
+                time=TIME,
+                reports=18,
+                requests=90,
+                requests_per_s=0.75,
+                errors=9,
+                status={"2xx": 81, "5xx": 9},
+                bytes_out=3_000_000,
+                p99_s=0.1234,
+            ),
+            points=[
+                RollupPoint(time=TIME, reports=6, requests=60, requests_per_s=1.0, p99_s=0.1234),
+                RollupPoint(time=TIME + 120, reports=6, requests=30, requests_per_s=0.5, errors=9, p99_s=0.1),
+                RollupPoint(time=TIME + 180, reports=6),
+            ],
+        )
+    ],
+    left_out=2,
+)
 EVENTS = EventList(
     items=[Event(seq=1, time=TIME, node="node-1", kind="enrolment", id="se-1", outcome="enrolled", source="10.0.0.9")]
 )

@@ -51,6 +51,19 @@ LISTINGS = (
     Verb("events", "GET /v1/events?limit=50", fleet.EVENTS, "enrolment"),
     Verb("events --limit 7 --after x/y", "GET /v1/events?limit=7&after=x%2Fy", fleet.EVENTS, "10.0.0.9"),
     Verb("logs pulls", "GET /v1/log-pulls?limit=20", LogPullList(items=[fleet.LOG_PULL]), "2 of 2"),
+    Verb(
+        "metrics shop --since 30m --step 1m",
+        "GET /v1/rollups?virtual_service=shop&last=1800&step=60&limit=100",
+        fleet.ROLLUPS,
+        "p99          100ms  123ms  100ms  123ms  ",
+    ),
+    Verb(
+        "metrics shop --by server -l site=paris --se se-1,se-2 --server web/blue",
+        "GET /v1/rollups?virtual_service=shop&last=3600&by=server&service_engine=se-1%2Cse-2&label=site%3Dparis"
+        "&server=web%2Fblue&limit=100",
+        fleet.ROLLUPS,
+        "web/blue  90        0.75",
+    ),
     Verb("logs query", "POST /v1/log-queries", fleet.LOG_ANSWER, "270       48.9"),
     Verb("logs saved list", "GET /v1/saved-log-queries?limit=100", fleet.SAVED_QUERIES, "series  2h before  now"),
     Verb("logs saved show slow", "GET /v1/saved-log-queries/slow", fleet.SAVED_QUERY, "shape: series"),

@@ -23,8 +23,9 @@ class ReportTests(SynchronousTestCase):
         self.clock, self.fleet, self.seq = Clock(), Fleet(), 0
         self.reported: list[Report] = []
 
-        def reported(id: str, report: Report) -> None:
+        def reported(id: str, report: Report, is_new: bool) -> None:
             self.reported.append(report)
+            self.assertEqual(bool(report.traffic), is_new)
 
         (self.route,) = report_routes(
             self.fleet,
