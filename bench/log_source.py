@@ -7,6 +7,7 @@ counted.
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
 import time
@@ -15,8 +16,10 @@ from pathlib import Path
 
 from avinet.dataplane.render import LINE_BYTES, RECORDS_SOCKET, RING_BYTES
 from avinet.se.records import FOLDER
+from avinet.wire.command import CommandResult
+from avinet.wire.fleet import CommandRun
 from avinet.wire.segment import Manifest, read_manifest
-from bench.measure import BenchError, private_mb
+from bench.measure import BenchError, cpu_s, private_mb
 from bench.site import Site, acknowledged
 from demo.machine import free_ports
 
@@ -26,7 +29,7 @@ HAPROXY, SEALER = "ring", b"avinet.logs.sealer"
 _SETTINGS = """
 [spool]
 keep = "always"
-segment_age_s = 2.0
+segment_age_s = {age_s}
 cap_mib = 65536
 """
 _HAPROXY = f"""\
@@ -47,12 +50,12 @@ log-forward offered
 class LogSource:
     """The service engine `id` of `site`, which is made here, and the HAProxy before it."""
 
-    def __init__(self, site: Site, settings: str = _SETTINGS) -> None:
+    def __init__(self, site: Site, age_s: float = 2.0) -> None:
         self._site = site
         ((self.id, command),) = site.expect(1, "haproxy")
         folder = site.instance(self.id)
         with (folder / "se.toml").open("a", encoding="utf-8") as file:
-            file.write(settings)
+            file.write(_SETTINGS.format(age_s=age_s))
         site.start(self.id, command)
         site.until(f"{self.id} has acknowledged", lambda: acknowledged(site.engine(self.id)))
         self.logs = folder / "state" / FOLDER
@@ -91,10 +94,25 @@ class LogSource:
         """Those of the segments that there are."""
         return [read_manifest(each.read_bytes()) for each in sorted(self.logs.glob("[0-9]*-*.json"))]
 
+    def whole_segments(self) -> list[Manifest]:
+        """The segments that there are, when nothing but the open file waits to be sealed."""
+        self._site.until("all but the last are sealed", lambda: len(list(self.logs.glob("open-*[0-9].jsonl"))) <= 1)
+        return self.manifests()
+
     def counted(self) -> int:
         """How many lines are sealed, or counted as missing."""
         found = self.manifests()
         return rows(found) + sum(gap.records or 0 for each in found for gap in each.gaps)
+
+    def sealer_cpu_s(self) -> float:
+        """The seconds of CPU that its sealer has used; it ends when it had nothing to do for half a minute."""
+        return sum(map(cpu_s, _children(self._site.pid(self.id), SEALER)))
+
+    def longest_stall_s(self) -> float:
+        """The longest turn of its loop, of the last minute or two."""
+        path = f"/v1/service-engines/{self.id}/commands"
+        said = self._site.node.ask("POST", path, CommandResult, CommandRun(command="status")).output
+        return float(json.loads(said)["longest_stall_s"])
 
     def memory_mb(self) -> float:
         """The memory of the service engine and its sealer (PSS)."""

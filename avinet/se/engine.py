@@ -19,6 +19,7 @@ from avinet.config.apply import Applier
 from avinet.dataplane.interface import Dataplane, ServerState
 from avinet.enrolment.identity import Identity
 from avinet.errors import Invalid, Unauthenticated
+from avinet.logs.spool import Spool
 from avinet.se.clock import EngineClock
 from avinet.se.commands import Command, CommandTable, Console, Outcome, as_json, no_arguments
 from avinet.se.custody import Custody
@@ -26,8 +27,10 @@ from avinet.se.diagnose import Diagnosis, Probe
 from avinet.se.jobs import Journal
 from avinet.se.operators import OperatorKeys
 from avinet.se.programs import Program, Programs
+from avinet.se.records import shown
 from avinet.se.runs import Runs, told
 from avinet.se.witness import Witness
+from avinet.stalls import Stalls
 from avinet.trust import keys
 from avinet.trust.document import verify_document
 from avinet.wire.certificates import CertificatePush, CertificateState
@@ -63,6 +66,8 @@ class ServiceEngine:
         links: Callable[[], Mapping[str, Probe]],
         rotate: Callable[[], Awaitable[None]],
         trust_changed: Callable[[], None],
+        spool: Spool | None,
+        stalls: Stalls,
     ) -> None:
         self._reactor = reactor
         self._identity = identity
@@ -73,6 +78,8 @@ class ServiceEngine:
         self._clock = clock
         self._custody = custody
         self._started = clock.now()
+        self._spool = spool
+        self._stalls = stalls
         self._witness = witness
         self._links = links
         self._rotate = rotate
@@ -208,6 +215,8 @@ class ServiceEngine:
             "certificates": {each.name: each.revision for each in self._custody.state.held},
             "refused": state.refused.revision if state.refused else None,
             "reason": state.reason,
+            "request_logs": shown(self._spool),
+            "longest_stall_s": round(self._stalls.longest_s, 3),
         }
 
     async def _ping(self) -> str:

@@ -54,6 +54,13 @@ def request_logs(
     return spool
 
 
+def shown(spool: Spool | None) -> dict[str, object] | None:
+    """The state of `spool`, for people; None when no request logs are kept."""
+    if spool is None:
+        return None
+    return {"records": spool.durable, "segments": len(spool.segments()), "bytes": spool.size, "lost": dict(spool.lost)}
+
+
 def losses_of(spool: Spool | None) -> Callable[[], int]:
     """Tells how many records were lost in `spool` since it was last asked."""
     said = 0

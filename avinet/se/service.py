@@ -43,6 +43,7 @@ from avinet.se.significant import SignificantRecords
 from avinet.se.tunnels import Tunnels
 from avinet.se.witness import Witness
 from avinet.ssh.login import WrongHostKey
+from avinet.stalls import Stalls
 from avinet.telemetry.reports import Reporter
 from avinet.trust import keys, signatures
 from avinet.trust.signatures import SignedRequest
@@ -118,6 +119,7 @@ class EngineService(Service):
             tasks=self._tasks,
             lost=losses_of(self._spool),
         )
+        self._stalls = Stalls(reactor)
         self._witness = Witness(state / "audit-log.json")
         self._engine = ServiceEngine(
             reactor,
@@ -135,6 +137,8 @@ class EngineService(Service):
             links=self._connected,
             rotate=self._rotate,
             trust_changed=self._dial,
+            spool=self._spool,
+            stalls=self._stalls,
         )
         self._shell = shell_server(
             reactor, self._identity.host_key, operators, self._engine.run_line, folder / settings.logs
@@ -152,6 +156,7 @@ class EngineService(Service):
     @override
     def startService(self) -> None:
         super().startService()
+        self._stalls.start()
         self._tasks.spawn(self._run(), "the service engine", self._gave_up)
 
     def _gave_up(self, failure: Failure) -> None:
@@ -275,6 +280,7 @@ class EngineService(Service):
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
+        self._stalls.stop()
         self._reporter.stop()
         self._significant.stop()
         await self._applier.stop()
