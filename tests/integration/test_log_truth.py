@@ -125,7 +125,6 @@ class LogTruthTests(NodeCase):
     def pull(self) -> None:
         done = self.node.avictl("logs", "pull", "se-1")
         self.assertEqual(done.returncode, 0, done)
-        print("PULL", done.stdout.decode()[-400:], [str(p.relative_to(self.node.folder)) for p in (self.node.folder/"controller"/"archive").rglob("*")][-6:], [p.name for p in (self.node.place("se-1")/"state"/"logs").iterdir()], self.machine.log_tail("se-1", 12), flush=True)
 
     def asked(self, *what: str) -> list[dict[str, Any]]:
         """The rows of an answer, each by the names of its columns."""
