@@ -18,12 +18,15 @@ from pathlib import Path
 from avinet.errors import Invalid, LocalError
 from avinet.files import cannot, private_folder
 from avinet.ids import parse_id
+from avinet.logs.footer import HEAD_BYTES, TAIL_BYTES, footer_bytes, rows
 from avinet.units import format_bytes
 from avinet.wire.segment import Manifest
 
 FOLDER = ".incoming"
 KEPT_S = 86400
 """How long a part is kept that nobody goes on with."""
+SYNC_BYTES = 16 * 1024 * 1024
+"""How much is left to the kernel to write at most: what others on the same disk sync must not wait for more."""
 _READ_BYTES = 1024 * 1024
 _AT_ONCE = 512
 """How many pieces are written by one call."""
@@ -75,6 +78,7 @@ class Part:
         self.manifest = manifest
         self._hash = hashlib.sha256()
         self._descriptor = -1
+        self._unsynced = 0
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o600)
@@ -130,11 +134,36 @@ class Part:
             for piece in some:
                 self._hash.update(piece)
             self.size += total
+            self._unsynced += total
+            if self._unsynced >= SYNC_BYTES:
+                self._sync()
+
+    def _sync(self) -> None:
+        self._unsynced = 0
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise cannot("write", self.path, error) from error
 
     @property
     def right(self) -> bool:
-        """Whether it is what its manifest says."""
+        """Whether it is the file that its manifest is of."""
         return self.whole and self._hash.hexdigest() == self.manifest.sha256
+
+    def check_rows(self) -> None:
+        """See whether there are as many rows in it as its manifest says. Raises `Invalid`, and `LocalError`."""
+        name = f"the segment {self.manifest.first}-{self.manifest.last} of {self.manifest.engine}"
+        try:
+            tail = os.pread(self._descriptor, TAIL_BYTES, max(0, self.size - TAIL_BYTES))
+            length = footer_bytes(tail, self.size)
+            head = os.pread(self._descriptor, min(length, HEAD_BYTES), self.size - TAIL_BYTES - length)
+            found = rows(head)
+        except OSError as error:
+            raise cannot("read", self.path, error) from error
+        except Invalid as error:
+            raise Invalid(f"{name} cannot be read: {error}") from error
+        if found != self.manifest.rows:
+            raise Invalid(f"{name} has {found} rows, and its manifest says {self.manifest.rows}")
 
     def close(self) -> None:
         """Leave it for whoever goes on with it."""

@@ -158,6 +158,7 @@ class Puller:
                     f"the segment {manifest.first}-{manifest.last} of {manifest.engine} is not what its manifest says:"
                     " its SHA-256 is another"
                 )
+            await self._in_thread(part.check_rows)
         except (Unavailable, OutOfBudget, LocalError, *CANCELLED):
             part.close()
             raise

@@ -15,6 +15,8 @@ from avinet.feed import Bell
 
 HIGH_BYTES = 2 * 1024 * 1024
 """How much may wait to be taken, about, before the peer is read no more."""
+LEAST_BYTES, SOON_S = 512 * 1024, 0.1
+"""How much is taken at once, but for the end; and after what time it is less."""
 
 
 class Pieces(Protocol):
@@ -46,6 +48,7 @@ class Pieces(Protocol):
         self._more = Bell()
         self._heard_at = clock.seconds()
         self._timer: IDelayedCall | None = None
+        self._soon: IDelayedCall | None = None
 
     @override
     def connectionMade(self) -> None:
@@ -75,16 +78,31 @@ class Pieces(Protocol):
         if self._waiting > HIGH_BYTES and not self._paused:
             self._paused = True
             self.transport.pauseProducing()
+        if self._waiting >= LEAST_BYTES:
+            self._more.ring()
+        elif self._soon is None:
+            self._soon = self._clock.callLater(SOON_S, self._ring_soon)
+
+    def _ring_soon(self) -> None:
+        self._soon = None
         self._more.ring()
 
+    @property
+    def _worth_taking(self) -> bool:
+        over = self._whole or self._ended is not None
+        return over or self._waiting >= LEAST_BYTES or (bool(self._arrived) and self._soon is None)
+
     async def take(self) -> list[bytes]:
-        """All that has arrived; nothing only behind the end. Raises `Unavailable` or `TimedOut` where it broke off."""
-        while not self._arrived:
-            if self._whole:
-                return []
+        """All that has arrived, once that is much or some time has passed; nothing only behind the end.
+
+        Raises `Unavailable` or `TimedOut` where it broke off.
+        """
+        while not self._worth_taking:
+            await self._more.wait()
+        if not self._arrived:
             if self._ended is not None:
                 raise self._ended
-            await self._more.wait()
+            return []
         taken, self._arrived, self._waiting = self._arrived, [], 0
         if self._paused:
             self._paused = False
@@ -99,9 +117,10 @@ class Pieces(Protocol):
             self.transport.stopProducing()
 
     def _stop_looking(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._soon):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._soon = None
 
     @override
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -146,6 +146,18 @@ class BadPeerTests(PullCase):
             self.assertEqual(len(told.no), 1)
             self.assertIn(words, told.no[0])
 
+    def test_other_rows_than_the_manifest_s(self) -> None:
+        there = self.engine.sealed(5)
+        lie = msgspec.structs.replace(there[0], last=6, rows=6, services={"shop": 6})
+        self.engine.page_of = lambda page: SegmentPage(items=[lie])
+
+        async def anyway(manifest: Manifest, at: int) -> Pieces:
+            return await Engine.open(self.engine, there[0], at)
+
+        self.engine.open = anyway  # type: ignore[method-assign]
+        self.assertIn("has 5 rows, and its manifest says 6", self.pull().no[0])
+        self.assertEqual((self.here.files(), self.here.parts()), ([], []))
+
     def test_more_than_was_asked_for(self) -> None:
         there = self.engine.sealed(5)
         for wrong in (

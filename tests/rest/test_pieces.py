@@ -10,7 +10,7 @@ from twisted.web.client import ResponseDone
 
 from avinet.aio import as_deferred
 from avinet.errors import TimedOut, Unavailable
-from avinet.rest.pieces import HIGH_BYTES, Pieces
+from avinet.rest.pieces import HIGH_BYTES, LEAST_BYTES, SOON_S, Pieces
 
 
 class Reading:
@@ -38,6 +38,8 @@ class PiecesTests(SynchronousTestCase):
     def test_all_that_has_arrived_is_taken_at_once_and_then_the_end(self) -> None:
         first = as_deferred(self.pieces.take())
         self.pieces.dataReceived(b"a")
+        self.assertNoResult(first)
+        self.clock.advance(SOON_S)
         self.assertEqual(self.successResultOf(first), [b"a"])
         for each in (b"b", b"c"):
             self.pieces.dataReceived(each)
@@ -45,6 +47,17 @@ class PiecesTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(as_deferred(self.pieces.take())), [b"b", b"c"])
         self.assertEqual(self.successResultOf(as_deferred(self.pieces.take())), [])
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_little_is_not_taken_at_once_and_much_is(self) -> None:
+        self.pieces.dataReceived(b"a")
+        self.clock.advance(SOON_S)
+        self.assertEqual(self.successResultOf(as_deferred(self.pieces.take())), [b"a"], "it has waited long enough")
+        taking = as_deferred(self.pieces.take())
+        half = bytes(LEAST_BYTES // 2)
+        self.pieces.dataReceived(half)
+        self.assertNoResult(taking)
+        self.pieces.dataReceived(half)
+        self.assertEqual(self.successResultOf(taking), [half, half])
 
     def test_the_peer_is_not_read_while_much_waits(self) -> None:
         self.pieces.dataReceived(bytes(HIGH_BYTES))
