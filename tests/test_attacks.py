@@ -47,7 +47,7 @@ ROWS = {
     "S33": "every message changed, cut and made up",
     "S34": "a tunnel that is half-dead",
     "H1": "answers and requests without end, redirects, cookies, packed bodies",
-    "H2": "names that lead out of the log folder over SFTP",
+    "H2": "names that lead out of the log folder over SFTP, or of the folders of segments",
     "H4": "a service engine that names another one",
     "H5": "terminal escapes in what is shown",
     "H6": "script in what a door answers",

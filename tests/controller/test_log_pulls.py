@@ -18,7 +18,7 @@ from avinet.controller.log_pulls.records import KEPT, PullRecords
 from avinet.controller.retention import Retention
 from avinet.enrolment.records import AUDIT, AuditRecord, put_audit
 from avinet.errors import Conflict, LocalError, NotFound, PeerError, TooMany, Unavailable
-from avinet.store.interface import Put
+from avinet.store.interface import Put, Transaction
 from avinet.wire.log_pulls import LogPull, LogPullOrder, LogPullSeen, PulledEngine
 from tests.logs.pulls import Engine, Here
 from tests.store.memory import MemoryStore
@@ -356,6 +356,19 @@ class RestartTests(PullsCase):
         self.later(5)
         self.pulls = self.made()
         self.assertEqual((self.seen(pull).pull.state, self.engine(pull).archived), ("done", 2))
+
+    def test_what_a_newer_version_has_written_does_not_stop_a_node(self) -> None:
+        self.fleet.add("se-1")
+        self.fleet.gone.add("se-1")
+        pull = self.begin("se-1")
+        self.later(2)
+        odd = Put(b"pull-engine/%s/se-1" % pull.id.encode(), b'{"id":"se-1","colour":"red"}')
+        self.result(self.store.transact(Transaction((), (odd, Put(b"pulls/9", b'{"colour":"red"}')))))
+        self.restart()
+        self.fleet.gone.clear()
+        self.later(5)
+        self.assertEqual(self.states(pull), ["done"])
+        self.assertEqual(len(self.result(self.pulls.latest(limit=10, before="")).items), 1)
 
     def test_what_the_store_does_not_take_is_not_begun(self) -> None:
         self.fleet.add("se-1")

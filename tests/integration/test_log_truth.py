@@ -129,7 +129,9 @@ class LogTruthTests(NodeCase):
     def asked(self, *what: str) -> list[dict[str, Any]]:
         """The rows of an answer, each by the names of its columns."""
         answer = json.loads(self.node.avictl("logs", "query", "-o", "json", "--limit", "1000000", *what).stdout)
-        return [dict(zip((each["name"] for each in answer["columns"]), row, strict=True)) for row in answer.get("rows", [])]
+        return [
+            dict(zip((each["name"] for each in answer["columns"]), row, strict=True)) for row in answer.get("rows", [])
+        ]
 
     def found(self) -> Counter[str]:
         """How often each path is in the archive."""

@@ -234,6 +234,7 @@ class BoundTests(PullCase):
         self.assertEqual(self.engine.opened, [])
 
     def test_a_disk_that_is_full_is_told_and_is_not_kept_full(self) -> None:
+        """Nothing that was there is harmed (E11)."""
         self.engine.sealed(60)
 
         def full(*_: Any) -> int:

@@ -21,6 +21,8 @@ def page(*items: Manifest, next: int = 0, acknowledged: int = 0, others: Any = (
 
 
 class ListingTests(SynchronousTestCase):
+    """A list without end, or of another service engine (H1, H4)."""
+
     def setUp(self) -> None:
         self.listing = Listing("se-1", 1)
 

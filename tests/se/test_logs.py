@@ -127,6 +127,7 @@ class ReadingTests(LogCase):
         )
 
     def test_what_is_not_there(self) -> None:
+        """Names and links that lead elsewhere (H2)."""
         manifest = self.sealed(5)[0]
         for name in ("1-4", "2-5", "6-9", "x", "1-5x", "..%2Fclean", f"1-{'9' * 30}"):
             self.refused(NotFound, "GET", f"/v1/log-segments/{name}")
@@ -197,6 +198,7 @@ class ChangingTests(LogCase):
         self.assertEqual(self.ask("GET", "/v1/log-segments").decoded(SegmentPage).acknowledged, 15)
 
     def test_nothing_changes_without_a_signature(self) -> None:
+        """Whoever reaches the service proves nothing by that (H12)."""
         manifest = self.sealed(5)[0]
         self.spooling.spool.append(lines(range(6, 8)))
         said = Acknowledgement(segments=[Vouched(first=1, last=5, sha256=manifest.sha256)])

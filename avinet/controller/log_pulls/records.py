@@ -6,19 +6,23 @@ Of a service engine without a record nothing is known yet. The oldest pulls are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import msgspec
 from twisted.logger import Logger
 
 from avinet.errors import NotFound
 from avinet.store.entries import entries
-from avinet.store.interface import OPERATIONS, Delete, Put, Store, Transaction
+from avinet.store.interface import OPERATIONS, Delete, Entry, Put, Store, Transaction
 from avinet.wire.log_pulls import LogPull, PulledEngine
 from avinet.wire.message import encode
 
 PULLS, ENGINES = b"pulls/", b"pull-engine/"
 KEPT = 100
 """How many pulls that have ended are kept."""
+
+
+K = TypeVar("K")
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,20 +60,21 @@ class PullRecords:
         """What is known of each of its service engines, in their order."""
         found = {id: PulledEngine(id=id) for id in kept.targets}
         async for entry in entries(self._store, _engine_key(kept.pull.id, "")):
-            each = msgspec.json.decode(entry.value, type=PulledEngine)
-            if each.id in found:
+            each = self._read(entry, PulledEngine)
+            if each is not None and each.id in found:
                 found[each.id] = each
         return list(found.values())
 
     async def all(self) -> list[Kept]:
         """All pulls, the oldest first."""
-        found: list[Kept] = []
-        async for entry in entries(self._store, PULLS):
-            try:
-                found.append(msgspec.json.decode(entry.value, type=Kept))
-            except msgspec.ValidationError as error:  # of a newer version: it is nobody's business here
-                self.log.warn("{key} in the store cannot be read: {why}", key=entry.key.decode(), why=str(error))
-        return found
+        return [kept async for entry in entries(self._store, PULLS) if (kept := self._read(entry, Kept)) is not None]
+
+    def _read(self, entry: Entry, into: type[K]) -> K | None:
+        try:
+            return msgspec.json.decode(entry.value, type=into)
+        except msgspec.ValidationError as error:  # of a newer version: it is nobody's business here
+            self.log.warn("{key} in the store cannot be read: {why}", key=entry.key.decode(), why=str(error))
+            return None
 
     async def sweep(self) -> None:
         """Forget the oldest that have ended."""
