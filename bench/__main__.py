@@ -31,6 +31,7 @@ BENCHES = {
     "store": "SQLite and etcd side by side, etcd beside etcdctl, and a leader that is killed",
     "logs-intake": "lines of request logs out of HAProxy's ring into sealed segments",
     "logs-seal": "what sealing request logs costs, and what a sealed record takes",
+    "rollups": "what it costs a node to keep what 2,000 service engines report",
     "slow": "a thousand readers that do not read: memory, CPU, and the logins of others",
 }
 """What can be run, each in the module of its name, as `run`."""

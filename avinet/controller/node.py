@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from avinet.aio import BREATH, Tasks, pause
+from avinet.aio import BREATH, Tasks, pause, within
 from avinet.cloud.bundle import LocalBoot
 from avinet.cloud.local import LocalCloud
 from avinet.config.desired import Desired
@@ -54,6 +55,7 @@ from avinet.enrolment.ratchets import Ratchets
 from avinet.enrolment.records import AuditRecord, EngineRecord, put_audit
 from avinet.enrolment.registrar import Registrar
 from avinet.enrolment.rotation import Rotations
+from avinet.errors import TimedOut
 from avinet.logs.query_client import QueryWorker
 from avinet.logs.recent import Recent
 from avinet.stalls import Stalls
@@ -68,6 +70,8 @@ from avinet.wire.report import Report
 T = TypeVar("T")
 TOLD_S = 1.0
 """How long a peer that is cut off has to read why."""
+ROLLUPS_S = 5.0
+"""How long a slow disk holds up the end."""
 ROTATED_S = 2.0
 """How long the tunnel of a key stays that was rotated: nobody opens a channel with it longer."""
 CONTROL_SERVICES = ("control:80", "api:80", "reports:80", "logs:80")
@@ -305,9 +309,10 @@ class Node:
         for session in self.sessions:
             self.sessions.cut(session.id, "the controller stops")
         await self.log_queries.stop()
-        await self.rollups.stop()
         await self.states.stop()
         await self.epochs.stop()
+        with contextlib.suppress(TimedOut):
+            await within(self._reactor, ROLLUPS_S, self.rollups.stop(), "the file of the rollups")
         self.tasks.stop()
         await self.log_archive.stop()
 

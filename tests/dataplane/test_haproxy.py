@@ -33,10 +33,12 @@ from avinet.dataplane.master import claim_ports, installed
 from avinet.dataplane.render import RECORDS_SOCKET, RING_BYTES, key_file, render
 from avinet.dataplane.runtime import dropped_logs, stat_lines
 from avinet.errors import Invalid, LocalError, Unavailable
+from avinet.telemetry.reports import add_up
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config, Document, Pool, Server, VirtualService
 from avinet.wire.log import KEPT_TEXT_BYTES
 from avinet.wire.message import decode, encode
+from avinet.wire.report import ServiceTraffic
 from tests.dataplane.contract import CHECK, DataplaneContract, pool
 from tests.dataplane.record_contract import RecordContract, pipelined, request, talk
 from tests.dataplane.servers import ask
@@ -68,12 +70,17 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
         await self.plane.start(config)
         after = await self.plane._master.find()
         self.assertEqual(after, before)
+        self.assertEqual([each.new_connections for each in await self.plane.traffic()], [])
         await ask(port)
+        told: list[ServiceTraffic] = []
 
         async def counted() -> bool:
-            return any(each.requests for each in await self.plane.traffic())
+            nonlocal told
+            told = add_up(told, await self.plane.traffic())
+            return any(each.requests for each in told)
 
         await eventually("records arrive at the new driver", counted)
+        self.assertEqual([each.new_connections for each in told], [1], "those of before were told by the one before")
 
     @asynchronous
     async def test_without_its_driver_it_rests(self) -> None:

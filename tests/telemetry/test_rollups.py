@@ -155,14 +155,20 @@ class TierTests(Case):
 
     def test_the_time_of_the_node_decides_and_a_clock_that_was_set_back_adds_to_what_is_there(self) -> None:
         world = self.world
-        for _ in range(40):
-            world.report("se-1", shop(1))
+        for slot in range(40):
+            if slot != 2:
+                world.report("se-1", shop(1))
             world.pass_s(10)
         world.set_back = 390.0
-        world.report("se-1", shop(100))
-        world.pass_s(20)
-        self.assertEqual(requests(world.read(0, 30, service="shop"))[SHOP], {0: 1, 10: 101, 20: 1})
-        self.assertEqual(requests(world.read(0, 300, 300, service="shop"))[SHOP], {0: 130})
+        for count in (100, 1000):
+            world.report("se-1", shop(count))
+            world.pass_s(10)
+        self.assertEqual(requests(world.read(0, 40, service="shop"))[SHOP], {0: 1, 10: 101, 20: 1000, 30: 1})
+        self.assertEqual(requests(world.read(0, 300, 300, service="shop"))[SHOP], {0: 1129})
+        world.pass_s(350)
+        assert world.rollups._file is not None
+        self.assertEqual(world.rollups._file.due(START + 300), [])
+        self.assertEqual(requests(world.read(0, 300, 300, service="shop"))[SHOP], {0: 1129}, "made anew")
 
     def test_of_several_reports_in_a_slot_the_last_one_knows_what_is_open(self) -> None:
         for open in (5, 2):

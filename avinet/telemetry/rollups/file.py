@@ -17,29 +17,14 @@ import msgspec
 
 from avinet.errors import Damaged, LocalError
 from avinet.files import private_folder
-from avinet.telemetry.rollups.sums import (
-    COARSE_S,
-    FINE_S,
-    PARTS,
-    Engine,
-    Services,
-    add_services,
-    one_after_the_other,
-    pack,
-    part_of,
-    unpack_engines,
-    unpack_services,
-)
+from avinet.telemetry.rollups.merging import both, by_part, fleet_of, over_time, part_of_fleet
+from avinet.telemetry.rollups.sums import COARSE_S, FINE_S, PARTS, Engine, pack, unpack_engines
 
 NAME = "series.sqlite"
 APPLICATION, FORMAT = 0x61766972, 1
 ENGINES, FLEET = 0, 1
 LEVEL = 1
 """Of zlib: higher ones take more of a processor than they save on the disk."""
-FLEET_SERVICES, FLEET_SERVERS = 50_000, 2_000
-"""The virtual services of the fleet, and the servers of each, that have a name; the rest is `other`."""
-ENGINE_SERVICES = 1000
-"""The virtual services of a service engine in 5 min that have a name."""
 RECENT_S = 120
 """Reports of so long before the end are known to be counted, after a start."""
 _CAP_SHARE = 32
@@ -153,23 +138,25 @@ class SeriesFile:
         with told(self.path):
             before = self._engines(at)
             if before:
-                engines = {id: _both(before.get(id), engines.get(id)) for id in before.keys() | engines.keys()}
-            by_part: dict[int, dict[str, Engine]] = {}
-            fleet: Services = {}
-            for id, engine in engines.items():
-                by_part.setdefault(part_of(id), {})[id] = engine
-                add_services(fleet, unpack_services(engine.services), FLEET_SERVICES, FLEET_SERVERS)
-            parts = [(ENGINES, part, compressed(each)) for part, each in by_part.items()]
-            parts += [(FLEET, part, compressed(each)) for part, each in _by_part(fleet).items()]
+                engines = {id: both(before.get(id), engines.get(id)) for id in before.keys() | engines.keys()}
+            parts = [(ENGINES, part, compressed(each)) for part, each in by_part(engines).items()]
+            parts += [(FLEET, part, compressed(each)) for part, each in by_part(fleet_of(engines)).items()]
             reports = sum(each.reports for each in engines.values())
             with self._transaction():
                 if before:
                     self._forget(FINE_S, at, at + 1)
-                    self._forget(COARSE_S, at - at % COARSE_S, at + 1)
+                if self._is_stale(coarse := at - at % COARSE_S):
+                    self._forget(COARSE_S, coarse, coarse + 1)
                 self._keep(FINE_S, at, parts)
                 self._note(FINE_S, at, 1, reports, sum(len(data) for _, _, data in parts))
             self._cap()
         return True
+
+    def _is_stale(self, coarse: int) -> bool:
+        """Whether a slot of 5 min was made already, and can be made again."""
+        oldest = self._number("SELECT min(at) FROM slots WHERE tier = ?", FINE_S)
+        made = self._number("SELECT count(*) FROM slots WHERE tier = ? AND at = ?", COARSE_S, coarse)
+        return bool(made) and oldest <= coarse
 
     def _engines(self, at: int) -> dict[str, Engine]:
         rows = self._connection.execute(
@@ -202,18 +189,31 @@ class SeriesFile:
             return [at for (at,) in rows]
 
     def make_coarse(self, at: int, kind: int, part: int) -> bool:
-        """Make one part of the slot of 5 min that begins `at`; it counts when `finish_coarse` has said so. True."""
+        """Make one part of the slot of 5 min that begins `at`; it counts when `finish_coarse` has said so. True.
+
+        Those of `FLEET` are made of all those of `ENGINES`.
+        """
         with told(self.path):
             rows = self._connection.execute(
                 "SELECT data FROM parts WHERE tier = ? AND kind = ? AND part = ? AND at >= ? AND at < ? ORDER BY at",
                 (FINE_S, kind, part, at, at + COARSE_S),
-            ).fetchall()
-            if rows:
-                add_up = _engines_added if kind == ENGINES else _fleet_added
-                data = compressed(add_up([expanded(data) for (data,) in rows]))
+            )
+            if kind == ENGINES:
+                made: object = over_time(expanded(data) for (data,) in rows)
+            else:
+                made = part_of_fleet(part, self._coarse_engines(at)) if rows.fetchone() else {}
+            if made:
                 with self._transaction():
-                    self._keep(COARSE_S, at, [(kind, part, data)])
+                    self._keep(COARSE_S, at, [(kind, part, compressed(made))])
         return True
+
+    def _coarse_engines(self, at: int) -> Iterator[bytes]:
+        for part in range(PARTS):
+            for (data,) in self._connection.execute(
+                "SELECT data FROM parts WHERE tier = ? AND kind = ? AND part = ? AND at = ?",
+                (COARSE_S, ENGINES, part, at),
+            ):
+                yield expanded(data)
 
     def finish_coarse(self, at: int) -> bool:
         """All parts of it are there. True."""
@@ -277,41 +277,3 @@ def set_aside(folder: Path) -> Path:
     except OSError as error:
         raise LocalError(f"cannot move {path} out of the way: {error.strerror}") from error
     return aside
-
-
-def _both(before: Engine | None, after: Engine | None) -> Engine:
-    if before is None or after is None:
-        found = before or after
-        assert found is not None
-        return found
-    services = one_after_the_other(unpack_services(each.services) for each in (before, after))
-    return Engine(before.reports + after.reports, 1, after.boot, after.seq, msgspec.Raw(pack(services)))
-
-
-def _by_part(fleet: Services) -> dict[int, Services]:
-    found: dict[int, Services] = {}
-    for name, each in fleet.items():
-        found.setdefault(part_of(name), {})[name] = each
-    return found
-
-
-def _engines_added(parts: list[bytes]) -> dict[str, Engine]:
-    heads: dict[str, Engine] = {}
-    totals: dict[str, Services] = {}
-    for data in parts:
-        for id, each in unpack_engines(data).items():
-            add_services(totals.setdefault(id, {}), unpack_services(each.services), ENGINE_SERVICES, FLEET_SERVERS)
-            head = heads.get(id)
-            if head is not None:
-                each.reports, each.slots = each.reports + head.reports, each.slots + head.slots
-            heads[id] = each
-    for id, head in heads.items():
-        head.services = msgspec.Raw(pack(totals[id]))
-    return heads
-
-
-def _fleet_added(parts: list[bytes]) -> Services:
-    total: Services = {}
-    for data in parts:
-        add_services(total, unpack_services(data), FLEET_SERVICES, FLEET_SERVERS)
-    return total
