@@ -32,6 +32,8 @@ BENCHES = {
     "logs-intake": "lines of request logs out of HAProxy's ring into sealed segments",
     "logs-seal": "what sealing request logs costs, and what a sealed record takes",
     "rollups": "what it costs a node to keep what 2,000 service engines report",
+    "logs-pull": "from a log on a service engine to an answer, against ssh and DuckDB's reader of JSON",
+    "logs-crash": "kills while request logs come in and are pulled: what is missing, and what is there twice",
     "slow": "a thousand readers that do not read: memory, CPU, and the logins of others",
 }
 """What can be run, each in the module of its name, as `run`."""

@@ -11,7 +11,8 @@ import json
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from itertools import cycle, islice
 from pathlib import Path
 
 from avinet.dataplane.render import LINE_BYTES, RECORDS_SOCKET, RING_BYTES
@@ -25,6 +26,8 @@ from demo.machine import free_ports
 
 TURN_S = 0.01
 LOOK_S = 0.5
+PRIORITY = b"<134>"
+"""What begins a line of syslog."""
 HAPROXY, SEALER = "ring", b"avinet.logs.sealer"
 _SETTINGS = """
 [spool]
@@ -56,10 +59,31 @@ class LogSource:
         folder = site.instance(self.id)
         with (folder / "se.toml").open("a", encoding="utf-8") as file:
             file.write(_SETTINGS.format(age_s=age_s))
+        self._command = command
+        self.logs = folder / "state" / FOLDER
+        self._intake = folder / "state" / "dataplane" / RECORDS_SOCKET
         site.start(self.id, command)
         site.until(f"{self.id} has acknowledged", lambda: acknowledged(site.engine(self.id)))
-        self.logs = folder / "state" / FOLDER
-        self._offered = self._start_haproxy(folder / "state" / "dataplane" / RECORDS_SOCKET)
+
+    def restart(self) -> None:
+        """Kill it, and start it again."""
+        self._site.kill(self.id)
+        self._site.start(self.id, self._command)
+
+    def connected(self) -> None:
+        """Wait until it can be asked."""
+        self._site.until(f"{self.id} answers", lambda: self._run("ping").startswith("pong"), every_s=0.1)
+
+    def _run(self, command: str) -> str:
+        path = f"/v1/service-engines/{self.id}/commands"
+        return self._site.node.ask("POST", path, CommandResult, CommandRun(command=command)).output
+
+    def fill(self, write: Callable[[Path], None]) -> None:
+        """End it, have `write` put something into its spool, and start it again."""
+        self._site.kill(self.id)
+        write(self.logs)
+        self._site.start(self.id, self._command)
+        self.connected()
 
     def _start_haproxy(self, intake: Path) -> socket.socket:
         program = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
@@ -74,20 +98,20 @@ class LogSource:
         return self._site.until("HAProxy takes lines", lambda: _connected(port))
 
     def offer(
-        self, lines: Sequence[bytes], per_s: float, seconds: float, look: Callable[[], None] = lambda: None
+        self, made: Iterator[bytes], per_s: float, seconds: float, look: Callable[[], None] = lambda: None
     ) -> int:
-        """Offer `lines` again and again, for `seconds`, calling `look` from time to time; how many that were."""
-        block = [b"<134>" + line + b"\n" for line in lines]
+        """Offer lines as they are `made`, for `seconds`, calling `look` from time to time; how many that were."""
+        offered = self._start_haproxy(self._intake)
         sent, begun, looked = 0, time.monotonic(), 0.0
         while (elapsed := time.monotonic() - begun) < seconds:
-            at = sent % len(block)
-            some = block[at : at + int(elapsed * per_s) - sent]
-            self._offered.sendall(b"".join(some))
+            some = list(islice(made, int(elapsed * per_s) - sent))
+            offered.sendall(b"".join(some))
             sent += len(some)
             if elapsed - looked >= LOOK_S:
                 looked = elapsed
                 look()
             time.sleep(TURN_S)
+        offered.close()
         return sent
 
     def manifests(self) -> list[Manifest]:
@@ -106,18 +130,21 @@ class LogSource:
 
     def sealer_cpu_s(self) -> float:
         """The seconds of CPU that its sealer has used; it ends when it had nothing to do for half a minute."""
-        return sum(map(cpu_s, _children(self._site.pid(self.id), SEALER)))
+        return sum(map(cpu_s, children(self._site.pid(self.id), SEALER)))
 
     def longest_stall_s(self) -> float:
         """The longest turn of its loop, of the last minute or two."""
-        path = f"/v1/service-engines/{self.id}/commands"
-        said = self._site.node.ask("POST", path, CommandResult, CommandRun(command="status")).output
-        return float(json.loads(said)["longest_stall_s"])
+        return float(json.loads(self._run("status"))["longest_stall_s"])
 
     def memory_mb(self) -> float:
         """The memory of the service engine and its sealer (PSS)."""
         process = self._site.pid(self.id)
-        return sum(private_mb(each) for each in (process, *_children(process, SEALER)))
+        return sum(private_mb(each) for each in (process, *children(process, SEALER)))
+
+
+def again_and_again(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """`lines` as they are offered."""
+    return cycle([PRIORITY + line + b"\n" for line in lines])
 
 
 def rows(manifests: Iterable[Manifest]) -> int:
@@ -125,7 +152,8 @@ def rows(manifests: Iterable[Manifest]) -> int:
     return sum(each.rows for each in manifests)
 
 
-def _children(process: int, named: bytes) -> list[int]:
+def children(process: int, named: bytes) -> list[int]:
+    """The children of `process` whose command line has `named`."""
     found = map(int, Path(f"/proc/{process}/task/{process}/children").read_text().split())
     return [each for each in found if named in Path(f"/proc/{each}/cmdline").read_bytes()]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from bench.log_source import LogSource, rows
+from bench.log_source import LogSource, again_and_again, rows
 from bench.measure import Case, Effort, Say, always_above, at_most_always, case
 from bench.records import lines
 from bench.site import Site
@@ -48,7 +48,7 @@ def run(effort: Effort, say: Say) -> Iterator[Case]:
 def _offered(site: Site, source: LogSource, seconds: float) -> tuple[float, int, list[float]]:
     """Seconds until all that was offered is sealed or told of, how much that was, and the memory meanwhile in MB."""
     seen: list[float] = []
-    offered = list(lines(DIFFERENT, start_ms=int(time.time() * 1000)))
+    offered = again_and_again(lines(DIFFERENT, start_ms=int(time.time() * 1000)))
     begun = time.monotonic()
     sent = source.offer(offered, OFFERED_PER_S, seconds, lambda: seen.append(source.memory_mb()))
     site.until("all are sealed", lambda: source.counted() >= sent, every_s=0.05)

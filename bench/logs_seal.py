@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from bench.log_source import LogSource, rows
+from bench.log_source import LogSource, again_and_again, rows
 from bench.measure import Case, Effort, Say, always_above, at_most_always, case
 from bench.records import lines
 from bench.site import Site
@@ -25,7 +25,7 @@ def run(effort: Effort, say: Say) -> Iterator[Case]:
             site.make()
             source = LogSource(site, age_s=300.0)
             say(f"{OFFERED_PER_S:,.0f} lines a second are offered for {seconds:g} s")
-            offered = list(lines(DIFFERENT, start_ms=int(time.time() * 1000)))
+            offered = again_and_again(lines(DIFFERENT, start_ms=int(time.time() * 1000)))
             source.offer(offered, OFFERED_PER_S, seconds)
             found = source.whole_segments()
             rates.append(rows(found) / source.sealer_cpu_s())

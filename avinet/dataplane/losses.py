@@ -25,10 +25,13 @@ class Losses:
         self._last = ended_s
 
     def miss(self, why: Why, records: int | None, from_s: float | None = None) -> None:
-        """So many are missing; of unknown number where None. They are of between `from_s` (at first: now) and now."""
+        """So many are missing; of unknown number where None. They ended between `from_s` and now.
+
+        At first: since the last record that has come, or the start.
+        """
         now = self._seconds()
         self._counted += records or 0
-        self._missed(why, records, _ms(now if from_s is None else min(from_s, now)), _ms(now))
+        self._missed(why, records, _ms(min(self._last if from_s is None else from_s, now)), _ms(now))
 
     def dropped(self, total: int) -> None:
         """HAProxy says that it could not send so many since it was started."""
