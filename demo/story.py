@@ -46,6 +46,8 @@ class Story:
         self.ssh_port, self.https_port = ports[:2]
         self.backend_ports = dict(zip(BACKENDS, ports[2:], strict=False))
         self.service_ports = dict(zip(ENGINES, ports[2 + len(BACKENDS) :], strict=True))
+        self.answered: Counter[str] = Counter()
+        """How many requests each backend has answered through a virtual service."""
 
     @property
     def steps(self) -> list[Step]:
@@ -98,6 +100,7 @@ class Story:
             body = answer.read().decode()
             if answer.status != 200:
                 raise StepFailed(f"the virtual service on {engine} answered {answer.status}")
+            self.answered[body] += 1
             return body
         except OSError as error:
             raise StepFailed(f"the virtual service on {engine} does not answer: {error}") from error
@@ -274,6 +277,23 @@ def run_commands(story: Story) -> str:
     return "ping, status, config, dataplane on " + ENGINES[0]
 
 
+def ask_logs(story: Story) -> str:
+    """What the demo has asked for is what the request logs say, to the request."""
+
+    def found() -> list[list[Any]] | None:
+        patience = f"{story.machine.patience_s:g}s"
+        story.machine.avictl("logs", "pull", "-l", "site=demo", "--deadline", patience)
+        rows = story.machine.asked("logs", "query", "--by", "server").get("rows", [])
+        return rows if dict(rows) == dict(story.answered) else None
+
+    rows = story.machine.until("each request is in the archive of the node", found)
+    if gaps := story.machine.asked("logs", "query", "--gaps").get("rows", []):
+        raise StepFailed(f"something is missing in the request logs: {gaps}")
+    [[_, p99]] = story.machine.asked("logs", "query", "--percentile", "99")["rows"]
+    counts = ", ".join(f"{server} {count}" for server, count in rows)
+    return f"pulled from {' and '.join(ENGINES)}, and asked: {counts}, none missing, 99 % within {p99:.2g} ms"
+
+
 def open_ssh(story: Story) -> str:
     if shutil.which("ssh") is None:
         raise StepFailed("there is no ssh on this machine: install OpenSSH's client (Debian: openssh-client)")
@@ -323,6 +343,7 @@ STEPS_ON_ETCD = (
     Step("health", "kill a web server", lose_backend),
     Step("command", "send commands back", run_commands),
     Step("ssh", "open an SSH session", open_ssh),
+    Step("logs", "pull the request logs, and ask them", ask_logs),
     Step("restart", "kill the controller", lose_controller),
     Step("delete", "delete the service engines", delete_engines),
 )
@@ -359,6 +380,7 @@ def tell(
 def hints(story: Story) -> list[str]:
     """What to try while the demo waits."""
     lines = ["status", "se list", f"se show {ENGINES[0]}", f"run {ENGINES[0]} dataplane", f"ssh {ENGINES[0]} -- status"]
+    lines += ["logs pull -l site=demo", "logs query --every 1m --percentile 99", "logs tail"]
     return [
         f"export AVINET_SOCKET={story.machine.socket} PATH={Path(sys.executable).parent}:$PATH",
         *(f"avictl {line}" for line in lines),

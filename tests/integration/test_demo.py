@@ -77,6 +77,7 @@ SABOTAGE: dict[str, Callable[[Story], object]] = {
     "health": kill_engines,
     "command": kill_engines,
     "ssh": kill_engines,
+    "logs": kill_engines,
     "restart": lambda story: (story.machine.folder / "controller.toml").unlink(),
     "delete": lambda story: story.machine.kill("controller"),
 }
