@@ -34,6 +34,7 @@ BENCHES = {
     "rollups": "what it costs a node to keep what 2,000 service engines report",
     "logs-pull": "from a log on a service engine to an answer, against ssh and DuckDB's reader of JSON",
     "logs-crash": "kills while request logs come in and are pulled: what is missing, and what is there twice",
+    "logs-query": "questions to five million records of request logs, beside DuckDB over the lines themselves",
     "slow": "a thousand readers that do not read: memory, CPU, and the logins of others",
 }
 """What can be run, each in the module of its name, as `run`."""

@@ -14,14 +14,15 @@ _AGENTS = [
     for number in range(118, 133)
 ]
 _PLACES = ("products", "orders", "users", "search", "images", "cart", "reviews", "sessions")
-_START_MS = 1_795_000_000_000
+START_MS = 1_795_000_000_000
+CLIENTS = 20_000
 
 
-def lines(count: int, seed: int = 1, start_ms: int = _START_MS) -> Iterator[bytes]:
-    """`count` records, about 2,000 a second by their times, each as one line without its end."""
-    chance = random.Random(seed)
+def lines(count: int, seed: int = 1, start_ms: int = START_MS) -> Iterator[bytes]:
+    """`count` records of the same 20,000 clients, about 2,000 a second by their times, each a line without its end."""
+    chance, known = random.Random(seed), random.Random(1)
     time_ms = float(start_ms)
-    clients = [f"{a}.{b}.{c}.{d}" for a, b, c, d in (chance.randbytes(4) for _ in range(20_000))]
+    clients = [f"{a}.{b}.{c}.{d}" for a, b, c, d in (known.randbytes(4) for _ in range(CLIENTS))]
     for _ in range(count):
         time_ms += chance.expovariate(2.0)
         yield json.dumps(_record(chance, int(time_ms), clients), separators=(",", ":")).encode()

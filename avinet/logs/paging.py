@@ -10,8 +10,8 @@ from avinet.wire.query import Rows, read_cursor
 
 Found = list[tuple[Any, ...]]
 """Rows, as the database gives them."""
-_FIRST = 2
-"""How many segments are read at first; then twice as many each time, as the page may be of what is rare."""
+_FIRST = 8
+"""How many segments are read at first; then four times as many each time, as the page may be of what is rare."""
 
 
 def page(rows: Rows, segments: Sequence[Segment], read: Callable[[Sequence[Segment]], Found]) -> Found:
@@ -28,7 +28,7 @@ def page(rows: Rows, segments: Sequence[Segment], read: Callable[[Sequence[Segme
     many = _FIRST
     while True:
         batch, left = left[:many], left[many:]
-        many *= 2
+        many *= 4
         found += read(batch)
         found.sort(key=_position, reverse=newest)
         del found[rows.limit + 1 :]

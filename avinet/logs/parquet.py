@@ -64,7 +64,7 @@ def write(source: Path, to: Path, first: int) -> int:
                 f"COPY (SELECT {first - 1} + row_number() OVER () AS {SEQUENCE.name}, {columns}"
                 f" FROM read_json({_quoted(source)}, format = 'newline_delimited', columns = {{{kinds}}},"
                 f" maximum_object_size = {OBJECT_BYTES}, compression = 'uncompressed'))"
-                f" TO {_quoted(to)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
+                f" TO {_quoted(to)} (FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
             ).fetchone()
         except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.ConstraintException) as error:
             raise Unfit(str(error)) from error

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from avinet.errors import Invalid
-from avinet.wire.log import ABSENT, COLUMNS, Column
+from avinet.logs.query_measures import ENGINE, NAMES, Parameters, from_histogram, histogrammed, measured
+from avinet.wire.log import COLUMNS, Column
 from avinet.wire.query import (
     Filter,
     Gaps,
@@ -28,22 +29,6 @@ from avinet.wire.query import (
 _TYPES = {"int": "BIGINT", "time": "BIGINT", "text": "VARCHAR"}
 _COMPARED = {"eq": "=", "ne": "<>", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _CALLED = {"prefix": "starts_with", "contains": "contains"}
-_ENGINE = "split_part(filename, '/', -4)"
-"""The service engine of a file, by where the archive has it: `ENGINE/YYYY-MM-DD/HH/NAME`."""
-_COLUMNS = {column.name: f'"{column.name}"' for column in COLUMNS} | {"engine": _ENGINE}
-_ERRORS = f"(status >= 500 OR (status < 100 AND connect_ms = {ABSENT}))"
-
-
-class Parameters:
-    """The values that a text of SQL speaks of by number."""
-
-    def __init__(self) -> None:
-        self.values: list[object] = []
-
-    def add(self, value: object) -> str:
-        """The place that stands for `value`."""
-        self.values.append(value)
-        return f"${len(self.values)}"
 
 
 def render(query: LogQuery, files: Sequence[str], whole: Sequence[str] = ()) -> tuple[str, list[object]]:
@@ -72,17 +57,25 @@ def _select(get: Shape, source: str, parameters: Parameters) -> str:
             return _rows(rows, source, parameters)
         case Series(bucket_s=bucket_s, measures=measures):
             width = parameters.add(bucket_s * 1000)
-            wanted = ", ".join([f'"time" // {width} * {width}', *(_measured(each, parameters) for each in measures)])
-            return f"SELECT {wanted} FROM {source} GROUP BY 1 ORDER BY 1"
+            slot = f'"time" // {width} * {width}'
+            if column := histogrammed(measures):
+                wanted, of = from_histogram(column, measures, source, slot, parameters)
+                return f"SELECT slot, {', '.join(wanted)} FROM {of} GROUP BY slot ORDER BY slot"
+            return f"SELECT {_all(slot, measures, parameters)} FROM {source} GROUP BY 1 ORDER BY 1"
         case Top() as top:
             return _top(top, source, parameters)
-        case Percentiles(column=column, quantiles=quantiles):
-            name = _COLUMNS[column]
-            return (
-                f"SELECT quantile_cont({name}, {parameters.add(list(quantiles))}) FROM {source} AND {name} <> {ABSENT}"
-            )
+        case Percentiles(column=name, quantiles=quantiles):
+            each_of = [Measure(of="percentile", column=name, quantile=quantile) for quantile in quantiles]
+            if column := histogrammed(each_of):
+                wanted, of = from_histogram(column, each_of, source, "0", parameters)
+                return f"SELECT [{', '.join(wanted)}] FROM {of}"
+            listed = ", ".join(measured(each, parameters) for each in each_of)
+            return f"SELECT [{listed}] FROM {source}"
         case Totals(measures=measures):
-            return f"SELECT {', '.join(_measured(each, parameters) for each in measures)} FROM {source}"
+            if column := histogrammed(measures):
+                wanted, of = from_histogram(column, measures, source, "0", parameters)
+                return f"SELECT {', '.join(wanted)} FROM {of}"
+            return f"SELECT {_all('', measures, parameters)} FROM {source}"
         case Gaps():
             raise Invalid("gaps are not in the records, but in the manifests of their segments")
 
@@ -106,13 +99,13 @@ def _condition(query: LogQuery, parameters: Parameters) -> str:
     wanted = ["true"]
     for column, ids in (("engine", query.engines), ("service", query.services)):
         if ids:
-            wanted.append(_among(_COLUMNS[column], ids, parameters))
+            wanted.append(_among(NAMES[column], ids, parameters))
     wanted += [_passes(each, parameters) for each in query.filters]
     return " AND ".join(wanted)
 
 
 def _passes(each: Filter, parameters: Parameters) -> str:
-    column = _COLUMNS[each.column]
+    column = NAMES[each.column]
     if each.op == "in":
         return _among(column, each.values, parameters)
     value = parameters.add(each.values[0])
@@ -127,9 +120,9 @@ def _among(column: str, values: Sequence[object], parameters: Parameters) -> str
 
 def _rows(rows: Rows, source: str, parameters: Parameters) -> str:
     order, behind = ("DESC", "<") if rows.order == "newest" else ("ASC", ">")
-    wanted = ", ".join(_COLUMNS[each] for each in [*rows.columns, "time", "engine", "seq"])
+    wanted = ", ".join(NAMES[each] for each in [*rows.columns, "time", "engine", "seq"])
     after = f" AND {_behind(read_cursor(rows.after), behind, parameters)}" if rows.after else ""
-    by = ", ".join(f"{_COLUMNS[each]} {order}" for each in ("time", "engine", "seq"))
+    by = ", ".join(f"{NAMES[each]} {order}" for each in ("time", "engine", "seq"))
     return f"SELECT {wanted} FROM {source}{after} ORDER BY {by} LIMIT {parameters.add(rows.limit + 1)}"
 
 
@@ -137,31 +130,19 @@ def _behind(last: Position, behind: str, parameters: Parameters) -> str:
     """What is behind the last record of a page. Its time stands alone too: that leaves out whole files."""
     time, engine, seq = (parameters.add(each) for each in (last.time, last.engine, last.seq))
     return (
-        f'"time" {behind}= {time} AND ("time" {behind} {time} OR {_ENGINE} {behind} {engine}'
-        f" OR ({_ENGINE} = {engine} AND seq {behind} {seq}))"
+        f'"time" {behind}= {time} AND ("time" {behind} {time} OR {ENGINE} {behind} {engine}'
+        f" OR ({ENGINE} = {engine} AND seq {behind} {seq}))"
     )
 
 
 def _top(top: Top, source: str, parameters: Parameters) -> str:
-    columns = [_COLUMNS[each] for each in top.columns]
-    wanted = ", ".join([*columns, _measured(top.measure, parameters)])
+    columns = [NAMES[each] for each in top.columns]
+    wanted = ", ".join([*columns, measured(top.measure, parameters)])
     places = [str(place) for place in range(1, len(columns) + 1)]
     order = ", ".join([f"{len(columns) + 1} DESC NULLS LAST", *(f"{place} ASC NULLS LAST" for place in places)])
     group = ", ".join(places)
     return f"SELECT {wanted} FROM {source} GROUP BY {group} ORDER BY {order} LIMIT {parameters.add(top.n + 1)}"
 
 
-def _measured(measure: Measure, parameters: Parameters) -> str:
-    column = _COLUMNS.get(measure.column, "")
-    match measure.of:
-        case "requests":
-            return "count(*)"
-        case "errors":
-            return f"count(*) FILTER (WHERE {_ERRORS})"
-        case "bytes_in" | "bytes_out":
-            return f'coalesce(sum("{measure.of}"), 0)'
-        case "mean":
-            return f"avg({column}) FILTER (WHERE {column} <> {ABSENT})"
-        case "percentile":
-            quantile = parameters.add(measure.quantile)
-            return f"quantile_cont({column}, {quantile}) FILTER (WHERE {column} <> {ABSENT})"
+def _all(first: str, measures: Sequence[Measure], parameters: Parameters) -> str:
+    return ", ".join([*([first] if first else []), *(measured(each, parameters) for each in measures)])

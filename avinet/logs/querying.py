@@ -1,4 +1,4 @@
-"""A query, answered from the archive by DuckDB: bounded in time and memory, with access to nothing but its files."""
+"""A query, answered from the archive by DuckDB: bounded in time and memory, with access to nothing else."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import astuple
 from functools import partial
+from pathlib import Path
 
 import duckdb
 import msgspec
@@ -22,6 +23,8 @@ from avinet.wire.query import VALUES, Gaps, LogQuery, Rows
 
 _LONGEST_REASON = 300
 _TRIES = 3
+_REMEMBERED = 1000
+"""Of so many files at most it is remembered what they are made of, which is up to a tenth of a megabyte each."""
 _OF_A_FILE = (
     duckdb.IOException,
     duckdb.InvalidInputException,
@@ -37,6 +40,8 @@ class Querying:
         self._archive = archive
         self._memory_bytes = memory_bytes
         self._threads = threads
+        self._database: duckdb.DuckDBPyConnection | None = None
+        self._known: set[Path] = set()
 
     def answer(self, query: LogQuery, limit_s: float, known: Sequence[str] = ()) -> LogAnswer:
         """The answer to `query`, which asks of the service engines `known` too when it names none.
@@ -75,17 +80,18 @@ class Querying:
     def _found(self, query: LogQuery, chosen: Chosen, left_s: float, limit_s: float) -> Found:
         if left_s <= 0:
             raise _late(limit_s)
+        database = self._opened(chosen.segments)
+        alarm = threading.Timer(left_s, database.interrupt)
+        alarm.daemon = True
+        alarm.start()
+        well = False
         try:
-            with opened([str(each.path) for each in chosen.segments], self._memory_bytes, self._threads) as database:
-                alarm = threading.Timer(left_s, database.interrupt)
-                alarm.daemon = True
-                alarm.start()
-                try:
-                    if isinstance(query.get, Rows):
-                        return page(query.get, chosen.segments, partial(_read, database, query))
-                    return _read(database, query, chosen.segments)
-                finally:
-                    alarm.cancel()
+            if isinstance(query.get, Rows):
+                found = page(query.get, chosen.segments, partial(_read, database, query))
+            else:
+                found = _read(database, query, chosen.segments)
+            well = True
+            return found
         except duckdb.InterruptException as error:
             raise _late(limit_s) from error
         except (duckdb.OutOfMemoryException, MemoryError) as error:
@@ -97,6 +103,27 @@ class Querying:
             raise Damaged(f"a segment cannot be read: {_line(str(error))}") from error
         except duckdb.Error as error:
             raise LocalError(f"the query failed in DuckDB: {_line(str(error))}") from error
+        finally:
+            alarm.cancel()
+            alarm.join()  # it interrupts no other query
+            if not well:  # what it is like now is not known
+                self.close()
+
+    def _opened(self, segments: Sequence[Segment]) -> duckdb.DuckDBPyConnection:
+        """The database that remembers what the files it has read are made of, as long as these are not too many."""
+        if len(self._known) > _REMEMBERED:
+            self.close()
+        self._known.update(each.path for each in segments)
+        if self._database is None:
+            self._database = opened(self._archive.folder, self._memory_bytes, self._threads)
+        return self._database
+
+    def close(self) -> None:
+        """Forget what was remembered."""
+        if self._database is not None:
+            self._database.close()
+        self._database = None
+        self._known = set()
 
 
 def _read(database: duckdb.DuckDBPyConnection, query: LogQuery, segments: Sequence[Segment]) -> Found:
@@ -109,8 +136,8 @@ def _read(database: duckdb.DuckDBPyConnection, query: LogQuery, segments: Sequen
     return database.execute(*render(query, files, whole)).fetchall()
 
 
-def opened(files: Sequence[str], memory_bytes: int, threads: int) -> duckdb.DuckDBPyConnection:
-    """A database in memory that can read `files`, and neither read nor write anything else, nor be told to."""
+def opened(folder: Path, memory_bytes: int, threads: int) -> duckdb.DuckDBPyConnection:
+    """A database in memory that has access to what is in `folder` and to nothing else, and cannot be told otherwise."""
     settings: dict[str, str | bool | int | float | list[str]] = {
         "memory_limit": f"{memory_bytes}B",
         "threads": threads,
@@ -123,7 +150,8 @@ def opened(files: Sequence[str], memory_bytes: int, threads: int) -> duckdb.Duck
         "preserve_insertion_order": False,
     }
     database = duckdb.connect(":memory:", config=settings)
-    database.execute("SET allowed_paths = $1", [list(files)])
+    database.execute("SET parquet_metadata_cache = true")
+    database.execute("SET allowed_directories = $1", [[f"{folder}/"]])
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
     return database

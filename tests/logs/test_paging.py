@@ -77,17 +77,17 @@ class PagingTests(SynchronousTestCase):
 
     def test_only_what_the_page_needs_is_read(self) -> None:
         held = [[(hour * 100 + n, "se-1", hour * 10 + n) for n in range(5)] for hour in range(20)]
-        for order, first in (("newest", ["/19", "/18"]), ("oldest", ["/0", "/1"])):
+        for order, first in (("newest", range(19, 11, -1)), ("oldest", range(8))):
             shelf = Shelf(Rows(columns=["path"], limit=5, order=order), held)  # type: ignore[arg-type]
             self.assertEqual(len(shelf.page()), 6)
-            self.assertEqual(shelf.was_read, first)
+            self.assertEqual(shelf.was_read, [f"/{number}" for number in first])
 
     def test_a_later_page_begins_where_it_is(self) -> None:
         held = [[(hour * 100 + n, "se-1", hour * 10 + n) for n in range(5)] for hour in range(20)]
         after = cursor(Position(time=700, engine="se-1", seq=70))
         shelf = Shelf(Rows(columns=["path"], limit=3, after=after), held)
         shelf.page()
-        self.assertEqual(shelf.was_read, ["/7", "/6"])
+        self.assertEqual(shelf.was_read, [f"/{number}" for number in range(7, -1, -1)])
 
     def test_what_is_rare_is_looked_for_in_all_with_few_reads(self) -> None:
         shelf = Shelf(Rows(columns=["path"], limit=500), [[(n, "se-1", n)] for n in range(100)])
@@ -98,4 +98,4 @@ class PagingTests(SynchronousTestCase):
             return shelf.read(names)
 
         self.assertEqual(len(page(shelf.rows, shelf.segments, read)), 100)
-        self.assertEqual(reads, [2, 4, 8, 16, 32, 38])
+        self.assertEqual(reads, [8, 32, 60])

@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from avinet.errors import AvinetError, Damaged, Invalid, LocalError, TimedOut, TooLarge, TooMany, Unavailable
+from avinet.logs import querying as querying_module
 from avinet.logs.archive import Archive
 from avinet.logs.asking import Answered, Asked
 from avinet.logs.query_client import QueryWorker
@@ -121,6 +122,29 @@ class QueryingTests(Base):
         self.assertIn(path.name, str(error))
         self.assertNotIn("\n", str(error))
 
+    def test_what_is_remembered_of_files_is_bounded_and_forgotten_after_a_fault(self) -> None:
+        self.patch(querying_module, "_REMEMBERED", 2)
+        opens: list[Path] = []
+
+        def noted(folder: Path, *limits: int) -> duckdb.DuckDBPyConnection:
+            opens.append(folder)
+            return opened(folder, *limits)
+
+        self.patch(querying_module, "opened", noted)
+        querying = self.querying()
+        put(self.archive, [record(seq=1, time=1000, service="web")])
+        for rows in (1, 1):
+            self.assertEqual(querying.answer(asked(), LONG_S).rows, [[rows]])
+        self.assertEqual(len(opens), 1)
+        _, broken = (put(self.archive, [record(seq=seq, time=1000, service="web")]) for seq in (2, 3))
+        self.assertEqual([querying.answer(asked(), LONG_S).rows for _ in range(2)], [[[3]], [[3]]])
+        self.assertEqual(len(opens), 2)
+        broken.write_bytes(b"P" * broken.stat().st_size)
+        self.assertRaises(Damaged, querying.answer, asked(Rows(columns=["path"])), LONG_S)
+        broken.unlink()
+        broken.with_suffix(".json").unlink()
+        self.assertEqual(querying.answer(asked(), LONG_S).rows, [[2]])
+
     def test_a_file_that_goes_meanwhile_is_left_out(self) -> None:
         put(self.archive, [record(seq=1, time=1000, service="web")])
         gone = put(self.archive, [record(seq=2, time=1000, service="web")])
@@ -135,19 +159,22 @@ class QueryingTests(Base):
         self.patch(archive, "choose", choose_and_lose)
         self.assertEqual(self.querying().answer(asked(), LONG_S).rows, [[1]])
 
-    def test_the_database_reads_its_files_alone(self) -> None:
+    def test_the_database_reads_its_archive_alone(self) -> None:
         mine = put(self.archive, [record(seq=1, time=1000, service="web")])
-        other = put(self.archive, [record(seq=2, time=1000, service="web")])
-        database = opened([str(mine)], 1 << 27, 1)
+        other = self.folder.with_name("archive-of-another") / "x.parquet"
+        other.parent.mkdir()
+        other.write_bytes(mine.read_bytes())
+        database = opened(self.folder, 1 << 27, 1)
         self.addCleanup(database.close)
         self.assertEqual(database.execute("SELECT count(*) FROM read_parquet($1)", [[str(mine)]]).fetchall(), [(1,)])
         for sql in (
             f"SELECT * FROM read_parquet('{other}')",
-            f"SELECT * FROM '{mine.parent}/*.parquet'",
+            f"SELECT * FROM '{other.parent}/*.parquet'",
+            f"SELECT * FROM read_parquet('{self.folder}/../{other.parent.name}/{other.name}')",
             "SELECT * FROM read_text('/etc/hostname')",
             "SELECT * FROM glob('/etc/*')",
             f"COPY (SELECT 1) TO '{other}'",
-            f"ATTACH '{self.folder}/x.db'",
+            f"ATTACH '{self.folder.parent}/x.db'",
             "INSTALL httpfs",
             "LOAD httpfs",
             "SET enable_external_access = true",
