@@ -33,14 +33,6 @@ LIMIT_S = 300.0
 _LAST_MS = START_MS + 100 * SLICE_MS
 
 
-class Made(msgspec.Struct, frozen=True):
-    """Segments: their rows and bytes, and the seconds of CPU that sealing them has taken."""
-
-    rows: int
-    bytes: int
-    cpu_s: float
-
-
 class Asked(msgspec.Struct, frozen=True):
     """What the answers to a question were each time, and the seconds until they were there."""
 
@@ -48,11 +40,11 @@ class Asked(msgspec.Struct, frozen=True):
     seconds: list[float]
 
 
-def make(folder: Path, part: int, parts: int, segments: int, rows: int) -> Made:
-    """Every `parts`th segment, each of `rows` lines of one of four service engines."""
+def make(folder: Path, part: int, parts: int, segments: int, rows: int) -> int:
+    """Every `parts`th segment, each of `rows` lines of one of four service engines; how many are sealed."""
     archive, raw = Archive(folder / "archive"), folder / "lines"
     raw.mkdir(exist_ok=True)
-    made = Made(0, 0, 0.0)
+    sealed = 0
     for number in range(part, segments, parts):
         slot, first = number // ENGINES, number // ENGINES * rows + 1
         place = folder / f"sealing-{number}"
@@ -68,14 +60,12 @@ def make(folder: Path, part: int, parts: int, segments: int, rows: int) -> Made:
             engine=f"se-{number % ENGINES + 1}",
             generation=1,
         )
-        began = time.process_time()
         manifest = seal(order).manifest
-        took = time.process_time() - began
         assert manifest is not None
         archive.add(place / sealed_name((first, manifest.last), PARQUET), manifest_bytes(manifest))
         os.rename(source, raw / f"{number}.jsonl")
-        made = Made(made.rows + rows, made.bytes + manifest.bytes, made.cpu_s + took)
-    return made
+        sealed += manifest.rows
+    return sealed
 
 
 def client_of(folder: Path) -> str:
@@ -96,6 +86,7 @@ def questions(client: str) -> dict[str, LogQuery]:
         "p99": of(Series(bucket_s=60, measures=[p99])),
         "paths": of(Top(columns=["path"])),
         "clients": of(Top(columns=["client"])),
+        "servers": of(Top(columns=["service", "server"])),
         "client": of(
             Rows(columns=["time", "service", "method", "path", "status", "total_ms"]),
             Filter(column="client", op="eq", values=[client]),
@@ -110,6 +101,10 @@ PEER = {
     ),
     "paths": ("SELECT u, count(*) FROM {0} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10", {"u": "VARCHAR"}),
     "clients": ("SELECT c, count(*) FROM {0} GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT 10", {"c": "VARCHAR"}),
+    "servers": (
+        "SELECT s, b, count(*) FROM {0} GROUP BY 1, 2 ORDER BY 3 DESC, 1, 2 LIMIT 10",
+        {"s": "VARCHAR", "b": "VARCHAR"},
+    ),
     "client": (
         "SELECT t, s, m, u, st, ta FROM {0} WHERE c = '{1}' ORDER BY t DESC LIMIT 100",
         {"t": "BIGINT", "s": "VARCHAR", "m": "VARCHAR", "u": "VARCHAR", "st": "BIGINT", "ta": "BIGINT", "c": "VARCHAR"},

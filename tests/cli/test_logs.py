@@ -253,6 +253,7 @@ class ShowingTests(Case):
         self.assertIn("do not end", self.refused(6, "logs", "query", "--columns", "path"))
 
     def test_csv_has_numbers_as_they_are_and_no_formula(self) -> None:
+        """(H8)"""
         columns = [
             AnswerColumn(name=name, kind=kind)
             for name, kind in (("time", "time"), ("user_agent", "text"), ("status", "int"))
@@ -268,6 +269,7 @@ class ShowingTests(Case):
         self.assertEqual(ended.err, "avictl: 0 segments, 0 ms; nothing is known to be missing\n")
 
     def test_no_text_of_a_record_drives_a_terminal(self) -> None:
+        """(H5)"""
         columns = [AnswerColumn(name="user_agent", kind="text")]
         self.answers(said(LogAnswer(columns=columns, rows=[["a\x1b]0;owned\x07\r\nroot@host#"]])))
         for form in ("table", "csv", "json", "yaml"):

@@ -116,6 +116,7 @@ class QueryingTests(Base):
         self.assertEqual(querying.answer(asked(), LONG_S).rows, [[MANY]])
 
     def test_a_file_that_is_none_costs_one_line_that_names_it(self) -> None:
+        """(H3)"""
         path = put(self.archive, [record(seq=1, time=1000, service="web")])
         path.write_bytes(b"P" * path.stat().st_size)
         error = self.assertRaises(Damaged, self.querying().answer, asked(Rows(columns=["path"])), LONG_S)
@@ -160,6 +161,7 @@ class QueryingTests(Base):
         self.assertEqual(self.querying().answer(asked(), LONG_S).rows, [[1]])
 
     def test_the_database_reads_its_archive_alone(self) -> None:
+        """(H3)"""
         mine = put(self.archive, [record(seq=1, time=1000, service="web")])
         other = self.folder.with_name("archive-of-another") / "x.parquet"
         other.parent.mkdir()
@@ -329,6 +331,7 @@ class WorkerTests(TestCase):
         self.assertEqual((await self.ask(worker, asked(Percentiles(column="total_ms"), engines=["se-1"]))).segments, 1)
 
     async def test_it_is_confined(self) -> None:
+        """(H3)"""
         worker = self.worker()
         await self.ask(worker)
         proc = Path(f"/proc/{worker.pid}")
