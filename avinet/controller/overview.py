@@ -88,6 +88,7 @@ class Overview:
             health=latest.health if whole else [],
             traffic=latest.traffic(self._now()) if whole else [],
             lost_records=latest.lost_records,
+            exports=latest.exports if whole else [],
         )
 
     async def status(self) -> Status:

@@ -85,8 +85,9 @@ class Client:
         timeout_s: float = 10.0,
         limit_bytes: int = ANSWER_LIMIT_BYTES,
         sign: Sign | None = None,
+        any_status: bool = False,
     ) -> Answer:
-        """The answer to one request; a body that is a message is sent as JSON.
+        """The answer to one request; a body that is a message is sent as JSON. With `any_status` each is an answer.
 
         Raises the error that a problem body stands for; `Unavailable` when the peer cannot be reached or the
         connection is lost, `TimedOut` after `timeout_s`, `PeerError` for an answer that is no HTTP, `TooLarge` for one
@@ -96,13 +97,18 @@ class Client:
         if sign is not None:
             sign(method, path, said, body)
         return await within(
-            self._clock, timeout_s, self._exchange(method, path, said, body, limit_bytes), f"{self.where} ({path})"
+            self._clock,
+            timeout_s,
+            self._exchange(method, path, said, body, limit_bytes, any_status),
+            f"{self.where} ({path})",
         )
 
-    async def _exchange(self, method: str, path: str, headers: dict[str, str], body: bytes, limit_bytes: int) -> Answer:
+    async def _exchange(
+        self, method: str, path: str, headers: dict[str, str], body: bytes, limit_bytes: int, any_status: bool
+    ) -> Answer:
         with self._reached():
             response = await self._head(method, path, headers, body)
-            return await self._whole(response, limit_bytes)
+            return await self._whole(response, limit_bytes, any_status=any_status)
 
     async def lines(
         self, method: str, path: str, body: Any, *, head_s: float = 10.0, sign: Sign | None = None
@@ -165,10 +171,10 @@ class Client:
         )
         return response
 
-    async def _whole(self, response: IResponse, limit_bytes: int) -> Answer:
+    async def _whole(self, response: IResponse, limit_bytes: int, *, any_status: bool = False) -> Answer:
         data = await _collect(response, limit_bytes, self.where)
         found = _headers_of(response)
-        if response.code >= 400:
+        if response.code >= 400 and not any_status:
             raise error_from(response.code, found, data, self.where)
         return Answer(response.code, found, data)
 

@@ -31,6 +31,7 @@ from avinet.se.control import control_routes
 from avinet.se.custody import Custody
 from avinet.se.diagnose import Probe
 from avinet.se.engine import ServiceEngine
+from avinet.se.exports import Exports
 from avinet.se.keystore import Keystore
 from avinet.se.link import CONTROL, LOGS, SSH, Link
 from avinet.se.logs import LIMITS as LOG_LIMITS
@@ -104,6 +105,8 @@ class EngineService(Service):
         )
         self._significant = SignificantRecords(reactor, settings.significant, self._boot, self._tasks)
         self._dataplane.records = self._significant.take
+        self._exports = Exports(reactor, settings.export, folder, self._id, self._clock.now, random, self._tasks)
+        self._exports.listen(self._dataplane, self._significant)
         self._applier = Applier(
             reactor, self._dataplane, state / "configuration.json", in_thread, random, self._applied
         )
@@ -118,6 +121,7 @@ class EngineService(Service):
             wall=self._clock.now,
             tasks=self._tasks,
             lost=losses_of(self._spool),
+            exports=lambda: self._exports.states,
         )
         self._stalls = Stalls(reactor)
         self._witness = Witness(state / "audit-log.json")
@@ -145,6 +149,11 @@ class EngineService(Service):
         )
         self._state = state
 
+    def _id(self) -> str:
+        """Its id; empty before it has one."""
+        receipt = self._identity.receipt
+        return receipt.id if receipt is not None else ""
+
     def _applied(self, config: Config) -> None:
         self._custody.applied(config)
         self._significant.configure(config)
@@ -165,6 +174,7 @@ class EngineService(Service):
 
     async def _run(self) -> None:
         self._keep_logs()
+        self._exports.start()
         await self._custody.start()
         await self._applier.start()
         if self._identity.receipt is None:
@@ -288,6 +298,7 @@ class EngineService(Service):
         if self._tunnels is not None:
             await self._tunnels.stop()
         await self._dataplane.detach()
+        await self._exports.stop()
         if self._spool is not None:
             await self._spool.stop()
         self._tasks.stop()

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from avinet.logs.export.settings import Export
 from avinet.logs.settings import SpoolSettings
 from avinet.se.programs import Program
 from avinet.settings import Settings
+from avinet.wire.report import EXPORTS
 
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 
@@ -45,7 +47,8 @@ class SignificantSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fi
 class EngineSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`image` is the folder of the unpacked image, `user_data` the file with id, generation and claim, until the
     service engine has enrolled. Where there is none it proposes to be `id`, or what its host is called. `logs` is what
-    SFTP shows. `commands` are programs that nodes may have run beside the commands that there are.
+    SFTP shows. `commands` are programs that nodes may have run beside the commands that there are. Each `export` is a
+    collector of request logs.
     """
 
     state: str = "/var/lib/avinet/se"
@@ -54,6 +57,7 @@ class EngineSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=
     id: str = ""
     logs: str = "/var/log/avinet"
     commands: Annotated[tuple[Program, ...], Meta(max_length=100)] = ()
+    export: Annotated[tuple[Export, ...], Meta(max_length=EXPORTS)] = ()
     report_interval_s: Annotated[float, Meta(ge=1, le=3600)] = 10.0
     tunnel: Tunnel = Tunnel()
     dataplane: DataplaneSettings = DataplaneSettings()

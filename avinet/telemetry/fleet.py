@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from avinet.telemetry.reports import add_up
-from avinet.wire.report import Histogram, Report, ServerHealth, ServiceTraffic, merge
+from avinet.wire.report import ExportState, Histogram, Report, ServerHealth, ServiceTraffic, merge
 
 WINDOW_S = 60.0
 """How far back the traffic goes that is shown."""
@@ -54,7 +54,7 @@ class Latest:
     They are kept packed: there are many of them, and few are looked at.
     """
 
-    __slots__ = ("_health", "_recent", "down", "lost_records", "reported", "up")
+    __slots__ = ("_health", "_recent", "down", "exports", "lost_records", "reported", "up")
 
     def __init__(self) -> None:
         self.reported = 0.0
@@ -63,6 +63,7 @@ class Latest:
         """How many servers are up, those without a name included."""
         self.down = 0
         """How many are down."""
+        self.exports: list[ExportState] = []
         self._health = _pack([])
         self._recent: list[tuple[int, bytes]] = []
 
@@ -72,6 +73,8 @@ class Latest:
         self.lost_records += report.lost_records
         if report.health is not None:
             self._take_health(report.health)
+        if report.exports is not None:
+            self.exports = report.exports
         if report.traffic:
             self._take_traffic(report.traffic, now)
 

@@ -18,7 +18,7 @@ from avinet.dataplane.interface import Dataplane
 from avinet.errors import AvinetError
 from avinet.wire.certificates import CertificateState
 from avinet.wire.config import ConfigState
-from avinet.wire.report import SERVERS_LIMIT, Report, ServerHealth, ServerTraffic, ServiceTraffic, merge
+from avinet.wire.report import SERVERS_LIMIT, ExportState, Report, ServerHealth, ServerTraffic, ServiceTraffic, merge
 
 COALESCE_S = 0.2
 """How long a change of health waits for others that come with it."""
@@ -120,9 +120,11 @@ class Reporter:
         wall: Callable[[], float],
         tasks: Tasks,
         lost: Callable[[], int] = lambda: 0,
+        exports: Callable[[], list[ExportState]] = list,
     ) -> None:
         self._clock = clock
         self._lost_since = lost
+        self._exports = exports
         self._dataplane = dataplane
         self._config = config
         self._certificates = certificates
@@ -135,7 +137,7 @@ class Reporter:
         self._pending: list[ServiceTraffic] = []
         self._lost = 0
         self._unanswered: _Counted | None = None
-        self._said: tuple[list[ServerHealth], ConfigState, CertificateState] | None = None
+        self._said: tuple[list[ServerHealth], ConfigState, CertificateState, list[ExportState]] | None = None
         self._timer: IDelayedCall | None = None
         self._counted = clock.seconds()
         self._sending = False
@@ -191,7 +193,8 @@ class Reporter:
         self._unanswered = counted
         health = sorted(self._dataplane.health(), key=lambda each: (each.pool, each.server))
         config, certificates = self._config(), self._certificates()
-        said_health, said_config, said_certificates = self._said or (None, None, None)
+        exports = self._exports()
+        said_health, said_config, said_certificates, said_exports = self._said or (None, None, None, [])
         report = Report(
             seq=counted.seq,
             boot=self._boot,
@@ -200,6 +203,7 @@ class Reporter:
             health=health if health != said_health else None,
             config=config if config != said_config else None,
             certificates=certificates if certificates != said_certificates else None,
+            exports=exports if exports != said_exports else None,
             traffic=counted.traffic,
             lost_records=counted.lost,
         )
@@ -209,7 +213,7 @@ class Reporter:
             return False
         self._unanswered = None
         if self._send is send:
-            self._said = (health, config, certificates)
+            self._said = (health, config, certificates, exports)
         return True
 
     def stop(self) -> None:

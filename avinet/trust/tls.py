@@ -162,4 +162,5 @@ def refusal(failure: Failure, authority: str = "the root CA") -> str | None:
     said = "; ".join(str(each[-1]) for each in (error.args[0] if error.args else []) if each) or "no reason given"
     if said.endswith(_ALERTS):
         return "it does not take this side's certificate: of another CA, or not valid now"
-    return _REASONS[said].format(authority=authority) if said in _REASONS else said
+    last = said.rpartition("; ")[2]  # before it may stand what it is for, as of a CA with the same name
+    return _REASONS[last].format(authority=authority) if last in _REASONS else said

@@ -21,7 +21,7 @@ from avinet.wire.message import (
     Seconds,
     UnixTime,
 )
-from avinet.wire.report import ServerHealth, ServiceTraffic
+from avinet.wire.report import ExportState, ServerHealth, ServiceTraffic
 from avinet.wire.rollout import Rollout
 
 Cursor = Annotated[str, Meta(max_length=256)]
@@ -91,6 +91,7 @@ class Engine(Message, frozen=True, kw_only=True):
     health: list[ServerHealth] = []
     traffic: list[ServiceTraffic] = []
     lost_records: Count = 0
+    exports: list[ExportState] = []
 
 
 class EngineList(Message, frozen=True, kw_only=True):

@@ -137,11 +137,33 @@ class ServiceTraffic(Message, frozen=True, kw_only=True):
     servers: Annotated[list[ServerTraffic], Meta(max_length=SERVERS_LIMIT)] = []
 
 
+EXPORTS = 16
+"""How many exports a service engine may have."""
+ExportLoss = Literal["full", "refused", "connection", "parse", "dropped", "crash"]
+
+
+class ExportState(Message, frozen=True, kw_only=True):
+    """An export of request logs: records since the start of the process, and the bytes that wait.
+
+    `lost` counts, by reason, the records that it has lost; `unknown` how often it was an unknown number. `problem` is
+    what stands in its way now.
+    """
+
+    name: Id
+    kind: Literal["syslog", "otlp"]
+    what: Literal["all", "significant"]
+    sent: Count = 0
+    waiting_bytes: Count = 0
+    lost: dict[ExportLoss, Count] = {}
+    unknown: Count = 0
+    problem: Line = ""
+
+
 class Report(Message, frozen=True, kw_only=True):
     """`seq` counts the reports of one boot; one without an answer is sent again, with the same `seq`, `interval_s`,
-    `traffic` and `lost_records`, which count once. What is unchanged of `health`, `config` and `certificates` is left
-    out (None); `traffic` lists only the virtual services in which something happened. `lost_records` counts
-    records of requests that are missing, wherever they were lost.
+    `traffic` and `lost_records`, which count once. What is unchanged of `health`, `config`, `certificates` and
+    `exports` is left out (None); `traffic` lists only the virtual services in which something happened. `lost_records`
+    counts records of requests that are missing, wherever they were lost.
     """
 
     seq: Count
@@ -151,5 +173,6 @@ class Report(Message, frozen=True, kw_only=True):
     health: Annotated[list[ServerHealth], Meta(max_length=20000)] | None = None
     config: ConfigState | None = None
     certificates: CertificateState | None = None
+    exports: Annotated[list[ExportState], Meta(max_length=EXPORTS)] | None = None
     traffic: Annotated[list[ServiceTraffic], Meta(max_length=1000)] = []
     lost_records: Count = 0

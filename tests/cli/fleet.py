@@ -46,7 +46,7 @@ from avinet.wire.jobs import Job, JobEnded, JobList, JobOutput, JobSeen, JobStar
 from avinet.wire.log_pulls import LogPull, LogPullOrder, LogPullSeen, PulledEngine
 from avinet.wire.pull import Span
 from avinet.wire.query import Measure, Series
-from avinet.wire.report import Histogram, ServerHealth, ServiceTraffic
+from avinet.wire.report import ExportState, Histogram, ServerHealth, ServiceTraffic
 from avinet.wire.rollout import Rollout, RolloutFailure, RolloutList, RolloutPlan
 from avinet.wire.rollups import RollupPoint, Rollups, RollupSeries
 from avinet.wire.saved_query import LogQuestion, SavedQuery, SavedQueryList, When
@@ -85,6 +85,18 @@ ENGINE = Engine(
     desired=VERSION,
     config=ConfigState(applied=VERSION),
     health=[ServerHealth(pool="web", server="blue", state="down", since=TIME, why="L4CON Connection refused")],
+    exports=[
+        ExportState(
+            name="soc",
+            kind="syslog",
+            what="all",
+            sent=12,
+            waiting_bytes=2048,
+            lost={"full": 7},
+            unknown=1,
+            problem="away",
+        )
+    ],
     traffic=[ServiceTraffic(name="shop", requests=5, status={"2xx": 5}, latency=Histogram(buckets=[(300, 5)]))],
 )
 DOCUMENT = Document(

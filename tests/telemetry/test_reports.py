@@ -26,6 +26,7 @@ from avinet.wire.report import (
     BUCKETS,
     COARSE,
     REPORT_LIMIT_BYTES,
+    ExportState,
     Histogram,
     Report,
     ServerHealth,
@@ -80,6 +81,7 @@ class ReporterTests(SynchronousTestCase):
         self.clock, self.plane, self.sent = Clock(), Plane(), list[Report]()
         self.fail = False
         self.elsewhere = 0
+        self.exports: list[ExportState] = []
         self.certificates = CertificateState()
         self.reporter = Reporter(
             self.clock,
@@ -91,6 +93,7 @@ class ReporterTests(SynchronousTestCase):
             wall=lambda: 1_000_000 + self.clock.seconds(),
             tasks=Tasks(),
             lost=self.lost_elsewhere,
+            exports=lambda: self.exports,
         )
         self.addCleanup(self.reporter.stop)
 
@@ -134,6 +137,17 @@ class ReporterTests(SynchronousTestCase):
         self.clock.advance(COALESCE_S)
         self.clock.advance(INTERVAL_S)
         self.assertEqual([each.certificates for each in self.sent], [CertificateState(), self.certificates, None])
+
+    def test_exports_are_told_where_there_are_any_and_when_they_change(self) -> None:
+        self.up()
+        self.clock.advance(INTERVAL_S)
+        self.exports = [ExportState(name="out", kind="syslog", what="all", sent=1)]
+        self.clock.advance(INTERVAL_S)
+        self.clock.advance(INTERVAL_S)
+        self.assertEqual([each.exports for each in self.sent], [None, None, self.exports, None])
+        self.reporter.attach(None)
+        self.up()
+        self.assertEqual(self.sent[-1].exports, self.exports)
 
     def test_counts_are_late_and_never_lost_nor_counted_twice(self) -> None:
         self.up()
@@ -251,6 +265,10 @@ class FleetTests(SynchronousTestCase):
         self.assertEqual(fleet.get("se-1").health, health)
         self.assertEqual([each.requests for each in fleet.get("se-1").traffic(10.0)], [7])
         self.assertEqual([each.requests for each in fleet.get("se-1").traffic(WINDOW_S + 5)], [4])
+        exports = [ExportState(name="out", kind="otlp", what="significant", lost={"full": 7})]
+        fleet.take("se-1", self.report(exports=exports), 10.0)
+        fleet.take("se-1", self.report(), 20.0)
+        self.assertEqual(fleet.get("se-1").exports, exports)
         fleet.forget("se-1")
         self.assertEqual((fleet.get("se-1").traffic(10.0), fleet.servers()), ([], (0, 0)))
 
