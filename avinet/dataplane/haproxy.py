@@ -12,16 +12,16 @@ from twisted.internet.interfaces import IListeningPort
 from twisted.logger import Logger
 
 from avinet.aio import CANCELLED, Tasks, pause
-from avinet.dataplane.counting import Counter
 from avinet.dataplane.intake import Intake, Worker
 from avinet.dataplane.interface import Lines, Missed, Records, ServerState, nobody_listens
 from avinet.dataplane.keyring import Keyring
 from avinet.dataplane.leaving import take_rest
 from avinet.dataplane.losses import Losses
 from avinet.dataplane.master import Master, claim_ports
-from avinet.dataplane.records import TCP, Record
+from avinet.dataplane.observed import Observed
+from avinet.dataplane.records import Record
 from avinet.dataplane.render import RECORDS_SOCKET, first_of_backends, render
-from avinet.dataplane.runtime import ServerLine, dropped_logs, stat_lines
+from avinet.dataplane.runtime import dropped_logs, stat_lines
 from avinet.errors import AvinetError, Invalid, NotFound, Unavailable
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config
@@ -55,11 +55,7 @@ class HAProxy:
         self._losses = Losses(reactor.seconds, lambda *missing: self.missed(*missing))
         self._intake = Intake(self._take, self._losses.miss, self._worker_ended)
         self._port: IListeningPort | None = None
-        self._counters: dict[str, Counter] = {}
-        self._totals: dict[tuple[str, str], int] = {}
-        self._looked = False
-        self._service_of: dict[str, str] = {}
-        self._health: list[ServerHealth] = []
+        self._observed = Observed()
         self._change = DeferredLock()
 
     # Start, apply, end
@@ -106,7 +102,7 @@ class HAProxy:
                 await self._master.write(render(config))
             await self._keyring.bring(config)
             self._config = config
-            self._service_of = first_of_backends(config)
+            self._observed.serves(first_of_backends(config))
             await self._keyring.keep_only(config)
             await self._look()
 
@@ -205,32 +201,7 @@ class HAProxy:
 
     async def _look(self) -> None:
         frontends, servers = stat_lines(await self._master.stats("show stat"))
-        for each in frontends:
-            counter = self._counter(each.name)
-            counter.connections = each.open
-            counter.new_connections += self._more(("", each.name), each.total)
-        self._count_servers(servers)
-        self._looked = True
-        now = self._reactor.seconds()
-        known = {(each.pool, each.server): each for each in self._health}
-        health: dict[tuple[str, str], ServerHealth] = {}
-        for line in servers:
-            pool = line.backend.partition(".")[2]
-            state, why = _state(line.status), line.check
-            old = known.get((pool, line.server))
-            if old is not None and old.state == state:
-                health[pool, line.server] = old
-            else:
-                health[pool, line.server] = ServerHealth(
-                    pool=pool,
-                    server=line.server,
-                    state=state,  # type: ignore[arg-type]
-                    since=now - line.changed_s,
-                    why=why[:200] if state != "up" else "",
-                )
-        found = list(health.values())
-        if found != self._health:
-            self._health = found
+        if self._observed.look(frontends, servers, self._reactor.seconds()):
             self.changed()
 
     def _worker_ended(self, worker: Worker) -> None:
@@ -245,51 +216,16 @@ class HAProxy:
             if not whole:
                 self._losses.died()
 
-    def _more(self, of: tuple[str, str], total: int) -> int:
-        """How much was added to a total since the last look; a worker begins with 0. What there was before the first
-        look was told by another process.
-        """
-        before, self._totals[of] = self._totals.get(of, 0 if self._looked else total), total
-        return total - before if total >= before else total
-
-    def _count_servers(self, lines: Sequence[ServerLine]) -> None:
-        """The connections to servers, of which HAProxy does not say for which virtual service they are."""
-        for line in lines:
-            more = self._more((line.backend, line.server), line.total)
-            service = self._service_of.get(line.backend)
-            if service is None:
-                continue
-            key = line.backend.partition(".")[2], line.server
-            counter = self._counter(service)
-            if line.open or more or key in counter.servers:
-                server = counter.server(*key)
-                server.connections = line.open
-                server.new_connections += more
-
-    def _counter(self, name: str) -> Counter:
-        return self._counters.setdefault(name, Counter(name))
-
     def _take(self, records: Sequence[Record], lines: Sequence[bytes]) -> None:
         last = records[-1]
         self._losses.taken((last.time + max(0, last.total_ms)) / 1000)
-        self._count(records)
+        self._observed.count(records)
         self.lines(lines)
         self.records(records, lines)
 
-    def _count(self, records: Sequence[Record]) -> None:
-        for each in records:
-            counter = self._counter(each.service)
-            counter.bytes_in += each.bytes_in
-            counter.bytes_out += each.bytes_out
-            server = counter.server(each.pool, each.server)
-            server.bytes_in += each.bytes_in
-            server.bytes_out += each.bytes_out
-            status = each.status if each.status != TCP else None
-            server.ended(max(0, each.total_ms) / 1000, status, served=each.served)
-
     def health(self) -> Sequence[ServerHealth]:
         """See `Dataplane`."""
-        return list(self._health)
+        return list(self._observed.health)
 
     async def traffic(self) -> Sequence[ServiceTraffic]:
         """See `Dataplane`."""
@@ -297,10 +233,7 @@ class HAProxy:
             await self._look()
             self._losses.dropped(dropped_logs(await self._master.stats("show info")))
         services = {each.name for each in self._config.virtual_services} if self._config else set()
-        taken = [counter.take() for counter in self._counters.values()]
-        for name in [each for each in self._counters if each not in services]:
-            del self._counters[name]
-        return [each for each in taken if each is not None]
+        return self._observed.take(services)
 
     def lost_records(self) -> int:
         """See `Dataplane`."""
@@ -309,7 +242,7 @@ class HAProxy:
     async def set_server(self, pool: str, server: str, state: ServerState) -> None:
         """See `Dataplane`."""
         modes = [each for each in ("http", "tcp") if f"backend {each}.{pool}\n" in self._master.written()]
-        if (pool, server) not in {(each.pool, each.server) for each in self._health} or not modes:
+        if (pool, server) not in {(each.pool, each.server) for each in self._observed.health} or not modes:
             raise NotFound(f"there is no server {server} in a pool {pool}")
         for mode in modes:
             said = await self._master.stats(f"set server {mode}.{pool}/{server} state {state}")
@@ -328,7 +261,7 @@ class HAProxy:
                     "listens": f"{each.address}:{each.port}",
                     "mode": each.mode,
                     "tls": bool(each.tls),
-                    "connections": self._counter(each.name).connections,
+                    "connections": self._observed.connections(each.name),
                 }
                 for each in services
             ],
@@ -356,11 +289,3 @@ class HAProxy:
             self._config = None
             await self._keyring.keep_only(Config())
         await self.detach()
-
-
-def _state(status: str) -> str:
-    """HAProxy's word for a server's state as one of ours."""
-    word = status.split()[0] if status else ""
-    if word in ("UP", "OPEN", "DRAIN"):
-        return "up"
-    return "down" if word in ("DOWN", "MAINT", "NOLB") else "unknown"
