@@ -51,7 +51,7 @@ defaults
     load-server-state-from-file global
 # A ring that cannot connect tries again at once, for ever, with all of a core; and what it has handed on is lost when
 # that connection ends. So this one takes it, and waits with what it has taken until its reader is there: while that is
-# away each attempt goes to a port that nobody listens on, which HAProxy tries again later.
+# away each attempt goes to port 0, on which nobody can listen, and which HAProxy tries again later.
 listen {RELAY}
     mode tcp
     bind unix@{_RELAY_SOCKET} mode 600
@@ -63,7 +63,7 @@ listen {RELAY}
     timeout server 20d
     default-server check inter 2s downinter 250ms rise 1 fall 1 observe layer4 error-limit 1 on-error mark-down
     server se unix@{RECORDS_SOCKET}
-    server nobody ipv4@127.0.0.1:1 backup no-check
+    server nobody ipv4@127.0.0.1:0 backup no-check
 """
 
 

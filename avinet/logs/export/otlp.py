@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from msgspec import MsgspecError
+
 from avinet.errors import Invalid, Unavailable
 from avinet.logs.export.batch import Batch
 from avinet.logs.export.exporter import Sent
@@ -41,7 +43,10 @@ class Otlp:
 
     async def send(self, batch: Batch) -> Sent:
         """See `Destination`."""
-        said = body(batch, self._engine(), self._host, int(self._now() * 1000))
+        try:
+            said = body(batch, self._engine(), self._host, int(self._now() * 1000))
+        except MsgspecError as error:  # data planes write none of these
+            raise Invalid(f"a line is no record: {error}") from error
         answer = await self._client.request(
             "POST", self._path, said, headers=self._headers, timeout_s=self._timeout_s, any_status=True
         )

@@ -187,6 +187,16 @@ class OtlpTests(Case):
         tried = [len(body["resourceLogs"][0]["scopeLogs"][0]["logRecords"]) for body in bodies[:4]]
         self.assertEqual(tried, [2, 2, 2, 2], "the same batch until it was taken")
 
+    @asynchronous
+    async def test_a_line_that_is_no_record_does_not_end_it(self) -> None:
+        collector = OtlpCollector(self)
+        exporter = self.otlp(collector)
+        exporter.take([b"nonsense"])
+        await eventually("it is refused", lambda: exporter.state.lost)
+        self.take(exporter, "/1")
+        await eventually("the next one is taken", lambda: exporter.state.sent == 1)
+        self.assertEqual(exporter.state.lost, {"refused": 1})
+
 
 class SettingsTests(Case):
     def refused(self, kind: str, **rest: Any) -> str:
