@@ -13,12 +13,13 @@ from twisted.trial.unittest import TestCase
 from typing_extensions import override
 
 from avinet.aio import as_deferred
-from avinet.errors import LocalError, TimedOut
+from avinet.errors import Invalid, LocalError, PeerError, TimedOut
 from avinet.files import private_folder
 from avinet.logs.naming import MANIFEST, PARQUET, open_name, sealed_name
 from avinet.logs.orders import Order, Sealed
 from avinet.logs.sealer_client import Sealer, SealerProcess
 from tests.logs.spooling import Here, T, lines
+from tests.running import eventually
 
 REACTOR: Any = the_reactor
 
@@ -87,10 +88,16 @@ class ProcessTests(Contract, TestCase):
         self.sealer = self.process = SealerProcess(REACTOR, 60)
         self.addCleanup(lambda: as_deferred(self.process.stop()))
 
+    def another(self, **settings: Any) -> SealerProcess:
+        """A sealer that is of its own kind."""
+        process = SealerProcess(REACTOR, **{"deadline_s": 60, **settings})
+        self.addCleanup(lambda: as_deferred(process.stop()))
+        self.sealer = process
+        return process
+
     def pid(self) -> int:
-        process = self.process._process
-        assert process is not None
-        return int(process.transport.pid)
+        assert self.process.pid is not None
+        return self.process.pid
 
     async def test_one_that_was_killed_is_started_again(self) -> None:
         await self.seal(order(self.folder))
@@ -113,16 +120,24 @@ class ProcessTests(Contract, TestCase):
         self.assertIsNotNone((await self.seal(order(self.folder, first=11))).manifest)
 
     async def test_one_that_answers_rubbish_is_ended(self) -> None:
-        self.process._argv = ["/bin/cat", "cat"][:1]
-        error = await self.assertFailure(self.seal(order(self.folder)), Exception)
+        process = self.another(command=("/bin/cat",))
+        error = await self.assertFailure(self.seal(order(self.folder)), Invalid)
         self.assertIn("answer of the sealer", str(error))
-        self.assertIsNone(self.process._process)
+        self.assertIsNone(process.pid)
+
+    async def test_one_that_answers_without_end_is_ended(self) -> None:
+        process = self.another(command=("/bin/sh", "-c", "read line; exec cat /dev/zero"))
+        error = await self.assertFailure(self.seal(order(self.folder)), PeerError)
+        self.assertIn("the answer of the sealer has more than", str(error))
+        self.assertIsNone(process.pid)
+
+    async def test_one_that_does_not_start_says_why(self) -> None:
+        self.another(command=("/bin/sh", "-c", "echo first >&2; echo no such thing >&2; exit 3"))
+        error = await self.assertFailure(self.seal(order(self.folder)), LocalError)
+        self.assertEqual(str(error), "the sealer has ended: exit status 3: no such thing")
 
     async def test_one_without_work_ends(self) -> None:
-        self.process._idle_s = 0.01
+        process = self.another(idle_s=0.01)
         await self.seal(order(self.folder))
-        process = self.process._process
-        assert process is not None
-        await process.wait()
-        self.assertIsNone(self.process._process)
+        await eventually("it is gone", lambda: process.pid is None)
         self.assertIsNotNone((await self.seal(order(self.folder, first=11))).manifest)
