@@ -6,7 +6,7 @@ import json
 
 import duckdb
 
-found = duckdb.sql(
+found = duckdb.execute(
     """SELECT t // 60000 * 60000 AS minute, quantile_cont(ta, 0.99)
     FROM read_json('/dev/stdin', format = 'newline_delimited', columns = {t: 'BIGINT', ta: 'INTEGER'})
     GROUP BY minute ORDER BY minute"""
