@@ -176,7 +176,10 @@ class EngineService(Service):
         self._keep_logs()
         self._exports.start()
         await self._custody.start()
-        await self._applier.start()
+        begun = self._applier.start()
+        if self._applier.config is not None:  # records that have waited for us come before it is applied
+            self._significant.configure(self._applier.config)
+        await begun
         if self._identity.receipt is None:
             await Enrolment(self._reactor, self._identity, now=self._wall, random=self._random).run()
         else:

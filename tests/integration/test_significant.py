@@ -13,10 +13,14 @@ from typing_extensions import override
 from demo.machine import AVICTL, free_ports
 from tests.integration.node import PATIENCE_S, NodeCase
 from tests.integration.web import web_server
+from tests.peers import require
 
 
-class TailTests(NodeCase):
-    engines = ("se-1",)
+class Case(NodeCase):
+    """A service engine `se-1` that is `balanced` by one of the data planes."""
+
+    engines = ()
+    balanced = "builtin"
 
     @override
     def setUp(self) -> None:
@@ -24,6 +28,10 @@ class TailTests(NodeCase):
         self.machine = self.node.machine
         self.server = web_server(self)
         (self.port,) = free_ports(1)
+        self.node.expect("se-1")
+        settings = self.node.place("se-1") / "se.toml"
+        settings.write_text(settings.read_text().replace('"builtin"', f'"{self.balanced}"'))
+        self.node.start_engine("se-1")
         service: dict[str, Any] = {"name": "web", "address": "127.0.0.1", "port": self.port, "pool": "p"}
         service |= {"significant": {"statuses": ["501"], "per_second": 3}}
         server = {"name": "s", "address": "127.0.0.1", "port": self.server.server_port}
@@ -43,6 +51,8 @@ class TailTests(NodeCase):
         finally:
             connection.close()
 
+
+class TailTests(Case):
     def test_what_goes_wrong_is_followed_and_what_is_held_back_is_counted(self) -> None:
         with subprocess.Popen(
             [*AVICTL, "--output", "json", "logs", "tail", "se-1", "--service", "web"],
@@ -71,3 +81,22 @@ class TailTests(NodeCase):
         self.assertIn("PURGE", shown)
         self.assertNotIn("/well", shown)
         self.assertEqual(self.machine.avictl("logs", "tail", "--no-follow", "--label", "site=elsewhere"), "")
+
+
+class AwayTests(Case):
+    balanced = "haproxy"
+
+    @override
+    def setUp(self) -> None:
+        require("haproxy")
+        super().setUp()
+
+    def test_what_goes_wrong_while_its_process_is_away_is_significant_when_it_is_back(self) -> None:
+        self.machine.kill("se-1")
+        self.assertEqual(self.ask("PURGE", "/meanwhile"), 501, "HAProxy serves on")
+        self.node.start_engine("se-1")
+
+        def shown() -> bool:
+            return "/meanwhile" in self.machine.avictl("logs", "tail", "--no-follow")
+
+        self.machine.until("it is shown", shown)
