@@ -9,10 +9,10 @@ import click
 
 from avinet.cli.admission import approve, pending, refuse
 from avinet.cli.context import Context, pass_context, pass_node
+from avinet.cli.exports import show_exports
 from avinet.cli.given import labels_of, sure
 from avinet.cli.shown import ago, emit, fields, labels, moment, since, table, write
 from avinet.ids import parse_id
-from avinet.units import format_bytes
 from avinet.wire.fleet import (
     Claimed,
     Engine,
@@ -23,7 +23,6 @@ from avinet.wire.fleet import (
     Readmission,
     Readmitted,
 )
-from avinet.wire.report import ExportState
 
 
 def place(id: str) -> str:
@@ -57,11 +56,6 @@ def _configuration(engine: Engine) -> str:
     if state.refused == desired:
         return f"REFUSED ({desired.revision})"
     return f"behind ({state.applied.revision if state.applied else 'none'} < {desired.revision})"
-
-
-def _lost(export: ExportState) -> str:
-    known = [f"{count} {reason}" for reason, count in export.lost.items() if count]
-    return ", ".join([*known, *([f"{export.unknown} times an unknown number"] if export.unknown else [])]) or "-"
 
 
 def show_engines(engines: Sequence[Engine]) -> None:
@@ -135,23 +129,7 @@ def show(context: Context, id: str) -> None:
             ["POOL", "SERVER", "STATE", "SINCE", "WHY"],
             [(each.pool, each.server, each.state, ago(each.since), each.why) for each in engine.health],
         )
-    if engine.exports:
-        print()
-        table(
-            ["EXPORT", "KIND", "WHAT", "SENT", "WAITING", "LOST", "PROBLEM"],
-            [
-                (
-                    each.name,
-                    each.kind,
-                    each.what,
-                    each.sent,
-                    format_bytes(each.waiting_bytes),
-                    _lost(each),
-                    each.problem,
-                )
-                for each in engine.exports
-            ],
-        )
+    show_exports(engine.exports)
     if engine.traffic:
         print("\nthe last minute:")
         table(

@@ -11,7 +11,7 @@ from avinet.dataplane.records import Record
 from avinet.wire.problem import Problem
 from avinet.wire.significant import SeenLeftOut, SeenRecord
 from tests.cli import fleet
-from tests.cli.scripted import ScriptedCase, problem, told
+from tests.cli.scripted import ScriptedCase, problem, said, told
 from tests.cli.test_hostile import HOSTILE, driving
 from tests.logs.test_significant import record
 
@@ -84,3 +84,11 @@ class TailTests(ScriptedCase):
         ended = self.avictl("logs", "tail", "se-9")
         self.assertEqual((ended.code, ended.out), (3, ""))
         self.assertIn("se-9", ended.err)
+
+
+class ExportTests(ScriptedCase):
+    def test_a_service_engine_is_shown_with_what_became_of_its_exports(self) -> None:
+        self.answers(said(fleet.ENGINE))
+        lines = [each.split("  ") for each in self.avictl("se", "show", "se-1").out.splitlines()]
+        [row] = [[cell.strip() for cell in each if cell] for each in lines if each[0].strip() == "soc"]
+        self.assertEqual(row, ["soc", "syslog", "all", "12", "2.0 KiB", "7 full, 1 times an unknown number", "away"])
