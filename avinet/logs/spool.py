@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -251,13 +252,17 @@ class Spool:
         oldest_ms = self._now_ms() - int(self._settings.cap_age_s * 1000)
         error = None
         for segment in folder.segments[: surplus(folder.segments, folder.size, cap, oldest_ms)]:
-            if segment.last > self._through:
+            through = self._through
+            error = await self._drop(partial(folder.drop_segment, through))
+            if error is not None:  # and nothing is gone: it is counted when it is
+                return error
+            if segment.last > through:
                 self._lose_for_room(segment.rows, f"{segment.first} to {segment.last}")
-            error = error or await self._drop(lambda: folder.drop_segment(self._through))
         while not error and not self._asking and not folder.segments and folder.waiting and folder.size > cap:
             file = folder.waiting[0]
-            self._lose_for_room(file.lines, f"{file.first} to {file.first + file.lines - 1}")
             error = await self._drop(lambda: folder.drop_waiting(self._now_ms()))
+            if error is None:
+                self._lose_for_room(file.lines, f"{file.first} to {file.first + file.lines - 1}")
             self._release()
         return error
 
@@ -287,7 +292,7 @@ class Spool:
         wait_s = RETRY_FIRST_S
         try:
             while self._folder.waiting and not self._stopped:
-                error = await self._seal_one(self._folder.waiting[0])
+                error = await self._seal_next()
                 if self._stopped:
                     return
                 if self._sealing_news.fresh(error or ""):
@@ -300,6 +305,16 @@ class Spool:
         finally:
             self._sealing = False
 
+    async def _seal_next(self) -> str | None:
+        async with self._files:  # one that has to go for want of room is gone by then, and none goes from then on
+            if not self._folder.waiting or self._stopped:
+                return None
+            self._asking = True
+        try:
+            return await self._seal_one(self._folder.waiting[0])
+        finally:
+            self._asking = False
+
     async def _seal_one(self, file: OpenFile) -> str | None:
         order = Order(
             folder=str(self._folder.path),
@@ -310,7 +325,6 @@ class Spool:
             generation=self._generation,
             losses=file.losses,
         )
-        self._asking = True
         try:
             answer = await self._sealer.seal(order)
             async with self._files:
@@ -319,8 +333,6 @@ class Spool:
                 error = await self._attempt(lambda: self._folder.sealed(file, answer.manifest, answer.gaps))
         except AvinetError as failed:
             return str(failed)
-        finally:
-            self._asking = False
         if error is None and answer.unfit:
             self._lose("parse", answer.unfit)
             self.log.warn("{count} lines of request logs were no records", count=answer.unfit)

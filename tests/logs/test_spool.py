@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,7 +19,7 @@ from avinet.logs.naming import CLEAN, MANIFEST, PARQUET, open_name, sealed_name
 from avinet.logs.settings import SpoolSettings
 from avinet.wire.log import TEXT_BYTES
 from avinet.wire.segment import read_manifest
-from tests.logs.spooling import Spooling, T, line, lines
+from tests.logs.spooling import Spooling, T, at_once, line, lines
 
 
 class SpoolCase(SynchronousTestCase):
@@ -353,6 +354,46 @@ class RoomTests(SpoolCase):
         self.assertEqual(lost, at.spool.lost["cap"])
         self.assertEqual(lost + sum(each.rows for each in at.manifests), 601)
         self.assertEqual(at.manifests[0].first, lost + 1)
+
+    def test_what_cannot_be_removed_is_counted_once_and_when_it_is_gone(self) -> None:
+        at = self.spooling(settings=SpoolSettings(cap_age_s=60))
+        for number in (1, 2):
+            at.spool.append(lines([number]))
+            self.successResultOf(at.seal_now())
+        with mock.patch("avinet.logs.folder.SpoolFolder._remove_segment", side_effect=OSError(errno.EIO, "no")):
+            at.later(70)
+        self.assertEqual((len(at.manifests), at.spool.lost["cap"]), (2, 0))
+        at.later(2)
+        self.assertEqual((at.manifests, at.spool.lost["cap"]), ([], 2))
+
+    def test_nothing_is_sealed_that_is_just_being_removed(self) -> None:
+        at = self.spooling(settings=SpoolSettings(cap_mib=1, segment_rows=100))
+        at.sealer.broken = "no such luck"
+        at.spool.append([line(1, a="x" * 3000)] * 300)
+        at.later(1.25)
+        held: list[Callable[[], None]] = []
+
+        def later(work: Callable[[], Any]) -> Any:
+            if "_drop" not in work.__qualname__:
+                return at_once(work)
+            done: Deferred[Any] = Deferred()
+            held.append(lambda: done.callback(work()))
+            return done
+
+        self.patch(at.spool, "_in_thread", later)
+        at.spool.append([line(2, a="x" * 3000)] * 100)
+        at.later(1)
+        self.assertEqual(len(held), 1)
+        orders = len(at.sealer.orders)
+        at.later(100)
+        self.assertEqual(len(at.sealer.orders), orders)
+        at.sealer.broken = ""
+        held.pop()()
+        at.later(100)
+        at.spool.append(lines([3]))
+        self.successResultOf(at.seal_now())
+        lost = sum(gap.records or 0 for gap in at.gaps if gap.reason == "cap")
+        self.assertEqual((lost, lost + sum(each.rows for each in at.manifests)), (300, 401))
 
     def test_a_crash_after_a_removal_was_told_does_not_tell_it_twice(self) -> None:
         at = self.spooling(settings=SpoolSettings(cap_age_s=60))
