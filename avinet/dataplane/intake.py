@@ -24,6 +24,7 @@ from avinet.errors import TimedOut
 
 LINE_BYTES = 64 * 1024
 """What a line may have; those of HAProxy have less than 16 KiB."""
+_LAST_BYTES = 2 * LINE_BYTES
 CLOSE_S = 2.0
 """How long the last records may take when a connection ends."""
 _PEER = struct.Struct("3i")
@@ -50,9 +51,10 @@ def _is_request(record: Record) -> bool:
 
 
 class Worker:
-    """A worker of HAProxy, `pid`: `last` is the last whole line that has come from it, without its end.
+    """A worker of HAProxy, `pid`: `last` is the last record that has come from it, and the lines behind that.
 
-    `ended` are those of its connections of which only our half is open.
+    Only a record is one of its kind: "1 event dropped" may stand in a ring twice. `ended` are those of its connections
+    of which only our half is open.
     """
 
     def __init__(self, pid: int, take: Callable[[bytes], None]) -> None:
@@ -64,7 +66,13 @@ class Worker:
 
     def take_block(self, block: bytes) -> None:
         """Take whole lines, each with its end."""
-        self.last = block[block.rfind(b"\n", 0, -1) + 1 : -1]
+        at = block.rfind(b"\n{") + 1
+        if at or not self.last or block.startswith(b"{"):
+            self.last = block[at:-1]
+        else:
+            self.last += b"\n" + block[:-1]
+        if len(self.last) > _LAST_BYTES:
+            self.last = self.last[self.last.find(b"\n", len(self.last) - _LAST_BYTES) + 1 :]
         self._take(block)
 
     def let_go(self, count: int) -> None:

@@ -24,7 +24,9 @@ PIECE_BYTES = 128 * 1024
 
 
 class Worker(Protocol):
-    """A worker: `last` is the last whole line that came from it, `ended` its connections of which our half is open."""
+    """A worker: `last` is the last record that came from it and the lines behind that, `ended` its connections of which
+    our half is open.
+    """
 
     pid: int
     last: bytes
@@ -75,7 +77,7 @@ async def take_rest(
 
 
 async def _catch_up(clock: IReactorTime, worker: Worker, ring: bytes) -> bool:
-    """Take what is behind the last line in `ring`; False when that line is not there any more."""
+    """Take what is behind the last lines in `ring`; False when these are not there any more."""
     at = behind(worker.last, ring)
     begin = max(at, 0)
     while begin < len(ring):
@@ -89,7 +91,7 @@ async def _catch_up(clock: IReactorTime, worker: Worker, ring: bytes) -> bool:
 
 
 def behind(last: bytes, ring: bytes) -> int:
-    """Where the lines in `ring` begin that came after the line `last`, which has no end; -1 when that is not there."""
+    """Where in `ring` begins what came after the lines `last`, which have no end; -1 when they are not there."""
     if not last:
         return 0
     if ring.startswith(last + b"\n"):

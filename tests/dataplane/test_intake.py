@@ -12,6 +12,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.dataplane.intake import LINE_BYTES, Intake
+from avinet.dataplane.leaving import behind
 from avinet.dataplane.records import Record, line
 from avinet.wire.log import COLUMNS, SEQUENCE
 
@@ -59,6 +60,27 @@ class IntakeTests(SynchronousTestCase):
             self.protocol.dataReceived(data[begin:end])
         self.assertEqual(self.said, lines)
         self.assertEqual([each.path for each in self.records], ["/0", "/1", "/2", "/3"])
+
+    @given(st.lists(st.booleans(), max_size=8), st.integers(0, 8), st.lists(st.integers(0, 500)))
+    def test_what_came_is_found_in_a_ring_whatever_stands_there_twice(
+        self, kinds: list[bool], came: int, cuts: list[int]
+    ) -> None:
+        """What a worker that leaves has told already is not told again, and nothing of the rest is passed over."""
+        self.begin()
+        ring = [made(u=f"/{at}") if kind else b"1 event dropped" for at, kind in enumerate(kinds)]
+        data = b"".join(each + b"\n" for each in ring[:came])
+        places = [0, *sorted(min(each, len(data)) for each in cuts), len(data)]
+        for begin, end in itertools.pairwise(places):
+            self.protocol.dataReceived(data[begin:end])
+        at = behind(self.intake.worker(0).last, b"".join(each + b"\n" for each in ring))
+        self.assertEqual(at, len(data))
+
+    def test_what_is_remembered_of_a_worker_has_a_bound(self) -> None:
+        for _ in range(100):
+            self.hear(*[b"1 event dropped"] * 1000)
+        last = self.intake.worker(0).last
+        self.assertLessEqual(len(last), 2 * LINE_BYTES)
+        self.assertEqual(set(last.splitlines()), {b"1 event dropped"})
 
     def test_a_plus_before_retries_is_taken_away_and_none_from_a_text(self) -> None:
         for text in ("", ',"r":+1'):
