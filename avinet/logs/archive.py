@@ -40,11 +40,17 @@ _TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A segment in the archive: its file of records, its manifest, and what both take."""
+    """A segment in the archive: its file of records, its manifest, what both take, and when it came, since 1970."""
 
     path: Path
     manifest: Manifest
     bytes: int
+    came_ms: int = 0
+
+    @property
+    def age_from_ms(self) -> int:
+        """From when on it grows old: its last record, which no clock of a service engine sets behind its coming."""
+        return min(self.manifest.to_ms, self.came_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,8 @@ class Archive:
             )
         self.folder = folder.absolute()
         self._now_ns = now_ns
-        self._hours: dict[Path, _Hour] = {}
+        self._hours: dict[str, dict[Path, _Hour]] = {}
+        """By service engine."""
 
     def engines(self) -> list[str]:
         """The service engines of which there is, or was, anything."""
@@ -145,6 +152,7 @@ class Archive:
                 remove_durably(parquet)
                 return to
             try:
+                os.utime(parquet)  # one of which all had come before may be old, and is swept without its manifest then
                 _sync(parquet)
                 os.rename(parquet, to)
                 for each in (to.parent, *to.parents[1:4]):
@@ -188,17 +196,18 @@ class Archive:
         What was removed. What a crash left without a manifest goes too. Raises `LocalError`.
         """
         all_of_them = [each for engine in self.engines() for _, each in self._of(engine) if each is not None]
-        all_of_them.sort(key=lambda each: (each.manifest.to_ms, each.manifest.engine, each.manifest.first))
+        all_of_them.sort(key=lambda each: (each.age_from_ms, each.manifest.engine, each.manifest.first))
         total = sum(each.bytes for each in all_of_them)
         removed = []
         for each in all_of_them:
-            if each.manifest.to_ms >= oldest_ms and total <= limit_bytes:
+            if each.age_from_ms >= oldest_ms and total <= limit_bytes:
                 break
             self._remove(each.path)
             total -= each.bytes
             removed.append(each)
-        for hour in list(self._hours):
-            self._sweep(hour)
+        for hours in self._hours.values():
+            for hour in hours:
+                self._sweep(hour)
         return removed
 
     def _remove(self, path: Path) -> None:
@@ -222,6 +231,7 @@ class Archive:
     def _of(self, engine: str) -> Iterator[tuple[int, Segment | None]]:
         """The segments of a service engine with the beginning of their hour; None is one that cannot be read."""
         seen = set()
+        known = self._hours.setdefault(engine, {})
         for day in _folders(self.folder / engine, _DAY):
             for hour in _folders(day, _HOUR):
                 begins = _begins_ms(day.name, hour.name)
@@ -230,12 +240,13 @@ class Archive:
                 seen.add(hour)
                 for _, each in self._read(engine, hour).segments.values():
                     yield begins, each
-        for gone in [hour for hour in self._hours if hour not in seen and hour.parent.parent.name == engine]:
-            del self._hours[gone]
+        for gone in known.keys() - seen:
+            del known[gone]
 
     def _read(self, engine: str, hour: Path) -> _Hour:
         """What is in the folder of an hour; from memory where it has not changed."""
-        known = self._hours.get(hour) or _Hour()
+        hours = self._hours.setdefault(engine, {})
+        known = hours.get(hour) or _Hour()
         try:
             found = hour.stat()
             stamp = (found.st_ino, found.st_mtime_ns)
@@ -248,18 +259,19 @@ class Archive:
                 status = each.stat(follow_symlinks=False)
                 mark = (status.st_ino, status.st_mtime_ns, status.st_size)
                 before = known.segments.get(each.name)
-                kept = before if before is not None and before[0] == mark else (mark, _segment(engine, Path(each.path)))
-                now.segments[each.name] = kept
+                if before is None or before[0] != mark:
+                    before = mark, _segment(engine, Path(each.path), status.st_mtime_ns // 1_000_000)
+                now.segments[each.name] = before
         except FileNotFoundError:  # retention was here
             return _Hour()
         except OSError as error:
             raise cannot("read", hour, error) from error
-        self._hours[hour] = now
+        hours[hour] = now
         return now
 
 
-def _segment(engine: str, path: Path) -> Segment | None:
-    """The segment whose manifest is at `path`; None where it is none, or one of another place."""
+def _segment(engine: str, path: Path, came_ms: int) -> Segment | None:
+    """The segment whose manifest came to `path` then; None where it is none, or one of another place."""
     try:
         if _size(path) is None:
             return None
@@ -270,7 +282,7 @@ def _segment(engine: str, path: Path) -> Segment | None:
     numbers = tuple(int(each) for each in path.stem.split("-"))
     if manifest.engine != engine or numbers != (manifest.generation, manifest.first, manifest.last):
         return None
-    return Segment(path.with_suffix(".parquet"), manifest, len(data) + manifest.bytes)
+    return Segment(path.with_suffix(".parquet"), manifest, len(data) + manifest.bytes, came_ms)
 
 
 def _folders(parent: Path, named: re.Pattern[str]) -> list[Path]:

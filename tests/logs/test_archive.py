@@ -10,6 +10,7 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import Conflict, Invalid, LocalError
+from avinet.logs import archive
 from avinet.logs.archive import Archive, Chosen
 from avinet.logs.missing import told
 from avinet.wire.query import Gaps, LogQuery, Totals
@@ -227,6 +228,35 @@ class ArchiveTests(SynchronousTestCase):
         self.assertEqual(sorted(each.name for each in (self.folder / "se-1" / "1970-01-01").iterdir()), ["04", "05"])
         self.archive.retain(0, 0)
         self.assertEqual([each.name for each in self.everything()], ["archive", "se-1"])
+
+    def test_a_clock_that_is_ahead_keeps_no_segment_and_costs_no_other_its_place(self) -> None:
+        """Of a service engine that says to be of the year 3000, the records are as old as their coming."""
+        ahead = put(self.archive, some(1, 40_000_000 * HOUR_MS, engine="se-2"))
+        other = put(self.archive, some(1, 3 * HOUR_MS))
+        for each, came_ms in ((ahead, 2 * HOUR_MS), (other, 3 * HOUR_MS)):
+            os.utime(each.with_suffix(".json"), ns=(0, came_ms * 1_000_000))
+        self.assertEqual([each.path for each in self.archive.retain(other.stat().st_size + 1000, 0)], [ahead])
+        ahead = put(self.archive, some(1, 40_000_000 * HOUR_MS, engine="se-2"))
+        os.utime(ahead.with_suffix(".json"), ns=(0, 2 * HOUR_MS * 1_000_000))
+        self.assertEqual([each.path for each in self.archive.retain(2**40, 3 * HOUR_MS)], [ahead])
+
+    def test_retention_leaves_what_gets_its_manifest_just_now(self) -> None:
+        """All of it may have come long ago, before the node was started again."""
+        self.ahead_ns = 10**9
+        path = put(self.archive, some(1, 1000))
+        self.archive.retain(2**40, 0)
+        whole, found = self.folder / "whole.part", some(2, 2000)
+        write_segment(whole, found)
+        os.utime(whole, ns=(0, 0))
+        write = archive.write_atomic
+
+        def meanwhile(*given: Any) -> None:
+            self.archive.retain(2**40, 0)
+            write(*given)
+
+        self.patch(archive, "write_atomic", meanwhile)
+        self.assertTrue(self.archive.add(whole, manifest_bytes(manifest_of(whole, found))).exists())
+        self.assertTrue(path.exists())
 
     def test_retention_takes_the_manifest_first(self) -> None:
         path = put(self.archive, some(1, 1000))
