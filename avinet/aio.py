@@ -135,6 +135,11 @@ class Slots:
         self._line: deque[Deferred[None]] = deque()
         self._calling = False
 
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits."""
+        return bool(self._line)
+
     async def __aenter__(self) -> None:
         if self._free and not self._line:
             self._free -= 1

@@ -25,6 +25,8 @@ from avinet.wire.segment import Manifest
 FOLDER = ".incoming"
 KEPT_S = 86400
 """How long a part is kept that nobody goes on with."""
+KEPT = 2
+"""How many parts of a service engine are kept, the last ones: it may offer others without end, and none whole."""
 SYNC_BYTES = 16 * 1024 * 1024
 """How much is left to the kernel to write at most: what others on the same disk sync must not wait for more."""
 _READ_BYTES = 1024 * 1024
@@ -47,19 +49,25 @@ class Incoming:
             f"{parse_id(manifest.engine)}.{manifest.generation}.{manifest.first}-{manifest.last}"
             f".{manifest.sha256[:16]}.part"
         )
-        part = Part(self._folder / name, manifest)
+        part = Part(self._folder / name, manifest, self._spare_bytes)
         try:
-            free = shutil.disk_usage(self._folder).free
-            if manifest.bytes - part.size + self._spare_bytes > free:
-                raise LocalError(
-                    f"there is no room for a segment of {format_bytes(manifest.bytes)} in {self._folder.parent}:"
-                    f" {format_bytes(free)} are free, and {format_bytes(self._spare_bytes)} are to stay so",
-                    hint="free some space on that file system, or see the settings of [archive]",
-                )
+            part.check_room(manifest.bytes - part.size)
         except BaseException:
             part.close()
             raise
         return part
+
+    def tidy(self, engine: str) -> None:
+        """Remove the parts of a service engine but for the last ones, while nobody fetches from it."""
+        found: list[tuple[int, str]] = []
+        with contextlib.suppress(OSError):
+            for each in os.scandir(self._folder):
+                if each.name.startswith(f"{engine}.") and _NAME.match(each.name):
+                    with contextlib.suppress(OSError):
+                        found.append((each.stat(follow_symlinks=False).st_mtime_ns, each.path))
+        for _, path in sorted(found, reverse=True)[KEPT:]:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
 
     def sweep(self, now_s: float) -> None:
         """Remove the parts that nobody has gone on with for long; `now_s` is the time of day."""
@@ -71,11 +79,15 @@ class Incoming:
 
 
 class Part:
-    """The open file at `path`, which is to become the segment of `manifest`; `size` is how much of it there is."""
+    """The open file at `path`, which is to become the segment of `manifest`; `size` is how much of it there is.
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    It grows as long as `spare_bytes` stay free.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, spare_bytes: int) -> None:
         self.path = path
         self.manifest = manifest
+        self._spare_bytes = spare_bytes
         self._hash = hashlib.sha256()
         self._descriptor = -1
         self._unsynced = 0
@@ -105,6 +117,20 @@ class Part:
         """Whether it has all of its bytes."""
         return self.size == self.manifest.bytes
 
+    def check_room(self, more: int = 0) -> None:
+        """See whether there is room for `more` bytes. Raises `LocalError`."""
+        folder = self.path.parent
+        try:
+            free = shutil.disk_usage(folder).free
+        except OSError as error:
+            raise cannot("read", folder, error) from error
+        if more + self._spare_bytes > free:
+            raise LocalError(
+                f"there is no room for a segment of {format_bytes(self.manifest.bytes)} in {folder.parent}:"
+                f" {format_bytes(free)} are free, and {format_bytes(self._spare_bytes)} are to stay so",
+                hint="free some space on that file system, or see the settings of [archive]",
+            )
+
     def begin_anew(self) -> None:
         """Forget what there is of it. Raises `LocalError`."""
         try:
@@ -115,7 +141,7 @@ class Part:
         self._hash = hashlib.sha256()
 
     def write(self, pieces: Sequence[bytes]) -> None:
-        """Add `pieces`. Raises `LocalError`; on a full disk it takes no more of it, and is removed."""
+        """Add `pieces`. Raises `LocalError`; where there is no room it takes no more of it, and is removed."""
         for at in range(0, len(pieces), _AT_ONCE):
             some = pieces[at : at + _AT_ONCE]
             total = sum(map(len, some))
@@ -137,6 +163,7 @@ class Part:
             self._unsynced += total
             if self._unsynced >= SYNC_BYTES:
                 self._sync()
+                self._look_at_room()
 
     def _sync(self) -> None:
         self._unsynced = 0
@@ -144,6 +171,14 @@ class Part:
             os.fdatasync(self._descriptor)
         except OSError as error:
             raise cannot("write", self.path, error) from error
+
+    def _look_at_room(self) -> None:
+        """Others write, too: what was there for all of it may be gone."""
+        try:
+            self.check_room()
+        except LocalError:
+            self.remove()
+            raise
 
     @property
     def right(self) -> bool:
@@ -172,6 +207,7 @@ class Part:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Nobody is to go on with it."""
+        """Nobody is to go on with it: it is closed, and goes."""
+        self.close()
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)

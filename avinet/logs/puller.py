@@ -7,7 +7,6 @@ durable, which is a matter of the disk, the next one comes already.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Protocol
 
@@ -19,6 +18,7 @@ from avinet.errors import AvinetError, LocalError, PeerError, Unavailable
 from avinet.logs.archive import Archive
 from avinet.logs.incoming import Incoming, Part
 from avinet.logs.pulling import Listing
+from avinet.logs.turns import Turn
 from avinet.rest.pieces import Pieces
 from avinet.rest.ranges import read_content_range
 from avinet.wire.pull import VOUCHED, Acknowledgement, SegmentPage, Vouched
@@ -77,7 +77,7 @@ class Course(Protocol):
     def reserve(self, size: int) -> Callable[[int], None]:
         """So many bytes are to come: what to call with how many it were. Raises `OutOfBudget`."""
 
-    def turn(self) -> AbstractAsyncContextManager[None]:
+    def turn(self) -> Turn:
         """In which one segment may be fetched."""
 
 
@@ -100,6 +100,7 @@ class Puller:
 
         Raises what `source` raises, `OutOfBudget`, and `LocalError` for the disk; what was fetched stays.
         """
+        await self._in_thread(lambda: self._incoming.tidy(source.engine))
         await self._look_through(source, course)
         listing = Listing(source.engine, source.generation)
         storing = _Storing(self, course)
@@ -130,8 +131,8 @@ class Puller:
                 course.kept()
                 storing.safe.append(vouched(manifest))
                 return
-            async with course.turn():
-                part = await self._fetched(source, manifest, course)
+            async with course.turn() as turn:
+                part = await self._fetched(source, manifest, course, turn)
         except (LocalError, Unavailable, OutOfBudget):  # of which the last but one is to be tried again
             raise
         except AvinetError as error:
@@ -139,20 +140,31 @@ class Puller:
             return
         await storing.store(part)
 
-    async def _fetched(self, source: Source, manifest: Manifest, course: Course) -> Part:
+    async def _begun(self, manifest: Manifest) -> Part:
+        """The part of a segment, with what there is of it; nobody has it open who was cancelled meanwhile."""
+        parts: list[Part] = []
+        try:
+            await self._in_thread(lambda: parts.append(self._incoming.part(manifest)))
+        except BaseException:
+            for each in parts:
+                each.close()
+            raise
+        return parts[0]
+
+    async def _fetched(self, source: Source, manifest: Manifest, course: Course, turn: Turn) -> Part:
         """The whole part of a segment, which is what its manifest says.
 
         What was begun before may have been lost half by a power cut: then all of it is fetched once more.
         """
-        part: Part = await self._in_thread(lambda: self._incoming.part(manifest))
+        part = await self._begun(manifest)
         begun = part.size
         course.there(begun)
         try:
-            await self._fill(source, part, course)
+            await self._fill(source, part, course, turn)
             if not part.right and begun:
                 course.there(-part.size)
                 await self._in_thread(part.begin_anew)
-                await self._fill(source, part, course)
+                await self._fill(source, part, course, turn)
             if not part.right:
                 raise PeerError(
                     f"the segment {manifest.first}-{manifest.last} of {manifest.engine} is not what its manifest says:"
@@ -163,15 +175,19 @@ class Puller:
             part.close()
             raise
         except BaseException:
-            part.close()
-            part.remove()
+            await self._in_thread(part.remove)
             raise
         return part
 
-    async def _fill(self, source: Source, part: Part, course: Course) -> None:
+    async def _fill(self, source: Source, part: Part, course: Course, turn: Turn) -> None:
+        """Have all of it, in as many turns as that takes."""
+        while not part.whole:
+            await self._fill_some(source, part, course, turn)
+            if not part.whole:
+                await turn.anew()
+
+    async def _fill_some(self, source: Source, part: Part, course: Course, turn: Turn) -> None:
         manifest = part.manifest
-        if part.whole:
-            return
         spent = course.reserve(manifest.bytes - part.size)
         came = 0
         try:
@@ -183,6 +199,8 @@ class Puller:
                     await self._in_thread(partial(part.write, taken))
                     came += count
                     course.arrived(count)
+                    if turn.over and not part.whole:
+                        return
             finally:
                 pieces.abort()
         finally:
@@ -236,6 +254,10 @@ class Puller:
 
         await self._in_thread(keep)
 
+    async def drop(self, part: Part) -> None:
+        """Have a part nowhere."""
+        await self._in_thread(part.remove)
+
 
 class _Storing:
     """What is made durable while the next one comes: one at a time. A disk that fails is told at the next one."""
@@ -250,7 +272,11 @@ class _Storing:
 
     async def store(self, part: Part) -> None:
         """Have `part` stored, once the one before is."""
-        await self.settled()
+        try:
+            await self.settled()
+        except BaseException:
+            part.close()
+            raise
         self._under_way = as_deferred(self._store(part))
 
     async def _store(self, part: Part) -> None:
@@ -259,7 +285,7 @@ class _Storing:
         except LocalError as error:
             self._fault = error
         except AvinetError as error:
-            part.remove()
+            await self._puller.drop(part)
             self._course.refused(str(error))
         else:
             self.safe.append(vouched(part.manifest))

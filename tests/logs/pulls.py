@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from avinet.aio import Slots, Tasks, as_deferred
+from avinet.aio import Tasks, as_deferred
 from avinet.errors import Unavailable
 from avinet.logs.archive import Archive
 from avinet.logs.incoming import FOLDER, Incoming
 from avinet.logs.puller import OutOfBudget, Puller
 from avinet.logs.settings import SpoolSettings
+from avinet.logs.turns import Turn, Turns
 from avinet.rest.client import Client
 from avinet.rest.door import Door
 from avinet.rest.pieces import Pieces
@@ -123,7 +123,7 @@ class Told:
         self.no: list[str] = []
         self.problems: list[str] = []
         self.budget = budget
-        self._slots = Slots(1)
+        self.turns = Turns(1, lambda: 0.0)
 
     def listed(self, segments: int, size: int, missing: Sequence[tuple[int, int]]) -> None:
         self.segments, self.size, self.missing, self.known, self.had = segments, size, missing, 0, 0
@@ -160,8 +160,8 @@ class Told:
 
         return spent
 
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        return self._slots
+    def turn(self) -> Turn:
+        return self.turns.one()
 
 
 class Here:

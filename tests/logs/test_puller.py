@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -14,10 +15,11 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from avinet.aio import Tasks
+from avinet.aio import Tasks, pause
 from avinet.errors import Conflict, LocalError, PeerError, TimedOut, Unavailable
 from avinet.logs import incoming
 from avinet.logs.puller import OutOfBudget, Puller
+from avinet.logs.turns import TURN_S, Turns
 from avinet.rest.pieces import Pieces
 from avinet.wire.pull import SegmentPage
 from avinet.wire.segment import Manifest
@@ -220,6 +222,38 @@ class _Nothing:
         """Nothing is read."""
 
 
+class _Slow:
+    """What comes a few bytes at a time."""
+
+    BYTES = 100
+
+    def __init__(self, clock: Clock, pieces: Pieces) -> None:
+        self.status, self.headers, self.length = pieces.status, pieces.headers, pieces.length
+        self._clock, self._pieces, self._left = clock, pieces, b""
+
+    async def take(self) -> list[bytes]:
+        await pause(self._clock, 20)
+        self._left = self._left or b"".join(await self._pieces.take())
+        taken, self._left = self._left[: self.BYTES], self._left[self.BYTES :]
+        return [taken] if taken else []
+
+    def abort(self) -> None:
+        self._pieces.abort()
+
+
+def _failing(*_: Any) -> None:
+    raise LocalError("no such luck")
+
+
+def open_parts() -> list[str]:
+    """The parts that this process has open."""
+    found = []
+    for each in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/self/fd/{each}"))
+    return [each for each in found if ".part" in each]
+
+
 class BoundTests(PullCase):
     def test_no_more_is_fetched_than_the_budget_has(self) -> None:
         there = self.engine.sealed(5, 70, 3)
@@ -270,10 +304,82 @@ class BoundTests(PullCase):
         self.failureResultOf(pulling, CancelledError)
         self.assertEqual(len(self.here.parts()), 1)
 
+    def test_whoever_is_cancelled_leaves_no_file_open(self) -> None:
+        self.engine.sealed(60)
+        waiting: list[tuple[Deferred[Any], Any]] = []
+
+        def later(work: Any) -> Deferred[Any]:
+            if "_begun" not in getattr(work, "__qualname__", ""):
+                return self.done(work)
+            done: Deferred[Any] = Deferred()
+            waiting.append((done, work))
+            return done
+
+        self.here.puller = Puller(self.here.archive, self.here.incoming, later)
+        pulling = self.here.pull(self.engine, self.told)
+        pulling.cancel()
+        done, work = waiting[0]
+        done.callback(work())
+        self.failureResultOf(pulling, CancelledError)
+        self.assertEqual((len(self.here.parts()), open_parts()), (1, []))
+
+    def test_a_disk_that_fails_leaves_no_file_open(self) -> None:
+        self.engine.sealed(5, 7)
+        self.patch(self.here.archive, "add", _failing)
+        self.assertIn("no such luck", self.fails(LocalError))
+        self.assertEqual(open_parts(), [])
+
+    def test_what_others_fill_is_seen_while_it_comes(self) -> None:
+        self.engine.sealed(60)
+        self.here = Here(self.folder / "archive", spare_bytes=1000)
+        self.patch(incoming, "SYNC_BYTES", 1)
+        free = [2**40, 999]
+        usage = incoming.shutil.disk_usage
+        self.patch(incoming.shutil, "disk_usage", lambda path: usage(path)._replace(free=free.pop(0)))
+        self.assertIn("there is no room", self.fails(LocalError))
+        self.assertEqual((self.here.parts(), open_parts()), ([], []))
+
+    def test_one_that_is_slow_lets_others_in_and_goes_on_at_the_byte(self) -> None:
+        there = self.engine.sealed(60)
+        tasks = Tasks()
+        self.addCleanup(tasks.stop)
+        other = Engine(self.folder / "other", self.clock, tasks)
+        other.engine = other.spooling.spool._engine = "se-2"
+        self.addCleanup(other.spooling.kill)
+        other.sealed(5)
+        self.engine.pieces_of = lambda pieces: _Slow(self.clock, pieces)  # type: ignore[assignment, return-value]
+        slow, quick = Told(), Told()
+        slow.turns = quick.turns = Turns(1, self.clock.seconds)
+        first, second = self.here.pull(self.engine, slow), self.here.pull(other, quick)
+        self.clock.advance(TURN_S - 20)
+        self.assertNoResult(second)
+        self.clock.advance(20)
+        self.successResultOf(second)
+        self.assertEqual(quick.stored, 1)
+        for _ in range(1000):
+            self.clock.advance(20)
+        self.successResultOf(first)
+        self.assertEqual((slow.stored, slow.bytes), (1, there[0].bytes))
+        self.assertEqual([at for _, at in self.engine.opened], [0, 2 * _Slow.BYTES])
+
     def done(self, work: Any) -> Deferred[Any]:
         from tests.logs.spooling import at_once
 
         return at_once(work)  # type: ignore[return-value]
+
+    def test_few_parts_of_a_service_engine_are_kept_whatever_it_begins(self) -> None:
+        folder = self.folder / "archive" / incoming.FOLDER
+        folder.mkdir(mode=0o700)
+        for number in range(9):
+            for engine in ("se-1", "se-10"):
+                part = folder / f"{engine}.3.{number}-{number}.{'0' * 16}.part"
+                part.write_bytes(b"x")
+                os.utime(part, (0, number))
+        self.engine.sealed(5)
+        self.pull()
+        left = [each.name for each in self.here.parts()]
+        self.assertEqual([each[:8] for each in left if each.startswith("se-1.")], ["se-1.3.7", "se-1.3.8"])
+        self.assertEqual(len([each for each in left if each.startswith("se-10.")]), 9)
 
     def test_parts_that_nobody_wants_are_removed_in_the_end(self) -> None:
         self.engine.sealed(60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 
 import msgspec
@@ -13,6 +12,7 @@ from avinet.controller.log_pulls.records import Kept
 from avinet.feed import Bell
 from avinet.logs.puller import OutOfBudget
 from avinet.logs.pulling import Rate
+from avinet.logs.turns import Turn, Turns
 from avinet.units import format_bytes
 from avinet.wire.log_pulls import SPANS, EngineState, LogPull, PulledEngine
 from avinet.wire.pull import Span
@@ -98,23 +98,23 @@ class EngineCourse:
         """See `Course`."""
         return self._under_way.reserve(size)
 
-    def turn(self) -> AbstractAsyncContextManager[None]:
+    def turn(self) -> Turn:
         """See `Course`."""
-        return self._under_way.turn
+        return self._under_way.turns.one()
 
 
 class UnderWay:
-    """A pull under way, of which `engines` are known. One segment at a time is fetched in a `turn`."""
+    """A pull under way, of which `engines` are known. Their segments are fetched in `turns`."""
 
     def __init__(
         self,
         kept: Kept,
         engines: Sequence[PulledEngine],
-        turn: AbstractAsyncContextManager[None],
+        turns: Turns,
         seconds: Callable[[], float],
     ) -> None:
         self.kept = kept
-        self.turn = turn
+        self.turns = turns
         self.dirty: set[str] = set()
         """Of which service engines there is news that is not kept yet."""
         self.changed = Bell()

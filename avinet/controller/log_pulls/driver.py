@@ -22,6 +22,7 @@ from avinet.controller.log_pulls.records import Kept, PullRecords
 from avinet.errors import AvinetError, Conflict, NotFound, TooLarge, TooMany, Unavailable
 from avinet.ids import random_name
 from avinet.logs.puller import OutOfBudget, Puller, Source
+from avinet.logs.turns import Turns
 from avinet.store.interface import Put
 from avinet.wire.log_pulls import TARGETS, LogPull, LogPullList, LogPullOrder, LogPullSeen, LogPullState, PulledEngine
 
@@ -87,7 +88,7 @@ class LogPulls:
         self._now = now
         self._random = random
         self._chance = chance
-        self._turn = Slots(at_once)
+        self._turns = Turns(at_once, clock.seconds)
         self._alone: dict[str, Slots] = {}
         """Of each service engine: one pull of it at a time."""
         self._running: dict[str, UnderWay] = {}
@@ -184,7 +185,7 @@ class LogPulls:
             await self._keep(under_way)
 
     def _made(self, kept: Kept, engines: Sequence[PulledEngine]) -> UnderWay:
-        under_way = UnderWay(kept, engines, self._turn, self._clock.seconds)
+        under_way = UnderWay(kept, engines, self._turns, self._clock.seconds)
         self._running[kept.pull.id] = under_way
         return under_way
 
