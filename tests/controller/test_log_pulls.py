@@ -20,6 +20,7 @@ from avinet.enrolment.records import AUDIT, AuditRecord, put_audit
 from avinet.errors import Conflict, LocalError, NotFound, PeerError, TooMany, Unavailable
 from avinet.store.interface import Put, Transaction
 from avinet.wire.log_pulls import LogPull, LogPullOrder, LogPullSeen, PulledEngine
+from avinet.wire.pull import SegmentPage
 from tests.logs.pulls import Engine, Here
 from tests.store.memory import MemoryStore
 
@@ -255,6 +256,20 @@ class BoundTests(PullsCase):
         self.failureResultOf(as_deferred(self.pulls.cancel(pull.id, "bob")), Conflict)
         self.failureResultOf(as_deferred(self.pulls.cancel("none", "bob")), NotFound)
         self.assertEqual(self.audited[1], ("log-pull-cancelled", "bob", pull.id))
+
+    def test_what_breaks_off_by_being_cancelled_is_not_tried_again(self) -> None:
+        self.fleet.add("se-1")
+        asked = []
+
+        async def page(after: int) -> SegmentPage:
+            asked.append(after)
+            return await Deferred(lambda waiting: waiting.errback(Unavailable("it broke off its answer")))
+
+        self.fleet.engines["se-1"].page = page  # type: ignore[method-assign]
+        pull = self.begin("se-1")
+        self.result(self.pulls.cancel(pull.id, "bob"))
+        self.later(60)
+        self.assertEqual((self.states(pull), asked), (["cancelled"], [0]))
 
     def test_one_pull_of_a_service_engine_at_a_time(self) -> None:
         self.fleet.add("se-1")

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
 import msgspec
-from twisted.internet.defer import DeferredList
+from twisted.internet.defer import CancelledError, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -262,6 +262,8 @@ class LogPulls:
                     await self._puller.pull(source, course)
                     return
                 except Unavailable as error:
+                    if under_way.ending is not None:  # which broke off what it waited for
+                        raise CancelledError from error
                     failures = 0 if course.gone_on > before or not self._engines.connected(id) else failures + 1
                     if failures >= TRIES:
                         raise
