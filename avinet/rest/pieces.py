@@ -15,6 +15,8 @@ from avinet.feed import Bell
 
 HIGH_BYTES = 2 * 1024 * 1024
 """How much may wait to be taken, about, before the peer is read no more."""
+MOST_PIECES = 4096
+"""As many of them, however small: each takes memory of its own."""
 LEAST_BYTES, SOON_S = 512 * 1024, 0.1
 """How much is taken at once, but for the end; and after what time it is less."""
 
@@ -75,7 +77,7 @@ class Pieces(Protocol):
         self._heard_at = self._clock.seconds()
         self._arrived.append(data)
         self._waiting += len(data)
-        if self._waiting > HIGH_BYTES and not self._paused:
+        if (self._waiting > HIGH_BYTES or len(self._arrived) >= MOST_PIECES) and not self._paused:
             self._paused = True
             self.transport.pauseProducing()
         if self._waiting >= LEAST_BYTES:

@@ -10,7 +10,7 @@ from twisted.web.client import ResponseDone
 
 from avinet.aio import as_deferred
 from avinet.errors import TimedOut, Unavailable
-from avinet.rest.pieces import HIGH_BYTES, LEAST_BYTES, SOON_S, Pieces
+from avinet.rest.pieces import HIGH_BYTES, LEAST_BYTES, MOST_PIECES, SOON_S, Pieces
 
 
 class Reading:
@@ -58,6 +58,16 @@ class PiecesTests(SynchronousTestCase):
         self.assertNoResult(taking)
         self.pieces.dataReceived(half)
         self.assertEqual(self.successResultOf(taking), [half, half])
+
+    def test_nor_while_many_small_pieces_do(self) -> None:
+        for _ in range(MOST_PIECES - 1):
+            self.pieces.dataReceived(b"x")
+        self.assertEqual(self.reading.said, [])
+        self.pieces.dataReceived(b"x")
+        self.assertEqual(self.reading.said, ["pause"])
+        self.clock.advance(SOON_S)
+        self.assertEqual(len(self.successResultOf(as_deferred(self.pieces.take()))), MOST_PIECES)
+        self.assertEqual(self.reading.said, ["pause", "resume"])
 
     def test_the_peer_is_not_read_while_much_waits(self) -> None:
         self.pieces.dataReceived(bytes(HIGH_BYTES))
