@@ -39,7 +39,7 @@ class LogArchive:
         self._settings = settings
         self._now = now
         self._pool = ThreadPool(0, settings.pulls.at_once + THREADS_BESIDE, "archive")
-        self._archive = Archive(folder)
+        self._archive = Archive(folder, details=False)
         self._incoming = Incoming(folder, settings.archive.spare_mib * MIB)
         self.retention = Retention(
             reactor,

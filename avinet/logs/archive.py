@@ -14,9 +14,11 @@ import re
 import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+import msgspec
 
 from avinet.errors import AvinetError, Conflict, Damaged, Invalid, LocalError, TooLarge
 from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
@@ -79,16 +81,18 @@ class _Hour:
 class Archive:
     """The segments below `folder`. What was read of it is kept, and read again where a folder has changed.
 
+    Without `details` nothing can be chosen, and what is kept of a segment is little, whatever its manifest says.
     Raises `LocalError` for a folder whose name DuckDB would take for a pattern.
     """
 
-    def __init__(self, folder: Path, now_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, folder: Path, now_ns: Callable[[], int] = time.time_ns, *, details: bool = True) -> None:
         if set(str(folder)) & set("*?[]{}"):
             raise LocalError(
                 f"the archive cannot be in {folder}", hint="choose a folder without any of *?[]{} in its name"
             )
         self.folder = folder.absolute()
         self._now_ns = now_ns
+        self._details = details
         self._hours: dict[str, dict[Path, _Hour]] = {}
         """By service engine."""
 
@@ -260,7 +264,7 @@ class Archive:
                 mark = (status.st_ino, status.st_mtime_ns, status.st_size)
                 before = known.segments.get(each.name)
                 if before is None or before[0] != mark:
-                    before = mark, _segment(engine, Path(each.path), status.st_mtime_ns // 1_000_000)
+                    before = mark, self._kept(_segment(engine, Path(each.path), status.st_mtime_ns // 1_000_000))
                 now.segments[each.name] = before
         except FileNotFoundError:  # retention was here
             return _Hour()
@@ -268,6 +272,12 @@ class Archive:
             raise cannot("read", hour, error) from error
         hours[hour] = now
         return now
+
+    def _kept(self, segment: Segment | None) -> Segment | None:
+        """What is kept of a segment."""
+        if self._details or segment is None:
+            return segment
+        return replace(segment, manifest=msgspec.structs.replace(segment.manifest, services={}, gaps=[]))
 
 
 def _segment(engine: str, path: Path, came_ms: int) -> Segment | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,23 @@ class ArchiveTests(SynchronousTestCase):
         self.patch(archive, "write_atomic", meanwhile)
         self.assertTrue(self.archive.add(whole, manifest_bytes(manifest_of(whole, found))).exists())
         self.assertTrue(path.exists())
+
+    def test_whoever_only_looks_after_it_keeps_little_in_memory(self) -> None:
+        """However long the manifests of a service engine are."""
+        paths = [put(self.archive, some(n, n * HOUR_MS)) for n in range(1, 21)]
+        for path in paths:
+            data = path.with_suffix(".json")
+            found = read_manifest(data.read_bytes())
+            many = {f"{found.first}-{number}": 0 for number in range(1000)}
+            data.write_bytes(manifest_bytes(msgspec.structs.replace(found, services=found.services | many)))
+        lean = Archive(self.folder, details=False)
+        tracemalloc.start()
+        try:
+            self.assertEqual(lean.retain(2**40, 0), [])
+            self.assertLess(tracemalloc.get_traced_memory()[0], 20 * 10_000)
+        finally:
+            tracemalloc.stop()
+        self.assertEqual([each.path for each in lean.retain(0, 0)], paths)
 
     def test_retention_takes_the_manifest_first(self) -> None:
         path = put(self.archive, some(1, 1000))
