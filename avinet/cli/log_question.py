@@ -100,15 +100,7 @@ class Typed:
         if (self.measures or self.percentiles) and given in (["--rows"], ["--gaps"]):
             raise click.UsageError(f"{given[0]} has no measures: leave --measure and --percentile out")
         if self._wants_rows:
-            columns = list(KINDS) if self.columns == "all" else (self.columns or COLUMNS).split(",")
-            order = "oldest" if self.oldest else "newest"
-            return {
-                "shape": "rows",
-                "columns": columns,
-                "limit": self._page(),
-                "order": order,
-                "after": self.after or "",
-            }
+            return self._records()
         if self.gaps:
             return {"shape": "gaps", "limit": self._page()}
         if self.limit is not None:
