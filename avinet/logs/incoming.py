@@ -94,6 +94,7 @@ class Part:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
             self._descriptor = os.open(path, flags, 0o600)
+            os.utime(self._descriptor)  # it is gone on with, and not to be swept
             self.size = os.fstat(self._descriptor).st_size
             if self.size > manifest.bytes:
                 self.begin_anew()

@@ -393,3 +393,20 @@ class BoundTests(PullCase):
         self.assertTrue(part.exists())
         self.here.incoming.sweep(now + incoming.KEPT_S + 1)
         self.assertEqual((part.exists(), other.exists()), (False, True))
+
+    def test_one_that_is_gone_on_with_after_long_is_not_removed_meanwhile(self) -> None:
+        manifest = self.engine.sealed(60)[0]
+        self.engine.breaks = [700]
+        self.fails(Unavailable)
+        part = self.here.parts()[0]
+        now = part.stat().st_mtime
+        os.utime(part, (0, now - 2 * incoming.KEPT_S))
+        opened = self.engine.open
+
+        async def open_(manifest: Manifest, at: int) -> Pieces:
+            self.here.incoming.sweep(now)
+            return await opened(manifest, at)
+
+        self.engine.open = open_  # type: ignore[method-assign]
+        told = self.pull()
+        self.assertEqual((told.stored, told.no, told.bytes), (1, [], manifest.bytes - 700))
