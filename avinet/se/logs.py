@@ -100,16 +100,20 @@ class LogService:
         file = await self._in_thread(lambda: _File(path, manifest))
         if part is not None:
             headers["content-range"] = ranges.content_range(first, end, manifest.bytes)
-        return Bulk(self._pieces(file, first, end), end - first, 200 if part is None else 206, headers)
+        pieces = self._pieces(file, first, end)
+        await anext(pieces)  # from now on it closes the file, also if nobody is there any more to take the rest
+        return Bulk(pieces, end - first, 200 if part is None else 206, headers)
 
     async def _pieces(self, file: _File, at: int, end: int) -> AsyncGenerator[bytes, None]:
-        """The bytes of an open file, which is closed in the end; the next are read while these are sent."""
+        """Nothing, then the bytes of an open file, which is closed in the end; some are read while others go."""
 
         def read(at: int) -> Deferred[bytes]:
             return as_deferred(self._in_thread(lambda: file.read(at, min(READ_BYTES, end - at))))
 
-        reading: Deferred[bytes] | None = read(at)
+        reading: Deferred[bytes] | None = None
         try:
+            yield b""
+            reading = read(at)
             while reading is not None:
                 data = await reading
                 if not data:

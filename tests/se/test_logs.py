@@ -59,8 +59,8 @@ class LogCase(SynchronousTestCase):
         )
         self.addCleanup(self.spooling.kill)
         self.kept: Any = self.spooling.spool
-        service = LogService(lambda: self.kept, Trust(), at_once)
-        self.door = Door(self.clock, Table(log_routes(service)), tasks=self.tasks)
+        self.service = LogService(lambda: self.kept, Trust(), at_once)
+        self.door = Door(self.clock, Table(log_routes(self.service)), tasks=self.tasks)
         self.network = Network(self.clock, self.door)
         self.client = Client(self.clock, Endpoint(self.network), authority="logs", where="service engine se-1")
 
@@ -161,6 +161,26 @@ class ReadingTests(LogCase):
         self.assertEqual((sum(read), closed), (512, []))
         channel.connectionLost(Failure(ConnectionDone()))
         self.assertEqual((sum(read), closed), (512, [True]))
+
+    def test_who_goes_while_the_file_is_opened_leaves_none_open(self) -> None:
+        manifest = self.sealed(5)[0]
+        opening: Deferred[None] = Deferred()
+        opened: list[Any] = []
+
+        def later(work: Any) -> Any:
+            if opened:
+                return at_once(work)
+            opened.append(work())
+            return opening.addCallback(lambda _: opened[0])
+
+        self.service._in_thread = later
+        channel = self.door.buildProtocol(None)
+        assert channel is not None
+        channel.makeConnection(StringTransport())
+        channel.dataReceived(f"GET {place(manifest)} HTTP/1.1\r\nhost: logs\r\n\r\n".encode())
+        channel.connectionLost(Failure(ConnectionDone()))
+        opening.callback(None)
+        self.assertTrue(opened[0]._closed)
 
     def test_one_that_keeps_none_says_so(self) -> None:
         self.kept = None
