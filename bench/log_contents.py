@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -55,14 +56,18 @@ def segments(size: int, each_bytes: int, engine: str, first_ms: int) -> Callable
         for old in folder.iterdir():
             old.unlink()
         rows = each_bytes // ROW_BYTES
-        noise = "".join("md5(random()::VARCHAR) || " for _ in range(ROW_BYTES // 32)) + "''"
+        chance = random.Random(1)
+        database = duckdb.connect()
+        database.execute("CREATE TABLE noise (n BIGINT, path VARCHAR)")
+        for row in range(rows):
+            database.execute("INSERT INTO noise VALUES (?, ?)", [row, chance.randbytes(ROW_BYTES // 2).hex()])
         first = 1
         while size > sum(path.stat().st_size for path in folder.glob("*.parquet")):
             span = (first, first + rows - 1)
             path = folder / sealed_name(span, ".parquet")
-            duckdb.sql(
-                f"COPY (SELECT seq, {first_ms} + seq AS time, 'web' AS service, {noise} AS path FROM range({first},"
-                f" {first + rows}) AS r(seq)) TO '{path}' (FORMAT parquet, COMPRESSION uncompressed)"
+            database.execute(
+                f"COPY (SELECT {first} + n AS seq, {first_ms + first} + n AS time, 'web' AS service, path FROM noise)"
+                f" TO '{path}' (FORMAT parquet, COMPRESSION uncompressed)"
             )
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()

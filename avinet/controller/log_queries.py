@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
@@ -9,10 +10,13 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from avinet.enrolment.records import EngineRecord
-from avinet.errors import NotFound, TooLarge
+from avinet.errors import AvinetError, NotFound, TooLarge
 from avinet.labels import parse_selector
 from avinet.wire.answer import LogAnswer
-from avinet.wire.query import ENGINES, LogQuery
+from avinet.wire.query import ENGINES, LogQuery, Measure, Totals
+
+
+_NOTHING = LogQuery(since_ms=0, until_ms=1, get=Totals(measures=[Measure(of="requests")]))
 
 
 class Asks(Protocol):
@@ -41,6 +45,11 @@ class LogQueries:
         """
         known = (each.id for each in self._records() if each.state == "enrolled")
         return await self._worker.ask(self._named(query), self._limit_s, known)
+
+    async def get_ready(self) -> None:
+        """Have the process started: somebody will ask before long. What is wrong with it is told when they do."""
+        with contextlib.suppress(AvinetError):
+            await self._worker.ask(_NOTHING, self._limit_s)
 
     def _named(self, query: LogQuery) -> LogQuery:
         """`query` with the service engines that its label expression matches, whatever their state: by their ids."""

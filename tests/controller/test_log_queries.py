@@ -54,6 +54,19 @@ class LogQueriesTests(SynchronousTestCase):
         ]
         self.queries = LogQueries(self.worker, lambda: self.engines, LIMIT_S)
 
+    def test_the_process_is_started_before_anybody_asks(self) -> None:
+        self.successResultOf(as_deferred(self.queries.get_ready()))
+        [(query, limit_s, _)] = self.worker.asked
+        self.assertEqual((query.until_ms, limit_s), (1, LIMIT_S))
+
+    def test_that_it_does_not_start_is_told_to_whoever_asks(self) -> None:
+        async def fail(query: LogQuery, limit_s: float, known: Iterable[str] = ()) -> LogAnswer:
+            raise Invalid("no")
+
+        self.worker.ask = fail  # type: ignore[method-assign]
+        self.successResultOf(as_deferred(self.queries.get_ready()))
+        self.failureResultOf(as_deferred(self.queries.ask(QUERY)), Invalid)
+
     def ask(self, **fields: Any) -> LogQuery:
         """What the process is asked then."""
         asked = msgspec.structs.replace(QUERY, **fields)

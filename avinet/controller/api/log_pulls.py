@@ -22,7 +22,9 @@ class LogPullsApi:
         """Begin one on several service engines."""
         order = request.decoded(LogPullOrder)
         targets = self._node.orders.targets(order)
-        return Reply(202, await self._node.log_pulls.begin(order, targets, request.identity))
+        begun = await self._node.log_pulls.begin(order, targets, request.identity)
+        self._node.tasks.spawn(self._node.log_queries.get_ready(), "starting the process that answers queries")
+        return Reply(202, begun)
 
     async def pulls(self, request: Request) -> Reply:
         """The pulls, the latest first."""
