@@ -11,48 +11,24 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
-
-from avinet.errors import AvinetError, Conflict, Damaged, Invalid, LocalError, TooLarge
+from avinet.errors import Conflict, Damaged, Invalid, LocalError, TooLarge
 from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
 from avinet.ids import parse_id
+from avinet.logs.hours import DAY, ENGINE, HOUR, HOUR_MS, Hour, Segment, begins_ms_of, folders, read_hour, size_of
 from avinet.logs.missing import Lost, holes, told
 from avinet.wire.query import LogQuery
 from avinet.wire.segment import MANIFEST_LIMIT_BYTES, Gap, Manifest, manifest_bytes, read_manifest
 
-_HOUR = re.compile(r"[0-9]{2}\Z")
-_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}\Z")
-_ENGINE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}\Z")
-_NAME = re.compile(r"[0-9]{1,20}-[0-9]{1,20}-[0-9]{1,20}\.json\Z")
 _STRAY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}-[0-9]{1,20}\.parquet\Z")
 _STRAY_S = 3600
 """After so long a file of records without a manifest is what a crash has left."""
-_SETTLED_NS = 2_000_000_000
-"""A folder that has changed within so long is read again: its time may be the same after one more change."""
-_HOUR_MS = 3_600_000
 _TRIES = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """A segment in the archive: its file of records, its manifest, what both take, and when it came, since 1970."""
-
-    path: Path
-    manifest: Manifest
-    bytes: int
-    came_ms: int = 0
-
-    @property
-    def age_from_ms(self) -> int:
-        """From when on it grows old: its last record, which no clock of a service engine sets behind its coming."""
-        return min(self.manifest.to_ms, self.came_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +43,6 @@ class Chosen:
     gaps: list[Lost]
     nothing_of: list[str]
     damaged: int
-
-
-@dataclass(slots=True)
-class _Hour:
-    """What was read of the folder of an hour, and what the folder was like then."""
-
-    stamp: tuple[int, int] = (0, 0)
-    settled: bool = False
-    segments: dict[str, tuple[tuple[int, int, int], Segment | None]] = field(default_factory=dict)
 
 
 class Archive:
@@ -93,12 +60,12 @@ class Archive:
         self.folder = folder.absolute()
         self._now_ns = now_ns
         self._details = details
-        self._hours: dict[str, dict[Path, _Hour]] = {}
+        self._hours: dict[str, dict[Path, Hour]] = {}
         """By service engine."""
 
     def engines(self) -> list[str]:
         """The service engines of which there is, or was, anything."""
-        return [path.name for path in _folders(self.folder, _ENGINE)]
+        return [path.name for path in folders(self.folder, ENGINE)]
 
     def choose(self, query: LogQuery, known: Iterable[str] = ()) -> Chosen:
         """Which files have what `query` asks for, by what their manifests say. Raises `Invalid`, `LocalError`.
@@ -116,22 +83,26 @@ class Archive:
                 nothing_of.append(parse_id(engine))
                 continue
             manifests = []
-            for hour_ms, each in self._of(parse_id(engine)):
-                if each is None:
-                    damaged += hour_ms < query.until_ms and hour_ms + _HOUR_MS > query.since_ms
+            for hour in self._of(parse_id(engine)):
+                if not _within(hour, query):
+                    manifests += hour.spanned
                     continue
-                manifest = each.manifest
-                manifests.append(manifest)
-                gaps.extend(told(engine, gap) for gap in manifest.gaps if _within(gap, query))
-                if not _within(manifest, query):
-                    continue
-                nothing = False
-                if query.services and not _has_any(manifest, query.services):
-                    continue
-                if _size(each.path) == manifest.bytes:
-                    segments.append(each)
-                else:
-                    damaged += 1
+                for _, each in hour.segments.values():
+                    if each is None:
+                        damaged += hour.begins_ms < query.until_ms and hour.begins_ms + HOUR_MS > query.since_ms
+                        continue
+                    manifest = each.manifest
+                    manifests.append(manifest)
+                    gaps.extend(told(engine, gap) for gap in manifest.gaps if _within(gap, query))
+                    if not _within(manifest, query):
+                        continue
+                    nothing = False
+                    if query.services and not _has_any(manifest, query.services):
+                        continue
+                    if size_of(each.path) == manifest.bytes:
+                        segments.append(each)
+                    else:
+                        damaged += 1
             gaps.extend(each for each in holes(engine, manifests) if _within(each, query))
             if nothing:
                 nothing_of.append(engine)
@@ -145,7 +116,7 @@ class Archive:
         `Conflict` for other records of the same generation, numbers and hour, `LocalError` for the disk.
         """
         said = read_manifest(manifest)
-        if _size(parquet) != said.bytes:
+        if size_of(parquet) != said.bytes:
             raise Invalid(
                 f"the segment {said.first} to {said.last} of {said.engine} is not as long as its manifest says"
             )
@@ -173,7 +144,7 @@ class Archive:
     def has(self, said: Manifest) -> bool:
         """Whether the segment that `said` is of is here, and whole. Raises what `add` raises."""
         to = self._place(said)
-        if _size(to.with_suffix(".json")) is None:
+        if size_of(to.with_suffix(".json")) is None:
             return False
         try:
             there = read_manifest(read_limited(to.with_suffix(".json"), MANIFEST_LIMIT_BYTES))
@@ -184,7 +155,7 @@ class Archive:
                 f"there are other records {said.first} to {said.last} of {said.engine} in the archive, of the same"
                 f" generation {said.generation}"
             )
-        return _size(to) == said.bytes
+        return size_of(to) == said.bytes
 
     def _place(self, manifest: Manifest) -> Path:
         try:
@@ -199,7 +170,13 @@ class Archive:
 
         What was removed. What a crash left without a manifest goes too. Raises `LocalError`.
         """
-        all_of_them = [each for engine in self.engines() for _, each in self._of(engine) if each is not None]
+        all_of_them = [
+            each
+            for engine in self.engines()
+            for hour in self._of(engine)
+            for _, each in hour.segments.values()
+            if each is not None
+        ]
         all_of_them.sort(key=lambda each: (each.age_from_ms, each.manifest.engine, each.manifest.first))
         total = sum(each.bytes for each in all_of_them)
         removed = []
@@ -210,8 +187,8 @@ class Archive:
             total -= each.bytes
             removed.append(each)
         for hours in self._hours.values():
-            for hour in hours:
-                self._sweep(hour)
+            for folder in hours:
+                self._sweep(folder)
         return removed
 
     def _remove(self, path: Path) -> None:
@@ -226,109 +203,34 @@ class Archive:
         now_s = self._now_ns() / 1e9
         with contextlib.suppress(OSError):
             for each in list(os.scandir(hour)):
-                left = _STRAY.match(each.name) and _size(Path(each.path).with_suffix(".json")) is None
+                left = _STRAY.match(each.name) and size_of(Path(each.path).with_suffix(".json")) is None
                 if left and now_s - each.stat(follow_symlinks=False).st_mtime > _STRAY_S:
                     os.unlink(each.path)
             hour.rmdir()  # which fails where anything is in it
             hour.parent.rmdir()
 
-    def _of(self, engine: str) -> Iterator[tuple[int, Segment | None]]:
-        """The segments of a service engine with the beginning of their hour; None is one that cannot be read."""
-        seen = set()
-        known = self._hours.setdefault(engine, {})
-        for day in _folders(self.folder / engine, _DAY):
-            for hour in _folders(day, _HOUR):
-                begins = _begins_ms(day.name, hour.name)
-                if begins is None:
+    def _of(self, engine: str) -> Iterator[Hour]:
+        """The hours of a service engine."""
+        known, now = self._hours.get(engine, {}), {}
+        for day in folders(self.folder / engine, DAY):
+            for hour in folders(day, HOUR):
+                begins_ms = begins_ms_of(day.name, hour.name)
+                if begins_ms is None:
                     continue
-                seen.add(hour)
-                for _, each in self._read(engine, hour).segments.values():
-                    yield begins, each
-        for gone in known.keys() - seen:
-            del known[gone]
-
-    def _read(self, engine: str, hour: Path) -> _Hour:
-        """What is in the folder of an hour; from memory where it has not changed."""
-        hours = self._hours.setdefault(engine, {})
-        known = hours.get(hour) or _Hour()
-        try:
-            found = hour.stat()
-            stamp = (found.st_ino, found.st_mtime_ns)
-            if known.settled and stamp == known.stamp:
-                return known
-            now = _Hour(stamp, abs(self._now_ns() - found.st_mtime_ns) > _SETTLED_NS)
-            for each in os.scandir(hour):
-                if not _NAME.match(each.name):
-                    continue
-                status = each.stat(follow_symlinks=False)
-                mark = (status.st_ino, status.st_mtime_ns, status.st_size)
-                before = known.segments.get(each.name)
-                if before is None or before[0] != mark:
-                    before = mark, self._kept(_segment(engine, Path(each.path), status.st_mtime_ns // 1_000_000))
-                now.segments[each.name] = before
-        except FileNotFoundError:  # retention was here
-            return _Hour()
-        except OSError as error:
-            raise cannot("read", hour, error) from error
-        hours[hour] = now
-        return now
-
-    def _kept(self, segment: Segment | None) -> Segment | None:
-        """What is kept of a segment."""
-        if self._details or segment is None:
-            return segment
-        return replace(segment, manifest=msgspec.structs.replace(segment.manifest, services={}, gaps=[]))
+                read = read_hour(engine, hour, begins_ms, known.get(hour), self._now_ns(), details=self._details)
+                if read is not None:
+                    now[hour] = read
+                    yield read
+        self._hours[engine] = now
 
 
-def _segment(engine: str, path: Path, came_ms: int) -> Segment | None:
-    """The segment whose manifest came to `path` then; None where it is none, or one of another place."""
-    try:
-        if _size(path) is None:
-            return None
-        data = read_limited(path, MANIFEST_LIMIT_BYTES)
-        manifest = read_manifest(data)
-    except AvinetError:
-        return None
-    numbers = tuple(int(each) for each in path.stem.split("-"))
-    if manifest.engine != engine or numbers != (manifest.generation, manifest.first, manifest.last):
-        return None
-    return Segment(path.with_suffix(".parquet"), manifest, len(data) + manifest.bytes, came_ms)
-
-
-def _folders(parent: Path, named: re.Pattern[str]) -> list[Path]:
-    """The folders in `parent` with such a name, in order; links are none."""
-    try:
-        found = [each for each in os.scandir(parent) if named.match(each.name) and each.is_dir(follow_symlinks=False)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise cannot("read", parent, error) from error
-    return sorted(Path(each.path) for each in found)
-
-
-def _begins_ms(day: str, hour: str) -> int | None:
-    try:
-        return int(datetime.strptime(f"{day} {hour} +0000", "%Y-%m-%d %H %z").timestamp()) * 1000
-    except ValueError:
-        return None
-
-
-def _within(each: Manifest | Gap | Lost, query: LogQuery) -> bool:
+def _within(each: Manifest | Gap | Lost | Hour, query: LogQuery) -> bool:
     return each.from_ms < query.until_ms and each.to_ms >= query.since_ms
 
 
 def _has_any(manifest: Manifest, services: Iterable[str]) -> bool:
     """Whether it may have records of one of `services`: the empty name stands for those that are not listed."""
     return "" in manifest.services or any(each in manifest.services for each in services)
-
-
-def _size(path: Path) -> int | None:
-    """How long a file is; None where there is no such file, or a link."""
-    try:
-        status = path.lstat()
-    except OSError:
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _sync(path: Path) -> None:

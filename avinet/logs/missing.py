@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+import msgspec
+
 from avinet.wire.answer import GapsOf, GapsThere
 from avinet.wire.query import LogQuery
 from avinet.wire.segment import Gap, Manifest
@@ -46,6 +48,24 @@ def holes(engine: str, manifests: Iterable[Manifest]) -> Iterator[Lost]:
         if missing > 0:
             yield Lost(engine, last, missing, NOT_HERE, min(to_ms, each.from_ms), max(to_ms, each.from_ms))
         last, to_ms = max(last, each.last), max(to_ms, each.to_ms)
+
+
+def spanned(manifests: Iterable[Manifest]) -> list[Manifest]:
+    """What `holes` needs of neighbours in whose own time nothing is of interest: one manifest for each generation."""
+    found: dict[int, Manifest] = {}
+    for each in sorted(manifests, key=attrgetter("first")):
+        so_far = found.get(each.generation)
+        if so_far is None:
+            caps = [gap for gap in each.gaps if gap.reason == "cap"]
+            found[each.generation] = msgspec.structs.replace(each, gaps=caps, services={})
+        else:
+            found[each.generation] = msgspec.structs.replace(
+                so_far,
+                last=max(so_far.last, each.last),
+                from_ms=min(so_far.from_ms, each.from_ms),
+                to_ms=max(so_far.to_ms, each.to_ms),
+            )
+    return list(found.values())
 
 
 def counted(lost: Sequence[Lost], query: LogQuery) -> GapsThere:

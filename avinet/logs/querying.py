@@ -14,7 +14,8 @@ import msgspec
 
 from avinet.errors import Damaged, LocalError, TimedOut, TooLarge, Unavailable
 from avinet.logs.answer import Row, shaped
-from avinet.logs.archive import Archive, Chosen, Segment
+from avinet.logs.archive import Archive, Chosen
+from avinet.logs.hours import Segment
 from avinet.logs.missing import counted
 from avinet.logs.paging import Found, page
 from avinet.logs.query_duckdb import render

@@ -100,6 +100,13 @@ class ArchiveTests(SynchronousTestCase):
         self.assertEqual(len(self.archive.choose(self.asked()).gaps), 2)
         self.assertEqual(self.archive.choose(self.asked(engines=["se-2"])).gaps, [])
 
+    def test_numbers_that_no_segment_has_are_told_for_the_time_between_their_neighbours(self) -> None:
+        for first, hour in ((1, 1), (3, 1), (9, 5), (11, 7)):
+            put(self.archive, some(first, hour * HOUR_MS + first, hour * HOUR_MS + first + 1))
+        for since, until, told_of in ((0, 1, 0), (3, 4, 4), (1, 2, 4), (5, 6, 4), (6, 7, 0), (8, 9, 0), (0, 99, 4)):
+            found = self.archive.choose(self.asked(since_ms=since * HOUR_MS, until_ms=until * HOUR_MS)).gaps
+            self.assertEqual(sum(each.records or 0 for each in found), told_of, (since, until))
+
     def test_what_comes_and_goes_is_seen(self) -> None:
         one = put(self.archive, some(1, 1000))
         self.assertEqual(self.files(), [str(one)])

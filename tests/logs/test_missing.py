@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.missing import NOT_HERE, Lost, counted, holes
+from avinet.logs.missing import NOT_HERE, Lost, counted, holes, spanned
 from avinet.wire.query import LogQuery, Measure, Totals
 from avinet.wire.segment import Gap, Manifest
 
@@ -84,6 +84,18 @@ class HoleTests(SynchronousTestCase):
         here = [*former, *latter]
         r.shuffle(here)
         self.assertEqual(sum(records for _, records, _ in spans(here)), lost_then + lost_now)
+
+    @given(PIECES, st.integers(0, 30), st.integers(1, 20))
+    def test_neighbours_that_are_summed_up_hide_nothing_but_what_is_among_them(
+        self, pieces: list[Piece], first: int, many: int
+    ) -> None:
+        here, _ = laid(pieces, 1)
+        apart = [each for each in here if first <= each.first < first + many]
+        others = [each for each in here if each not in apart]
+        spans = spanned(apart)
+        seen = [each for each in holes("se-1", here) if not any(span.first <= each.after < span.last for span in spans)]
+        self.assertEqual(list(holes("se-1", [*others, *spans])), seen)
+        self.assertEqual(len(spanned([*here, *laid(pieces, 2)[0]])), 2 if here else 0)
 
 
 class CountTests(SynchronousTestCase):

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.archive import Segment
+from avinet.logs.hours import Segment
 from avinet.logs.paging import Found, page
 from avinet.wire.query import Position, Rows, cursor, read_cursor
 from avinet.wire.segment import Manifest
