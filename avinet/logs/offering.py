@@ -21,10 +21,14 @@ def page(
     until_ms: int | None = None,
     service: str = "",
     limit: int = PAGE_MANIFESTS,
+    gone: Iterable[Numbers] = (),
 ) -> SegmentPage:
-    """The next of the segments `there` that have records behind `after`, of that time and that virtual service."""
+    """The next of the segments `there` that have records behind `after`, of that time and that virtual service.
+
+    `gone` are numbers that were removed, and of which no segment tells yet.
+    """
     items: list[Manifest] = []
-    others: list[Numbers] = []
+    others = united((max(first, after + 1), last) for first, last in gone if last > after)[: SPANS // 4]
     size = following = 0
     for manifest in chosen(there, after, None, None):
         if len(items) >= limit or size >= PAGE_BYTES or len(others) >= SPANS // 2:

@@ -104,6 +104,13 @@ class Spool:
         return chosen(self._folder.segments, after, since_ms, until_ms)
 
     @property
+    def gone(self) -> list[tuple[int, int]]:
+        """The numbers that had to go, and of which no segment tells yet: the next one will."""
+        files = [*self._folder.waiting, self._folder.file] if self._ready else []
+        caps = [each for file in files for each in file.losses if each.reason == "cap"]
+        return [(each.after + 1, each.after + each.records) for each in caps if each.after is not None and each.records]
+
+    @property
     def acknowledged(self) -> int:
         """Up to which number records are safe elsewhere."""
         return self._through

@@ -81,6 +81,7 @@ class LogService:
             since_ms=since,
             until_ms=until,
             service=service,
+            gone=spool.gone,
         )
         return Reply(200, found)
 

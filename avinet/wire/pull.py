@@ -30,7 +30,7 @@ class SegmentPage(Message, frozen=True, kw_only=True):
     """Segments in the order of their numbers. `next` asks for those behind it; 0: there are no more.
 
     `others` are numbers behind the one that was asked for that are in segments which were not asked for, or which
-    those tell of as removed. Records up to `acknowledged` are safe on nodes.
+    those, or the next one that is sealed, tell of as removed. Records up to `acknowledged` are safe on nodes.
     """
 
     items: Annotated[list[Manifest], Meta(max_length=PAGE_MANIFESTS)] = []

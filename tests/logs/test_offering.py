@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.logs.offering import Safe, missing, page, united
 from avinet.wire.message import encode
-from avinet.wire.pull import PAGE_BYTES, PAGE_LIMIT_BYTES, SegmentPage, Vouched
+from avinet.wire.pull import PAGE_BYTES, PAGE_LIMIT_BYTES, SPANS, SegmentPage, Vouched
 from avinet.wire.segment import NAME_LENGTH, SERVICES, Gap, Manifest
 
 
@@ -45,6 +45,12 @@ def numbers(found: SegmentPage) -> list[tuple[int, int]]:
 class PageTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.there = [segment(first, first + 9, service="shop" if first == 21 else "web") for first in range(1, 60, 10)]
+
+    def test_what_had_to_go_and_is_told_by_the_next_segment_is_not_missing(self) -> None:
+        self.assertEqual(self.others(after=15, gone=[(1, 3), (14, 17), (61, 70)]), [(16, 17), (61, 70)])
+        many = [(2 * number, 2 * number) for number in range(1000, 9000)]
+        self.assertLessEqual(len(self.others(gone=many)), SPANS)
+        self.assertEqual(numbers(page(self.there, 0, gone=many)), numbers(page(self.there, 0)))
 
     def others(self, **asked: object) -> list[tuple[int, int]]:
         return [(each.first, each.last) for each in page(self.there, 0, **asked).others]  # type: ignore[arg-type]

@@ -104,6 +104,14 @@ class PullTests(PullCase):
         self.engine.page_of = lambda page: SegmentPage(items=[there[0], there[2]])
         self.assertEqual(self.pull().missing, [(6, 12)])
 
+    def test_numbers_that_had_to_go_are_not_missing_in_silence_before_a_segment_tells_of_them(self) -> None:
+        there = self.engine.sealed(5, 7, 3)
+        spool = self.engine.spooling.spool
+        spool._folder.drop_segment(0)
+        told = self.pull()
+        self.assertEqual((told.missing, told.stored), ([], 2))
+        self.assertEqual(spool.gone, [(1, there[0].last)])
+
     def test_pages_are_all_gone_through(self) -> None:
         there = self.engine.sealed(5, 7, 3)
         pages = {0: (there[:1], 5), 5: (there[1:2], 12), 12: (there[2:], 0)}
