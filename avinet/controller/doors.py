@@ -58,7 +58,7 @@ def tunnel_door(reactor: Any, settings: ControllerSettings, node: Node, random: 
         control_routes(node.desired, node.greetings, node.rotations, lambda: node.standing.signed, reactor.seconds)
     )
     reports = Table(report_routes(node.fleet, node.counted, node.distributor, node.supply, node.reported, node.now))
-    logs = Table(log_routes(node.recent, node.batches, node.now))
+    logs = Table(log_routes(node.logs.recent, node.logs.batches, node.now))
     sessions = node.sessions
     limits = ChannelLimits(channels=ssh.channels)
 

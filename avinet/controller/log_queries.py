@@ -15,7 +15,6 @@ from avinet.labels import parse_selector
 from avinet.wire.answer import LogAnswer
 from avinet.wire.query import ENGINES, LogQuery, Measure, Totals
 
-
 _NOTHING = LogQuery(since_ms=0, until_ms=1, get=Totals(measures=[Measure(of="requests")]))
 
 

@@ -32,17 +32,15 @@ from avinet.controller.images import Images
 from avinet.controller.instances import Instances
 from avinet.controller.jobs import Jobs
 from avinet.controller.known import Known
-from avinet.controller.log_archive import LogArchive
-from avinet.controller.log_queries import LogQueries
 from avinet.controller.misuse import Alarms, Misuse
 from avinet.controller.node_keys import KeySuccession
 from avinet.controller.orders import Orders
 from avinet.controller.overview import Overview
+from avinet.controller.request_logs import RequestLogs
 from avinet.controller.reverse import Reverse
 from avinet.controller.rollouts.driver import RolloutDriver
 from avinet.controller.rollouts.observed import Observed
 from avinet.controller.roots import Roots
-from avinet.controller.saved_queries import SavedQueries
 from avinet.controller.sessions import Session, Sessions
 from avinet.controller.settings import ControllerSettings
 from avinet.controller.standing import Standing
@@ -56,8 +54,6 @@ from avinet.enrolment.records import AuditRecord, EngineRecord, put_audit
 from avinet.enrolment.registrar import Registrar
 from avinet.enrolment.rotation import Rotations
 from avinet.errors import TimedOut
-from avinet.logs.query_client import QueryWorker
-from avinet.logs.recent import Recent
 from avinet.stalls import Stalls
 from avinet.store.interface import Put, Store
 from avinet.telemetry.counted import Counted
@@ -119,7 +115,6 @@ class Node:
         self.directory = Directory(store, reactor, self.tasks, self._engine_changed)
         self.fleet = Fleet()
         self.counted = Counted()
-        self.recent, self.batches = Recent(), Counted()
         self.pending = PendingRequests(store, domain.node, now)
         self.registrar = Registrar(
             store,
@@ -223,20 +218,20 @@ class Node:
             self.observed,
             known.enrolled,
         )
-        at = folder / settings.archive.folder if settings.archive.folder else folder / settings.state / "archive"
-        self.log_archive = LogArchive(reactor, at, settings, now)
-        self.log_pulls = self.log_archive.pulls(
-            self.tasks, domain.node, store, self.sessions, self.reverse, self.directory, self._recorded, random
-        )
-        worker = QueryWorker(
+        self.logs = RequestLogs(
             reactor,
-            at,
-            memory_bytes=settings.queries.memory_mib << 20,
-            threads=settings.queries.threads,
-            waiting=settings.queries.waiting,
+            folder,
+            settings,
+            self.tasks,
+            domain.node,
+            store,
+            self.sessions,
+            self.reverse,
+            self.directory,
+            self._recorded,
+            now,
+            random,
         )
-        self.log_queries = LogQueries(worker, self.directory.records, settings.queries.deadline_s)
-        self.saved_queries = SavedQueries(store, now, self._recorded)
         self.rollups = Rollups(
             reactor,
             folder / settings.rollups.folder if settings.rollups.folder else folder / settings.state / "rollups",
@@ -287,20 +282,19 @@ class Node:
         await self.desired.start()
         await self.images.start()
         await self.jobs.start()
-        await self.log_pulls.start()
+        await self.logs.start()
         self.audit.start()
         self.rollouts.start()
         self.tasks.spawn(self.rollups.keep(), "keeping rollups")
         self.tasks.spawn(self.resealing.go_on(), "sealing the private keys of certificates anew")
         self.tasks.spawn(self.expiries.keep(), "looking what expires")
         self.tasks.spawn(self.instances.keep(), "keeping the instances")
-        self.tasks.spawn(self.log_archive.retention.keep(), "keeping the archive of request logs")
         self.tasks.spawn(self.keys.keep(), "keeping the keys of this node")
 
     async def stop(self) -> None:
         """Write what is unsaved, and end all work."""
         self.stalls.stop()
-        await self.log_pulls.stop()
+        await self.logs.stop()
         self.distributor.stop()
         self.desired.stop()
         self.certificates.stop()
@@ -308,13 +302,12 @@ class Node:
         self.audit.stop()
         for session in self.sessions:
             self.sessions.cut(session.id, "the controller stops")
-        await self.log_queries.stop()
         await self.states.stop()
         await self.epochs.stop()
         with contextlib.suppress(TimedOut):
             await within(self._reactor, ROLLUPS_S, self.rollups.stop(), "the file of the rollups")
         self.tasks.stop()
-        await self.log_archive.stop()
+        await self.logs.close()
 
     def _can_be_asked(self, id: str) -> bool:
         session = self.sessions.find(id)
@@ -336,8 +329,7 @@ class Node:
         if record is None:
             self.fleet.forget(id)
             self.counted.forget(id)
-            self.recent.forget(id)
-            self.batches.forget(id)
+            self.logs.forget(id)
             self.states.forget(id)
             self.epochs.forget(id)
             self.supply.forget(id)

@@ -45,7 +45,8 @@ class SignificantTests(SynchronousTestCase):
         self.clock.advance(1000)
         self.recent = Recent()
         (self.route,) = log_routes(self.recent, Counted(), self.clock.seconds)
-        (self.shown,) = significant_routes(SimpleNamespace(recent=self.recent, directory=Directory()))  # type: ignore[arg-type]
+        node: Any = SimpleNamespace(logs=SimpleNamespace(recent=self.recent), directory=Directory())
+        (self.shown,) = significant_routes(node)
         self.seq = 0
 
     def request(self, identity: Any = None, body: bytes = b"", query: dict[str, str] | None = None) -> Request:

@@ -22,26 +22,26 @@ class LogPullsApi:
         """Begin one on several service engines."""
         order = request.decoded(LogPullOrder)
         targets = self._node.orders.targets(order)
-        begun = await self._node.log_pulls.begin(order, targets, request.identity)
-        self._node.tasks.spawn(self._node.log_queries.get_ready(), "starting the process that answers queries")
+        begun = await self._node.logs.pulls.begin(order, targets, request.identity)
+        self._node.tasks.spawn(self._node.logs.queries.get_ready(), "starting the process that answers queries")
         return Reply(202, begun)
 
     async def pulls(self, request: Request) -> Reply:
         """The pulls, the latest first."""
         limit = request.number("limit", 50, PAGE) or 1
-        return Reply(200, await self._node.log_pulls.latest(limit=limit, before=request.query.get("after", "")))
+        return Reply(200, await self._node.logs.pulls.latest(limit=limit, before=request.query.get("after", "")))
 
     async def pull(self, request: Request) -> Reply:
         """One, and how far it is on each service engine."""
-        return Reply(200, await self._node.log_pulls.show(_id(request)))
+        return Reply(200, await self._node.logs.pulls.show(_id(request)))
 
     async def progress(self, request: Request) -> Streamed:
         """One while it runs."""
-        return Streamed(await self._node.log_pulls.follow(_id(request)))
+        return Streamed(await self._node.logs.pulls.follow(_id(request)))
 
     async def cancel(self, request: Request) -> Reply:
         """End it; what was fetched stays."""
-        await self._node.log_pulls.cancel(_id(request), request.identity)
+        await self._node.logs.pulls.cancel(_id(request), request.identity)
         return Reply(204)
 
 

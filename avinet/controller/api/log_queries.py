@@ -21,27 +21,27 @@ class LogQueriesApi:
 
     async def ask(self, request: Request) -> Reply:
         """Answer a query, and say what is missing in the answer."""
-        return Reply(200, await self._node.log_queries.ask(request.decoded(LogQuery)))
+        return Reply(200, await self._node.logs.queries.ask(request.decoded(LogQuery)))
 
     async def saved(self, request: Request) -> Reply:
         """The queries that are kept."""
         limit, after = request.number("limit", 100, PAGE) or 1, request.query.get("after", "")
-        return Reply(200, await self._node.saved_queries.list(limit=limit, after=after))
+        return Reply(200, await self._node.logs.saved.list(limit=limit, after=after))
 
     async def one(self, request: Request) -> Reply:
         """One that is kept."""
-        return _tagged(await self._node.saved_queries.get(request.arguments["name"]))
+        return _tagged(await self._node.logs.saved.get(request.arguments["name"]))
 
     async def save(self, request: Request) -> Reply:
         """Keep one, or replace it."""
         question = request.decoded(LogQuestion)
         name, author = request.arguments["name"], request.identity
-        return _tagged(await self._node.saved_queries.put(name, question, author, expected=expected(request)))
+        return _tagged(await self._node.logs.saved.put(name, question, author, expected=expected(request)))
 
     async def forget(self, request: Request) -> Reply:
         """Delete one."""
         name, author = request.arguments["name"], request.identity
-        await self._node.saved_queries.delete(name, author, expected=expected(request))
+        await self._node.logs.saved.delete(name, author, expected=expected(request))
         return Reply(204)
 
 

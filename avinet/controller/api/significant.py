@@ -34,7 +34,7 @@ class SignificantApi:
             return not selector.terms or (record is not None and selector.matches(record.labels))
 
         follow = bool(request.number("follow", 0, 1))
-        return Streamed(self._node.recent.read(wanted, request.number("lines", 20, MOST), follow=follow))
+        return Streamed(self._node.logs.recent.read(wanted, request.number("lines", 20, MOST), follow=follow))
 
 
 def significant_routes(node: Node) -> Sequence[Route]:
