@@ -21,6 +21,7 @@ from avinet.errors import Conflict, Damaged, Invalid, LocalError, TooLarge
 from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
 from avinet.ids import parse_id
 from avinet.logs.hours import DAY, ENGINE, HOUR, HOUR_MS, Hour, Segment, begins_ms_of, folders, read_hour, size_of
+from avinet.logs.keeping import surplus
 from avinet.logs.missing import Lost, holes, told
 from avinet.wire.query import LogQuery
 from avinet.wire.segment import MANIFEST_LIMIT_BYTES, Gap, Manifest, manifest_bytes, read_manifest
@@ -166,7 +167,7 @@ class Archive:
         return self.folder / parse_id(manifest.engine) / f"{hour:%Y-%m-%d}" / f"{hour:%H}" / name
 
     def retain(self, limit_bytes: int, oldest_ms: int) -> list[Segment]:
-        """Remove what ended before `oldest_ms`, then the oldest until the rest takes `limit_bytes` at most.
+        """Remove what is older than `oldest_ms`, and then what is more than `limit_bytes`: see `surplus`.
 
         What was removed. What a crash left without a manifest goes too. Raises `LocalError`.
         """
@@ -177,14 +178,9 @@ class Archive:
             for _, each in hour.segments.values()
             if each is not None
         ]
-        all_of_them.sort(key=lambda each: (each.age_from_ms, each.manifest.engine, each.manifest.first))
-        total = sum(each.bytes for each in all_of_them)
         removed = []
-        for each in all_of_them:
-            if each.age_from_ms >= oldest_ms and total <= limit_bytes:
-                break
+        for each in surplus(all_of_them, limit_bytes, oldest_ms):
             self._remove(each.path)
-            total -= each.bytes
             removed.append(each)
         for hours in self._hours.values():
             for folder in hours:

@@ -237,6 +237,18 @@ class ArchiveTests(SynchronousTestCase):
         self.archive.retain(0, 0)
         self.assertEqual([each.name for each in self.everything()], ["archive", "se-1"])
 
+    def test_who_has_most_pushes_out_its_own(self) -> None:
+        """Not the records of others, though these are older."""
+        others = [put(self.archive, some(1, HOUR_MS, engine=f"se-{number}")) for number in (2, 3)]
+        flood = [put(self.archive, some(n, (10 + n) * HOUR_MS)) for n in range(1, 9)]
+        takes = [path.stat().st_size + path.with_suffix(".json").stat().st_size for path in [*others, *flood]]
+        gone = self.archive.retain(sum(takes[:2]) + sum(takes[-3:]), 0)
+        self.assertEqual([each.path for each in gone], flood[:5])
+        gone = self.archive.retain(sum(takes[:2]) + takes[-1], 0)
+        self.assertEqual([each.path for each in gone], flood[5:7])
+        self.assertEqual(self.archive.retain(sum(takes[:2]) + takes[-1], 0), [])
+        self.assertEqual([each.path for each in self.archive.retain(2**40, 2 * HOUR_MS)], others)
+
     def test_a_clock_that_is_ahead_keeps_no_segment_and_costs_no_other_its_place(self) -> None:
         """Of a service engine that says to be of the year 3000, the records are as old as their coming."""
         ahead = put(self.archive, some(1, 40_000_000 * HOUR_MS, engine="se-2"))
