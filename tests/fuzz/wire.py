@@ -184,7 +184,7 @@ def _smallest(described: Any, deep: int) -> Any:
 
 
 _TEXTS = (
-    *("a", "/a", "127.0.0.1", "127.0.0.1:80", "a" * 16, "0" * 64, "TERM"),
+    *("a", "/a", "127.0.0.1", "127.0.0.1:80", "a" * 16, "0" * 64, "TERM", "200"),
     *(f"-----BEGIN {what}-----\nAAAA\n-----END {what}-----\n" for what in ("CERTIFICATE", "PRIVATE KEY")),
     *("ssh-ed25519 " + "A" * 68, "SHA256:" + "A" * 43, "A" * 43 + "="),
 )
@@ -192,7 +192,10 @@ _TEXTS = (
 
 def _text(pattern: str) -> str:
     """A text that matches a pattern of a message."""
-    return next(text for text in _TEXTS if re.search(pattern, text))
+    found = next((text for text in _TEXTS if re.search(pattern, text)), None)
+    if found is None:
+        raise LookupError(f"no example matches {pattern}: add one")
+    return found
 
 
 EXAMPLES = {kind: _example(kind) for kind in TYPES}
