@@ -57,7 +57,7 @@ def _select(get: Shape, source: str, parameters: Parameters) -> str:
             return _rows(rows, source, parameters)
         case Series(bucket_s=bucket_s, measures=measures):
             width = parameters.add(bucket_s * 1000)
-            slot = f'"time" // {width} * {width}'
+            slot, source = f'"time" // {width} * {width}', f'{source} AND "time" IS NOT NULL'
             if column := histogrammed(measures):
                 wanted, of = from_histogram(column, measures, source, slot, parameters)
                 return f"SELECT slot, {', '.join(wanted)} FROM {of} GROUP BY slot ORDER BY slot"
@@ -123,7 +123,9 @@ def _rows(rows: Rows, source: str, parameters: Parameters) -> str:
     wanted = ", ".join(NAMES[each] for each in [*rows.columns, "time", "engine", "seq"])
     after = f" AND {_behind(read_cursor(rows.after), behind, parameters)}" if rows.after else ""
     by = ", ".join(f"{NAMES[each]} {order}" for each in ("time", "engine", "seq"))
-    return f"SELECT {wanted} FROM {source}{after} ORDER BY {by} LIMIT {parameters.add(rows.limit + 1)}"
+    # A service engine may have sealed records without either, which no page can end with.
+    there = ' AND "time" IS NOT NULL AND seq IS NOT NULL'
+    return f"SELECT {wanted} FROM {source}{there}{after} ORDER BY {by} LIMIT {parameters.add(rows.limit + 1)}"
 
 
 def _behind(last: Position, behind: str, parameters: Parameters) -> str:

@@ -12,12 +12,13 @@ import os
 import resource
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from avinet.errors import AvinetError, Unavailable
+from avinet.errors import AvinetError, LocalError, Unavailable
 from avinet.logs.archive import Archive
 from avinet.logs.asking import ASKED_BYTES, Answered, Asked, failed
 from avinet.wire.answer import LogAnswer
@@ -61,6 +62,10 @@ def serve(questions: BinaryIO, answers: BinaryIO, folder: Path, memory_bytes: in
             answered = Answered(number=asked.number, answer=answer(asked.query, asked.limit_s, asked.known))
         except AvinetError as error:
             answered = Answered(number=asked.number, failed=failed(error))
+        except Exception as error:  # the edge: a fault of ours costs one query, and not those that come after it
+            traceback.print_exc()
+            fault = LocalError(f"an unexpected fault in the process that answers queries: {type(error).__name__}")
+            answered = Answered(number=asked.number, failed=failed(fault))
         answers.write(encode(answered) + b"\n")
         answers.flush()
 

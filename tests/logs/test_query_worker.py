@@ -27,10 +27,10 @@ from avinet.logs.querying import Querying, opened
 from avinet.wire.answer import LogAnswer
 from avinet.wire.log import COLUMNS
 from avinet.wire.message import decode, encode
-from avinet.wire.query import Filter, Gaps, LogQuery, Measure, Percentiles, Rows, Shape, Top, Totals
+from avinet.wire.query import Filter, Gaps, LogQuery, Measure, Percentiles, Rows, Series, Shape, Top, Totals
 from avinet.wire.segment import Gap, Manifest, manifest_bytes
-from tests.logs.naive import record
-from tests.logs.segments import put
+from tests.logs.naive import record, write_segment
+from tests.logs.segments import manifest_of, put
 
 COUNT = Totals(measures=[Measure(of="requests")])
 LONG_S = 60.0
@@ -123,6 +123,25 @@ class QueryingTests(Base):
         self.assertIn(path.name, str(error))
         self.assertNotIn("\n", str(error))
 
+    def test_records_without_a_number_or_a_time_keep_nobody_from_the_others(self) -> None:
+        """(H3) What a service engine has sealed may have neither, whatever its manifest says."""
+        put(self.archive, [record(seq=n, time=1000, engine="se-2", service="web") for n in (1, 2)])
+        for engine, lie in (("se-1", {"seq": None}), ("se-3", {"time": None})):
+            told = [record(seq=n, time=1000, engine=engine, service="web") for n in range(1, 6)]
+            aside = self.folder.parent / "aside.parquet"
+            write_segment(aside, [{**each, **lie} for each in told])  # type: ignore[dict-item]
+            self.archive.add(aside, manifest_bytes(manifest_of(aside, told)))
+        shape, rows = Rows(columns=["engine", "seq"], limit=1), []
+        while True:
+            found = self.querying().answer(asked(shape), LONG_S)
+            rows += found.rows
+            if not found.next:
+                break
+            shape = Rows(columns=["engine", "seq"], limit=1, after=found.next)
+        self.assertEqual(rows, [["se-2", 2], ["se-2", 1]])
+        series = self.querying().answer(asked(Series(bucket_s=10, measures=COUNT.measures)), LONG_S)
+        self.assertEqual(series.rows, [[0, 7]])
+
     def test_what_is_remembered_of_files_is_bounded_and_forgotten_after_a_fault(self) -> None:
         self.patch(querying_module, "_REMEMBERED", 2)
         opens: list[Path] = []
@@ -197,6 +216,14 @@ class ServeTests(Base):
         put(self.archive, [record(seq=1, time=1000, service="web")])
         found = self.served(*(Asked(number=n, query=asked(), limit_s=9) for n in (4, 5)))
         self.assertEqual([(each.number, each.answer and each.answer.rows) for each in found], [(4, [[1]]), (5, [[1]])])
+
+    def test_a_fault_of_ours_costs_one_query(self) -> None:
+        put(self.archive, [record(seq=1, time=1000, service="web")])
+        self.patch(querying_module, "shaped", lambda *_: 1 // 0)
+        self.patch(sys, "stderr", io.StringIO())
+        found = self.served(*(Asked(number=n, query=asked(), limit_s=9) for n in (1, 2)))
+        self.assertEqual([each.failed and each.failed.kind for each in found], ["local", "local"])
+        self.assertIn("ZeroDivisionError", str(found[0].failed))
 
     def test_without_duckdb_every_question_is_told_so(self) -> None:
         for name in ("duckdb", "avinet.logs.querying"):
