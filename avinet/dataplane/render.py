@@ -19,8 +19,8 @@ KEYS = "keys"
 """The folder of certificates with their keys, and of lists of them."""
 LINE_BYTES = 65535
 RING = "records"
-RING_BYTES = 16 * 1024 * 1024
-"""How much of the records waits for their reader: at 75,000 a second, for as long as 0.4 s."""
+RING_BYTES = 32 * 1024 * 1024
+"""How much of the records waits for their reader: at 75,000 a second, for as long as 0.8 s."""
 _RELAY_SOCKET, RELAY = "relay.sock", "records.relay"
 """What stands between the ring of records and their reader, who may be away."""
 _GROUPS = "X25519:prime256v1:secp384r1"

@@ -420,6 +420,18 @@ class FollowTests(PullsCase):
         self.assertEqual(told[-1].pull.state, "cancelled")
         self.assertEqual(self.follow(pull)[-1], self.seen(pull), "later there is one line of all of it")
 
+    def test_the_end_is_told_at_once(self) -> None:
+        self.fleet.add("se-1")
+        self.fleet.gone.add("se-1")
+        pull = self.begin("se-1", "se-2")
+        told = self.follow(pull)
+        self.fleet.gone.clear()
+        self.later(2)
+        self.assertEqual(told[-1].pull.state, "running")
+        self.result(self.pulls.cancel(pull.id, "ann"))
+        self.clock.pump([0.0] * 5)
+        self.assertEqual(told[-1].pull.state, "cancelled")
+
     def test_rate_and_time_left(self) -> None:
         self.fleet.add("se-1", records=40)
         engine = self.fleet.engines["se-1"]

@@ -462,7 +462,7 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
 
     @asynchronous
     async def test_what_comes_while_its_driver_is_away_is_all_there_when_the_next_one_is(self) -> None:
-        """As long as there is room for it, which is 16 MiB in the ring."""
+        """As long as there is room for it, which is 32 MiB in the ring."""
         port = await self.serve_web()
         config = self.plane._config
         await talk(port, request(b"/before"))

@@ -117,7 +117,7 @@ class UnderWay:
         self.turns = turns
         self.dirty: set[str] = set()
         """Of which service engines there is news that is not kept yet."""
-        self.changed = Bell()
+        self.changed, self.over = Bell(), Bell()
         self.working: list[Deferred[None]] = []
         self.courses = {each.id: EngineCourse(self, each) for each in engines}
         self.ending: EngineState | None = None

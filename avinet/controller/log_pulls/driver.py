@@ -7,6 +7,7 @@ for all of another's log.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Protocol
 
@@ -15,11 +16,11 @@ from twisted.internet.defer import CancelledError, DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.aio import CANCELLED, News, Slots, Tasks, as_deferred, pause
+from avinet.aio import CANCELLED, News, Slots, Tasks, as_deferred, pause, within
 from avinet.backoff import Backoff
 from avinet.controller.log_pulls.course import EngineCourse, UnderWay
 from avinet.controller.log_pulls.records import Kept, PullRecords
-from avinet.errors import AvinetError, Conflict, NotFound, TooLarge, TooMany, Unavailable
+from avinet.errors import AvinetError, Conflict, NotFound, TimedOut, TooLarge, TooMany, Unavailable
 from avinet.ids import random_name
 from avinet.logs.puller import OutOfBudget, Puller, Source
 from avinet.logs.turns import Turns
@@ -168,7 +169,9 @@ class LogPulls:
                 return
             if not news:
                 await under_way.changed.wait()
-            await pause(self._clock, TELL_S)
+            if under_way.kept.pull.state == "running":  # its end is told at once
+                with contextlib.suppress(TimedOut):
+                    await within(self._clock, TELL_S, under_way.over.wait(), "the end of the pull")
 
     # its life
 
@@ -216,6 +219,7 @@ class LogPulls:
             ended = msgspec.structs.replace(under_way.pull, state=state, finished=self._now(), left_s=None)
             under_way.kept = Kept(pull=ended, targets=under_way.kept.targets)
             under_way.changed.ring()
+            under_way.over.ring()
             await keeping
 
     # one service engine
