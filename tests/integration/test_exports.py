@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 
 from typing_extensions import override
 
-from demo.machine import free_ports
-from tests.integration.node import NodeCase
-from tests.integration.web import web_server
+from tests.integration.serving import ServingCase
 from tests.logs.export.collectors import Files, OtlpCollector, SyslogCollector
 
 SETTINGS = """
@@ -28,41 +25,12 @@ url = "http://127.0.0.1:{otlp}"
 """
 
 
-class ExportTests(NodeCase):
-    engines = ()
-
+class ExportTests(ServingCase):
     @override
-    def setUp(self) -> None:
-        super().setUp()
-        self.machine = self.node.machine
-        self.server = web_server(self)
-        (self.port,) = free_ports(1)
-        self.node.expect("se-1")
-        place = self.node.place("se-1")
-        self.syslog = SyslogCollector(self, Files(place / "tls").context())
+    def engine_settings(self) -> str:
+        self.syslog = SyslogCollector(self, Files(self.node.place("se-1") / "tls").context())
         self.otlp = OtlpCollector(self)
-        settings = place / "se.toml"
-        settings.write_text(settings.read_text() + SETTINGS.format(syslog=self.syslog.port, otlp=self.otlp.port))
-        self.node.start_engine("se-1")
-        server = {"name": "s", "address": "127.0.0.1", "port": self.server.server_port}
-        document = {
-            "name": "web",
-            "virtual_services": [{"name": "web", "address": "127.0.0.1", "port": self.port, "pool": "p"}],
-            "pools": [{"name": "p", "servers": [server]}],
-        }
-        path = self.node.folder / "web.json"
-        path.write_text(json.dumps(document))
-        self.machine.avictl("config", "apply", "-f", str(path))
-
-    def ask(self, method: str, path: str) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request(method, path)
-            return connection.getresponse().status
-        except OSError:
-            return 0
-        finally:
-            connection.close()
+        return SETTINGS.format(syslog=self.syslog.port, otlp=self.otlp.port)
 
     def paths(self) -> list[str]:
         return [json.loads(each.text)["u"] for each in self.syslog.messages if each.kind == "request"]

@@ -2,58 +2,25 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 from pathlib import Path
 
 import duckdb
 from typing_extensions import override
 
-from demo.machine import free_ports
-from tests.integration.node import NodeCase
-from tests.integration.web import web_server
+from tests.integration.serving import ServingCase
 
 SETTINGS = '\n[spool]\nkeep = "always"\nsync_s = 0.05\nsegment_age_s = 1.0\n'
 
 
-class RequestLogTests(NodeCase):
-    engines = ()
-
+class RequestLogTests(ServingCase):
     @override
-    def setUp(self) -> None:
-        super().setUp()
-        self.machine = self.node.machine
-        self.server = web_server(self)
-        (self.port,) = free_ports(1)
-        self.node.expect("se-1")
-        settings = self.node.place("se-1") / "se.toml"
-        settings.write_text(settings.read_text() + SETTINGS)
-        self.node.start_engine("se-1")
-        document = {
-            "name": "web",
-            "applies_to": {"kind": "service-engine", "id": "se-1"},
-            "virtual_services": [{"name": "web", "address": "127.0.0.1", "port": self.port, "pool": "p"}],
-            "pools": [
-                {"name": "p", "servers": [{"name": "s", "address": "127.0.0.1", "port": self.server.server_port}]}
-            ],
-        }
-        path = self.node.folder / "web.json"
-        path.write_text(json.dumps(document))
-        self.machine.avictl("config", "apply", "-f", str(path))
+    def engine_settings(self) -> str:
+        return SETTINGS
 
     @property
     def folder(self) -> Path:
         return self.node.place("se-1") / "state" / "logs"
-
-    def ask(self, path: str) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().read() == b"here"
-        except OSError:
-            return False
-        finally:
-            connection.close()
 
     def sealed(self, path: str) -> bool:
         """Whether a request for `path` is in a segment."""
@@ -68,18 +35,18 @@ class RequestLogTests(NodeCase):
         return rows
 
     def test_what_was_asked_for_is_sealed_whatever_becomes_of_the_process(self) -> None:
-        self.machine.until("it serves", lambda: self.ask("/first"))
+        self.machine.until("it serves", lambda: self.ask("GET", "/first") == 200)
         self.machine.until("it is sealed", lambda: self.sealed("/first"))
-        self.assertTrue(self.ask("/before-its-end"))
+        self.assertEqual(self.ask("GET", "/before-its-end"), 200)
         self.machine.end("se-1")
         self.node.start_engine("se-1")
         self.machine.until("it is sealed", lambda: self.sealed("/before-its-end"))
         self.assertEqual(self.gaps(), [])
-        self.machine.until("it serves again", lambda: self.ask("/second"))
+        self.machine.until("it serves again", lambda: self.ask("GET", "/second") == 200)
         self.machine.until("it is on the disk", lambda: self.sealed("/second"))
         self.machine.kill("se-1")
         self.node.start_engine("se-1")
-        self.machine.until("it serves again", lambda: self.ask("/after-its-death"))
+        self.machine.until("it serves again", lambda: self.ask("GET", "/after-its-death") == 200)
         self.machine.until("it is sealed", lambda: self.sealed("/after-its-death"))
         self.assertEqual([seq for seq, _ in self.rows()], list(range(1, len(self.rows()) + 1)))
         self.assertEqual(self.gaps(), ["crash"])

@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import subprocess
 import threading
-from typing import Any
 
 from typing_extensions import override
 
-from demo.machine import AVICTL, free_ports
-from tests.integration.node import PATIENCE_S, NodeCase
-from tests.integration.web import web_server
+from demo.machine import AVICTL
+from tests.integration.node import PATIENCE_S
+from tests.integration.serving import ServingCase
 from tests.peers import require
 
 
-class Case(NodeCase):
-    """A service engine `se-1` that is `balanced` by one of the data planes."""
-
-    engines = ()
-    balanced = "builtin"
+class Case(ServingCase):
+    service = {"significant": {"statuses": ["501"], "per_second": 3}}  # read, and not written
 
     @override
     def setUp(self) -> None:
         super().setUp()
-        self.machine = self.node.machine
-        self.server = web_server(self)
-        (self.port,) = free_ports(1)
-        self.node.expect("se-1")
-        settings = self.node.place("se-1") / "se.toml"
-        settings.write_text(settings.read_text().replace('"builtin"', f'"{self.balanced}"'))
-        self.node.start_engine("se-1")
-        service: dict[str, Any] = {"name": "web", "address": "127.0.0.1", "port": self.port, "pool": "p"}
-        service |= {"significant": {"statuses": ["501"], "per_second": 3}}
-        server = {"name": "s", "address": "127.0.0.1", "port": self.server.server_port}
-        document = {"name": "web", "virtual_services": [service], "pools": [{"name": "p", "servers": [server]}]}
-        path = self.node.folder / "web.json"
-        path.write_text(json.dumps(document))
-        self.machine.avictl("config", "apply", "-f", str(path))
         self.machine.until("it serves", lambda: self.ask("GET", "/well") == 200)
-
-    def ask(self, method: str, path: str) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request(method, path)
-            return connection.getresponse().status
-        except OSError:
-            return 0
-        finally:
-            connection.close()
 
 
 class TailTests(Case):
