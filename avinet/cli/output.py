@@ -23,6 +23,8 @@ LONGEST_LINE = 64 * 1024
 """What waits for the end of its line at most."""
 NAMED = 10
 """How many are named in the summary that ended in one way."""
+ROOM_S = 0.5
+"""How long a line from a signal handler waits for room at most."""
 
 
 class Printer:
@@ -143,9 +145,12 @@ def _how(event: JobEnded) -> str:
 
 
 def _mention(line: str) -> None:
-    """Print a line from a signal handler: past the buffer of the `print` that it may interrupt, if there is room."""
+    """Print a line from a signal handler: past the buffer of the `print` that it may interrupt, if there is room.
+
+    A terminal that echoes the ^C has none for a moment; a pipe that nobody reads has none for ever.
+    """
     with suppress(OSError, ValueError):
-        if select.select([], [2], [], 0)[1]:
+        if select.select([], [2], [], ROOM_S)[1]:
             os.write(2, f"{line}\n".encode(errors="backslashreplace")[: select.PIPE_BUF])
 
 
