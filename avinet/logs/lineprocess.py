@@ -51,6 +51,8 @@ class LineProcess:
         self._environment = dict(environment)
         self._path = path
         self._process: _Process | None = None
+        self._living: list[_Process] = []
+        """All that have not ended, those among them that were left to end by themselves."""
         self._idle: Any = None
 
     @property
@@ -66,9 +68,11 @@ class LineProcess:
         """
         self._wake()
         if self._process is None or self._process.ended:
+            self._end_others()
             process = _Process(self._what, self._limit_bytes)
             self._reactor.spawnProcess(process, self._command[0], self._command, env=self._environment, path=self._path)
             self._process = process
+            self._living.append(process)
         process = self._process
         try:
             answer = await within(self._reactor, deadline_s, process.ask(line), self._what)
@@ -90,13 +94,19 @@ class LineProcess:
             self._process.transport.closeStdin()
             self._process = None
 
+    def _end_others(self) -> None:
+        """One that has not ended by itself when there is work again never may."""
+        self._living = [each for each in self._living if not each.ended]
+        for each in self._living:
+            each.kill()
+
     async def end(self) -> None:
         """End it at once, and wait until it is gone."""
         self._wake()
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            await process.wait()
+        self._process = None
+        self._end_others()
+        for each in tuple(self._living):
+            await each.wait()
 
 
 class _Process(ProcessProtocol):

@@ -18,6 +18,7 @@ from avinet.files import private_folder
 from avinet.logs.naming import MANIFEST, PARQUET, open_name, sealed_name
 from avinet.logs.orders import Order, Sealed
 from avinet.logs.sealer_client import Sealer, SealerProcess
+from avinet.wire.message import encode
 from tests.logs.spooling import Here, T, lines
 from tests.running import eventually
 
@@ -29,6 +30,15 @@ def order(folder: Path, count: int = 3, first: int = 5) -> Order:
     data = b"".join(each + b"\n" for each in lines(range(count)))
     (private_folder(folder) / open_name(first)).write_bytes(data)
     return Order(folder=str(folder), first=first, lines=count, size=len(data), engine="se-1", generation=2)
+
+
+def gone(pid: int) -> bool:
+    """Whether there is no such process, and nobody has to look after it any more."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 class Contract:
@@ -139,5 +149,24 @@ class ProcessTests(Contract, TestCase):
     async def test_one_without_work_ends(self) -> None:
         process = self.another(idle_s=0.01)
         await self.seal(order(self.folder))
-        await eventually("it is gone", lambda: process.pid is None)
+        pid = process.pid
+        assert pid is not None
+        await eventually("it is gone", lambda: gone(pid))
+        self.assertIsNone(process.pid)
         self.assertIsNotNone((await self.seal(order(self.folder, first=11))).manifest)
+
+    async def test_one_without_work_that_does_not_end_is_ended_when_there_is_work_and_at_the_end(self) -> None:
+        answer = encode(Sealed()).decode()
+        says = f"read line; echo '{answer}'; exec sleep 600"
+        process = self.another(idle_s=0.0, command=("/bin/sh", "-c", says))
+        stubborn = []
+        for _ in range(2):
+            asking = self.seal(order(self.folder))
+            assert process.pid is not None
+            stubborn.append(process.pid)
+            await asking
+            await eventually("it is left alone", lambda: process.pid is None)
+            self.assertFalse(gone(stubborn[-1]))
+        await eventually("the first is gone", lambda: gone(stubborn[0]))
+        await process.stop()
+        self.assertTrue(gone(stubborn[1]))
