@@ -15,6 +15,7 @@ from demo.story import ENGINES, STEPS, STEPS_ON_ETCD, Story, tell
 from tests.peers import missing, require
 
 PATIENCE_S = 3.0
+"""How long the story waits in a step that is broken."""
 
 
 class DemoTests(SynchronousTestCase):
@@ -88,13 +89,14 @@ class BrokenDemoTests(SynchronousTestCase):
 
     def broken(self, name: str) -> None:
         require("ssh")
-        machine = Machine(PATIENCE_S)
+        machine = Machine()
         kept: list[object] = []
         try:
             story = Story(machine, "builtin")
 
             def before(step: str) -> None:
                 if step == name:
+                    machine.patience_s = PATIENCE_S
                     kept.append(SABOTAGE[name](story))
 
             failed = tell(story, STEPS, before=before, say=lambda line: None)

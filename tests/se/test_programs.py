@@ -132,7 +132,13 @@ class ProgramTests(ProgramCase):
             "print('begun', flush=True)\n"
             "time.sleep(600)\n"
         )
-        found = await self.run_program(python(code, timeout_s=2.5))
+        clock = Clock()
+        self.programs = Programs(Timed(clock), (), (), grace_s=PATIENCE_S)
+        seen = self.console.printed(b"begun\n")
+        running = as_deferred(self.run_program(python(code, timeout_s=2.5)))
+        await seen
+        clock.advance(2.5)
+        found = await running
         self.assertEqual((found, self.console.output), (Ended(exit_status=143, signal="TERM"), b"begun\n"))
         self.assertIn(b"did not end within 2.5 s", self.console.error)
         for process in place.read_text().split():

@@ -9,7 +9,6 @@ import resource
 import socket
 import struct
 import termios
-import time
 import tracemalloc
 from typing import Any
 
@@ -78,10 +77,8 @@ class ManyTests(CrowdCase):
             if int(limit.read()) < 2000:
                 missing("this machine's net.core.somaxconn is below 2000")
         self.listen()
-        began = time.monotonic()
-        for number in range(2000):
+        for number in range(2000):  # one that had to wait would wait for ever: nobody accepts meanwhile
             self.dial(f"127.0.0.{number % 100 + 1}")
-        self.assertLess(time.monotonic() - began, 5.0)
 
     def test_a_short_backlog_would_keep_them_waiting(self) -> None:
         self.listen(backlog=50)

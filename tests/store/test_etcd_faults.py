@@ -240,7 +240,7 @@ class SleepTests(FaultCase):
         await eventually("it has begun", lambda: created)
         self.cluster.pause(victim)
         stream.end()
-        await within(reactor, 2, stream.closed, "the connection")
+        await within(reactor, 20, stream.closed, "the connection")
         await exchange.close()
 
     @asynchronous
