@@ -24,6 +24,7 @@ from avinet.se.clock import EngineClock
 from avinet.se.commands import Command, CommandTable, Console, Outcome, as_json, no_arguments
 from avinet.se.custody import Custody
 from avinet.se.diagnose import Diagnosis, Probe
+from avinet.se.exports import Exports
 from avinet.se.jobs import Journal
 from avinet.se.operators import OperatorKeys
 from avinet.se.programs import Program, Programs
@@ -67,6 +68,7 @@ class ServiceEngine:
         rotate: Callable[[], Awaitable[None]],
         trust_changed: Callable[[], None],
         spool: Spool | None,
+        exports: Exports,
         stalls: Stalls,
     ) -> None:
         self._reactor = reactor
@@ -79,6 +81,7 @@ class ServiceEngine:
         self._custody = custody
         self._started = clock.now()
         self._spool = spool
+        self._exports = exports
         self._stalls = stalls
         self._witness = witness
         self._links = links
@@ -88,7 +91,7 @@ class ServiceEngine:
         self._runs = Runs(reactor, Journal(state / "jobs", in_thread), state / "job-output", in_thread, tasks)
         own = [
             Command("ping", "answer at once", no_arguments(self._ping)),
-            Command("status", "who this is, its tunnels, its configuration", no_arguments(self._status)),
+            Command("status", "who this is, its tunnels, its configuration, its exports", no_arguments(self._status)),
             Command("config", "the configuration that runs", no_arguments(self._config)),
             Command(
                 "accept-log", "take the audit log as it is, where its past was lost", no_arguments(self._accept_log)
@@ -216,6 +219,7 @@ class ServiceEngine:
             "refused": state.refused.revision if state.refused else None,
             "reason": state.reason,
             "request_logs": shown(self._spool),
+            "exports": [msgspec.structs.asdict(each) for each in self._exports.states],
             "longest_stall_s": round(self._stalls.longest_s, 3),
         }
 

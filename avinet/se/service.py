@@ -142,6 +142,7 @@ class EngineService(Service):
             rotate=self._rotate,
             trust_changed=self._dial,
             spool=self._spool,
+            exports=self._exports,
             stalls=self._stalls,
         )
         self._shell = shell_server(

@@ -51,6 +51,11 @@ class ExportTests(ServingCase):
         self.machine.until("it is seen how it goes", seen)
         shown = self.machine.avictl("se", "show", "se-1")
         self.assertRegex(shown, r"(?m)^soc +syslog +all +[1-9]")
+        soc, traces = json.loads(self.machine.avictl("run", "se-1", "status"))["exports"]
+        self.assertGreaterEqual(soc.pop("sent"), 2)
+        well = {"waiting_bytes": 0, "lost": {}, "unknown": 0, "problem": ""}
+        self.assertEqual(soc, {"name": "soc", "kind": "syslog", "what": "all", **well})
+        self.assertEqual(traces, {"name": "traces", "kind": "otlp", "what": "significant", "sent": 1, **well})
         self.assertTrue(self.ask("GET", "/last"))
         self.machine.end("se-1")
         self.machine.until("the last one is there", lambda: "/last" in self.paths())
