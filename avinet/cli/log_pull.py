@@ -30,6 +30,7 @@ def _ms(text: str | None) -> int | None:
 @click.option("--service", metavar="NAME", help="Only what has requests of this virtual service.")
 @click.option("--since", help="From when on: 2h (ago), 2026-11-29, 2026-11-29T18:30:00Z (default: all there is).")
 @click.option("--until", help="Until when, in the same form.")
+@click.option("--again", is_flag=True, help="Also what the archive had before and has removed: too old, or too many.")
 @click.option("--deadline", metavar="DURATION", default="1h", show_default=True, help="It ends when that is over.")
 @click.option("--budget", metavar="SIZE", help="Fetch no more than this in all, such as 5GiB.")
 @click.option("--detach", is_flag=True, help="Do not wait: print the pull's id.")
@@ -41,13 +42,15 @@ def pull(
     service: str | None,
     since: str | None,
     until: str | None,
+    again: bool,
     deadline: str,
     budget: str | None,
     detach: bool,
 ) -> int:
     """Fetch the request logs of service engines into the archive of the node, where they can be asked.
 
-    Each seals first what is open. What is in the archive already is not fetched again. It goes on by itself, at the
+    Each seals first what is open. What is in the archive already is not fetched again, nor is what was removed from it,
+    but with --again. It goes on by itself, at the
     byte, when a tunnel was lost or the node was gone. Ctrl-C leaves it running.
     """
     if selector is not None and not selector.strip(" ,"):
@@ -62,6 +65,7 @@ def pull(
         "service": service or "",
         "since_ms": _ms(since),
         "until_ms": _ms(until),
+        "again": again,
         "deadline_s": deadline_s,
         "budget_bytes": None if budget is None else parse_bytes(budget),
     }

@@ -56,6 +56,8 @@ def summary(pull: LogPull) -> str:
     if pull.finished is not None:
         rate = f", {format_bytes(pull.bytes / took_s)}/s" if took_s > 0 and pull.bytes else ""
         text += f" in {format_seconds(took_s)}{rate}"
+    if pull.removed:
+        text += f"; {pull.removed} segments were here before and were removed: too old, or too many"
     return text + (f"; {pull.failed} of {pull.targets} service engines not done" if pull.failed else "")
 
 

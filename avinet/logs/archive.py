@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +23,8 @@ from avinet.files import cannot, private_folder, read_limited, remove_durably, s
 from avinet.ids import parse_id
 from avinet.logs.hours import DAY, ENGINE, HOUR, HOUR_MS, Hour, Segment, begins_ms_of, folders, read_hour, size_of
 from avinet.logs.keeping import surplus
-from avinet.logs.missing import Lost, holes, told
+from avinet.logs.missing import Lost, holes, removed, told
+from avinet.logs.removals import Removals
 from avinet.wire.query import LogQuery
 from avinet.wire.segment import MANIFEST_LIMIT_BYTES, Gap, Manifest, manifest_bytes, read_manifest
 
@@ -59,6 +61,7 @@ class Archive:
                 f"the archive cannot be in {folder}", hint="choose a folder without any of *?[]{} in its name"
             )
         self.folder = folder.absolute()
+        self.removals = Removals(self.folder)
         self._now_ns = now_ns
         self._details = details
         self._hours: dict[str, dict[Path, Hour]] = {}
@@ -104,7 +107,9 @@ class Archive:
                         segments.append(each)
                     else:
                         damaged += 1
-            gaps.extend(each for each in holes(engine, manifests) if _within(each, query))
+            gone = self.removals.of(engine)
+            missing = [*holes(engine, [*manifests, *gone]), *(removed(engine, each) for each in gone)]
+            gaps.extend(each for each in missing if _within(each, query))
             if nothing:
                 nothing_of.append(engine)
         gaps.sort(key=lambda each: (each.from_ms, each.engine, each.after))
@@ -128,6 +133,7 @@ class Archive:
                 remove_durably(parquet)
                 return to
             try:
+                self.removals.forget(said)
                 os.utime(parquet)  # one of which all had come before may be old, and is swept without its manifest then
                 _sync(parquet)
                 os.rename(parquet, to)
@@ -158,6 +164,10 @@ class Archive:
             )
         return size_of(to) == said.bytes
 
+    def had(self, said: Manifest) -> bool:
+        """Whether the segment that `said` is of was here, and was removed by retention. Raises `LocalError`."""
+        return self.removals.have(said)
+
     def _place(self, manifest: Manifest) -> Path:
         try:
             hour = datetime.fromtimestamp(manifest.from_ms // 1000, UTC)
@@ -178,14 +188,28 @@ class Archive:
             for _, each in hour.segments.values()
             if each is not None
         ]
-        removed = []
+        gone: defaultdict[str, list[Segment]] = defaultdict(list)
         for each in surplus(all_of_them, limit_bytes, oldest_ms):
-            self._remove(each.path)
-            removed.append(each)
+            gone[each.manifest.engine].append(each)
+        for engine, some in gone.items():
+            self._remove_some(engine, some)
         for hours in self._hours.values():
             for folder in hours:
                 self._sweep(folder)
-        return removed
+        return [each for some in gone.values() for each in some]
+
+    def _remove_some(self, engine: str, some: list[Segment]) -> None:
+        """Remove segments of a service engine, and remember that they were here."""
+        gone = [each.manifest for each in some]
+        full = False
+        try:
+            self.removals.note(engine, gone)
+        except LocalError:  # as the disk may be full, and has room for that when they are gone
+            full = True
+        for each in some:
+            self._remove(each.path)
+        if full:
+            self.removals.note(engine, gone)
 
     def _remove(self, path: Path) -> None:
         try:

@@ -10,10 +10,12 @@ import msgspec
 
 from avinet.wire.answer import GapsOf, GapsThere
 from avinet.wire.query import LogQuery
-from avinet.wire.segment import Gap, Manifest
+from avinet.wire.segment import Gap, Manifest, Removed
 
 NOT_HERE = "not-here"
-"""The reason of what was sealed and is not here: not pulled yet, removed by retention, or lost with the archive."""
+"""The reason of what was sealed and is not here: not pulled yet, or lost with the archive."""
+REMOVED = "removed"
+"""The reason of what was here, and was removed by retention."""
 _MOST = 2**63 - 1
 
 
@@ -34,7 +36,12 @@ def told(engine: str, gap: Gap) -> Lost:
     return Lost(engine, gap.after, gap.records, gap.reason, gap.from_ms, gap.to_ms)
 
 
-def holes(engine: str, manifests: Iterable[Manifest]) -> Iterator[Lost]:
+def removed(engine: str, span: Removed) -> Lost:
+    """What was here of `engine`."""
+    return Lost(engine, span.first - 1, span.last - span.first + 1, REMOVED, span.from_ms, span.to_ms)
+
+
+def holes(engine: str, manifests: Iterable[Manifest | Removed]) -> Iterator[Lost]:
     """The numbers before the last of `engine` that are in none of `manifests`, and of which no gap tells.
 
     Numbers begin anew with each generation. What is before the first segment may be of any time before.

@@ -6,9 +6,9 @@ durable, which is a matter of the disk, the next one comes already.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
@@ -18,67 +18,14 @@ from avinet.errors import AvinetError, LocalError, PeerError, Unavailable
 from avinet.logs.archive import Archive
 from avinet.logs.incoming import Incoming, Part
 from avinet.logs.pulling import Listing
+from avinet.logs.source import Course, OutOfBudget, Source
 from avinet.logs.turns import Turn
 from avinet.rest.pieces import Pieces
 from avinet.rest.ranges import read_content_range
-from avinet.wire.pull import VOUCHED, Acknowledgement, SegmentPage, Vouched
+from avinet.wire.pull import VOUCHED, Acknowledgement, Vouched
 from avinet.wire.segment import Manifest, manifest_bytes
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
-
-
-class OutOfBudget(AvinetError):
-    """There are more bytes than may be fetched."""
-
-
-class Source(Protocol):
-    """One generation of a service engine. Each raises `Unavailable` or `TimedOut` when it should be asked once more."""
-
-    engine: str
-    generation: int
-
-    async def seal(self) -> None:
-        """Have it seal what is open."""
-
-    async def page(self, after: int) -> SegmentPage:
-        """The next of its segments, out of those that are wanted."""
-
-    async def open(self, manifest: Manifest, at: int) -> Pieces:
-        """The file of a segment, from a byte on."""
-
-    async def acknowledge(self, said: Acknowledgement) -> None:
-        """These are safe here."""
-
-
-class Course(Protocol):
-    """What is told of the way it goes, and what may be spent."""
-
-    def listed(self, segments: int, size: int, missing: Sequence[tuple[int, int]]) -> None:
-        """There are so many segments of so many bytes in all, here or to be fetched, and these numbers are missing."""
-
-    def there(self, size: int) -> None:
-        """So many bytes need not come, as they are here already; below 0: they must, after all."""
-
-    def kept(self) -> None:
-        """One is in the archive already."""
-
-    def archived(self) -> None:
-        """One more is in the archive."""
-
-    def arrived(self, count: int) -> None:
-        """So many more bytes have come."""
-
-    def refused(self, why: str) -> None:
-        """One is not in the archive, and will not be; others are."""
-
-    def problem(self, why: str) -> None:
-        """Something beside the segments did not go as it should."""
-
-    def reserve(self, size: int) -> Callable[[int], None]:
-        """So many bytes are to come: what to call with how many it were. Raises `OutOfBudget`."""
-
-    def turn(self) -> Turn:
-        """In which one segment may be fetched."""
 
 
 class Puller:
@@ -95,8 +42,9 @@ class Puller:
         """What `work` returns. A thread that is at a file stays at it, whoever is cancelled meanwhile."""
         return await to_the_end(self._thread(work))
 
-    async def pull(self, source: Source, course: Course) -> None:
-        """Fetch all segments that `source` lists. What is in the archive already is not fetched.
+    async def pull(self, source: Source, course: Course, *, again: bool = False) -> None:
+        """Fetch all segments that `source` lists. What is in the archive already is not fetched, and what has been
+        there and was removed only if it is wanted `again`.
 
         Raises what `source` raises, `OutOfBudget`, and `LocalError` for the disk; what was fetched stays.
         """
@@ -107,7 +55,7 @@ class Puller:
         try:
             while not listing.over:
                 for manifest in listing.take(await source.page(listing.after)):
-                    await self._one(source, manifest, course, storing)
+                    await self._one(source, manifest, course, storing, again)
                 await storing.settled()
                 await self._acknowledge(source, storing.safe, listing.acknowledged, course)
         finally:
@@ -123,12 +71,16 @@ class Puller:
             size += sum(each.bytes for each in items)
         course.listed(segments, size, listing.missing)
 
-    async def _one(self, source: Source, manifest: Manifest, course: Course, storing: _Storing) -> None:
+    async def _one(self, source: Source, manifest: Manifest, course: Course, storing: _Storing, again: bool) -> None:
         """Have one segment in the archive: it may be stored while the next one comes."""
         try:
             if await self._in_thread(lambda: self._archive.has(manifest)):
                 course.there(manifest.bytes)
                 course.kept()
+                storing.safe.append(vouched(manifest))
+                return
+            if not again and await self._in_thread(lambda: self._archive.had(manifest)):
+                course.removed(manifest.bytes)
                 storing.safe.append(vouched(manifest))
                 return
             async with course.turn() as turn:

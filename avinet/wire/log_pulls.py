@@ -24,7 +24,8 @@ class LogPullOrder(Message, frozen=True, kw_only=True):
     """Pull the request logs of the service engines `ids`, or of all whose labels match `selector`.
 
     Only segments with records of the virtual service `service` and of the time from `since_ms` to before `until_ms`,
-    as far as these are given. It ends after `deadline_s`, and fetches no more than `budget_bytes` in all.
+    as far as these are given. What was in the archive before and was removed, as it was too old or too much, is fetched
+    only `again`. It ends after `deadline_s`, and fetches no more than `budget_bytes` in all.
     """
 
     ids: Annotated[list[Id], Meta(max_length=TARGETS)] = []
@@ -32,6 +33,7 @@ class LogPullOrder(Message, frozen=True, kw_only=True):
     service: Annotated[str, Meta(max_length=NAME_LENGTH)] = ""
     since_ms: Millis | None = None
     until_ms: Millis | None = None
+    again: bool = False
     deadline_s: Annotated[float, Meta(ge=1, le=LONGEST_S)] = 3600.0
     budget_bytes: Count | None = None
 
@@ -42,7 +44,8 @@ class PulledEngine(Message, frozen=True, kw_only=True):
     Of `segments`, which have `size` bytes in all, `here` are in the archive, and `there_bytes` have been there before
     or have come. `archived` were put there by this pull, and `refused` were not what they should be. `bytes` came
     through the tunnel, more than once where that was so. `missing_records` are in no segment, and no gap tells of
-    them: of these numbers the first are in `missing`.
+    them: of these numbers the first are in `missing`. Beside `segments` there are those that were in the archive before
+    and were `removed` from it, as they were too old or too many.
     """
 
     id: Id
@@ -52,6 +55,7 @@ class PulledEngine(Message, frozen=True, kw_only=True):
     here: Count = 0
     archived: Count = 0
     refused: Count = 0
+    removed: Count = 0
     size: Count = 0
     there_bytes: Count = 0
     bytes: Count = 0
@@ -84,6 +88,7 @@ class LogPull(Message, frozen=True, kw_only=True):
     segments: Count = 0
     here: Count = 0
     archived: Count = 0
+    removed: Count = 0
     size: Count = 0
     there_bytes: Count = 0
     bytes: Count = 0

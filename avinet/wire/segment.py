@@ -6,8 +6,8 @@ is bounded by merging them, by which none of the records that they count is forg
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Literal
+from collections.abc import Iterable, Sequence
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -62,6 +62,18 @@ class Manifest(Message, frozen=True, kw_only=True):
     bytes: Count
     sha256: Sha256
     gaps: Annotated[list[Gap], Meta(max_length=GAPS)] = []
+
+
+class Removed(Message, frozen=True, kw_only=True):
+    """The records `first` to `last` of a generation, of between these times, which were in an archive."""
+
+    gaps: ClassVar[Sequence[Gap]] = ()
+
+    generation: Count
+    first: Number
+    last: Number
+    from_ms: Millis
+    to_ms: Millis
 
 
 def merged(gaps: Iterable[Gap], limit: int = GAPS) -> list[Gap]:

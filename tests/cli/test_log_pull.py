@@ -58,6 +58,14 @@ class PullTests(PullCase):
         self.avictl("logs", "pull", "-l", "site=paris", "--deadline", "15m", "--budget", "5GiB", "--detach")
         self.assertEqual(self.order, LogPullOrder(selector="site=paris", deadline_s=900, budget_bytes=5 * 1024**3))
         self.assertEqual(len(self.asked), 1)
+        self.asked.clear()
+        self.avictl("logs", "pull", "se-1", "--again", "--detach")
+        self.assertTrue(self.order.again)
+
+    def test_what_was_removed_is_one_number(self) -> None:
+        self.last = msgspec.structs.replace(WELL, pull=msgspec.structs.replace(WELL.pull, removed=12))
+        said = self.avictl("logs", "pull", "se-1").out
+        self.assertTrue(said.endswith("; 12 segments were here before and were removed: too old, or too many\n"), said)
 
     def test_what_is_wrong_is_not_sent(self) -> None:
         for words in (["se-1", "-l", "a=b"], [], ["-l", " "]):

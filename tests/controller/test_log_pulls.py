@@ -202,6 +202,23 @@ class CourseTests(PullsCase):
         self.assertEqual((found.state, found.missing_records), ("done", 5))
         self.assertEqual([(each.first, each.last) for each in found.missing], [(1, 5)])
 
+    def test_what_was_removed_is_a_number_of_its_own_and_comes_again_only_if_it_is_wanted(self) -> None:
+        self.fleet.add("se-1")
+        self.begin("se-1")
+        self.later()
+        self.here.archive.retain(0, 0)
+        pull = self.begin("se-1")
+        self.later()
+        seen = self.seen(pull).pull
+        self.assertEqual((seen.removed, seen.segments, seen.size, seen.bytes, seen.failed), (2, 0, 0, 0, 0))
+        seen = self.seen(self.again()).pull
+        self.assertEqual((seen.removed, seen.segments, seen.archived), (0, 2, 2))
+
+    def again(self) -> LogPull:
+        pull = self.begin("se-1", again=True)
+        self.later()
+        return pull
+
     def test_one_that_was_deleted_meanwhile(self) -> None:
         self.fleet.unknown.add("se-9")
         pull = self.begin("se-9")

@@ -14,8 +14,9 @@ from avinet.aio import Tasks, as_deferred
 from avinet.errors import Unavailable
 from avinet.logs.archive import Archive
 from avinet.logs.incoming import FOLDER, Incoming
-from avinet.logs.puller import OutOfBudget, Puller
+from avinet.logs.puller import Puller
 from avinet.logs.settings import SpoolSettings
+from avinet.logs.source import OutOfBudget
 from avinet.logs.turns import Turn, Turns
 from avinet.rest.client import Client
 from avinet.rest.door import Door
@@ -118,7 +119,7 @@ class Told:
 
     def __init__(self, budget: int | None = None) -> None:
         self.segments = self.size = self.bytes = self.known = 0
-        self.had = self.stored = 0
+        self.had = self.stored = self.was_here = 0
         self.missing: Sequence[tuple[int, int]] = ()
         self.no: list[str] = []
         self.problems: list[str] = []
@@ -133,6 +134,9 @@ class Told:
 
     def kept(self) -> None:
         self.had += 1
+
+    def removed(self, size: int) -> None:
+        self.was_here += 1
 
     def archived(self) -> None:
         self.stored += 1
@@ -173,8 +177,8 @@ class Here:
         self.incoming = Incoming(folder, spare_bytes)
         self.puller = Puller(self.archive, self.incoming, at_once)
 
-    def pull(self, engine: Engine, course: Told) -> Deferred[None]:
-        return as_deferred(self.puller.pull(engine, course))
+    def pull(self, engine: Engine, course: Told, *, again: bool = False) -> Deferred[None]:
+        return as_deferred(self.puller.pull(engine, course, again=again))
 
     def files(self) -> list[str]:
         """The segments that are in the archive, by their numbers."""

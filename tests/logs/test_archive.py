@@ -11,7 +11,7 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import Conflict, Invalid, LocalError
-from avinet.logs import archive
+from avinet.logs import archive, removals
 from avinet.logs.archive import Archive, Chosen
 from avinet.logs.missing import told
 from avinet.wire.query import Gaps, LogQuery, Totals
@@ -235,7 +235,7 @@ class ArchiveTests(SynchronousTestCase):
         self.assertEqual(self.files(), [str(each) for each in paths[3:]])
         self.assertEqual(sorted(each.name for each in (self.folder / "se-1" / "1970-01-01").iterdir()), ["04", "05"])
         self.archive.retain(0, 0)
-        self.assertEqual([each.name for each in self.everything()], ["archive", "se-1"])
+        self.assertEqual([each.name for each in self.everything()], ["archive", "se-1", removals.NAME])
 
     def test_who_has_most_pushes_out_its_own(self) -> None:
         """Not the records of others, though these are older."""
@@ -294,6 +294,44 @@ class ArchiveTests(SynchronousTestCase):
         finally:
             tracemalloc.stop()
         self.assertEqual([each.path for each in lean.retain(0, 0)], paths)
+
+    def test_what_was_removed_is_told_apart_from_what_was_never_here(self) -> None:
+        for first in (1, 2, 5):
+            put(self.archive, some(first, first * HOUR_MS))
+        self.archive.retain(2**40, 3 * HOUR_MS)
+        found = [(each.after, each.records, each.reason) for each in self.another().choose(self.asked()).gaps]
+        self.assertEqual(found, [(0, 2, "removed"), (2, 2, "not-here")])
+        self.assertEqual(self.archive.choose(self.asked(since_ms=6 * HOUR_MS)).gaps, [])
+        self.archive.retain(0, 0)
+        found = [(each.after, each.records, each.reason) for each in self.archive.choose(self.asked()).gaps]
+        self.assertIn((4, 1, "removed"), found, "also when nothing behind it is here")
+        put(self.archive, some(2, 2 * HOUR_MS))
+        found = [(each.after, each.reason) for each in self.archive.choose(self.asked()).gaps]
+        self.assertNotIn((1, "removed"), found)
+
+    def test_on_a_full_disk_they_go_before_it_is_written_that_they_were_here(self) -> None:
+        path = put(self.archive, some(1, 1000))
+        write = removals.write_atomic
+
+        def full(to: Path, data: bytes) -> None:
+            if path.exists():
+                raise LocalError("No space left on device")
+            write(to, data)
+
+        self.patch(removals, "write_atomic", full)
+        self.archive.retain(0, 0)
+        self.assertEqual([each.first for each in self.archive.removals.of("se-1")], [1])
+
+    def test_it_is_written_that_they_were_here_before_they_go(self) -> None:
+        path = put(self.archive, some(1, 1000))
+
+        def kill(*_: Any) -> None:
+            raise LocalError("killed")
+
+        self.patch(self.archive, "_remove", kill)
+        self.assertRaises(LocalError, self.archive.retain, 0, 0)
+        self.assertTrue(path.exists())
+        self.assertEqual([each.first for each in self.archive.removals.of("se-1")], [1])
 
     def test_retention_takes_the_manifest_first(self) -> None:
         path = put(self.archive, some(1, 1000))

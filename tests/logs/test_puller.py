@@ -18,7 +18,9 @@ from typing_extensions import override
 from avinet.aio import Tasks, pause
 from avinet.errors import Conflict, LocalError, PeerError, TimedOut, Unavailable
 from avinet.logs import incoming
-from avinet.logs.puller import OutOfBudget, Puller
+from avinet.logs.puller import Puller
+from avinet.logs.removals import noted
+from avinet.logs.source import OutOfBudget
 from avinet.logs.turns import TURN_S, Turns
 from avinet.rest.pieces import Pieces
 from avinet.wire.pull import SegmentPage
@@ -37,9 +39,9 @@ class PullCase(SynchronousTestCase):
         self.here = Here(self.folder / "archive")
         self.told = Told()
 
-    def pull(self) -> Told:
+    def pull(self, *, again: bool = False) -> Told:
         self.told = Told()
-        self.successResultOf(self.here.pull(self.engine, self.told))
+        self.successResultOf(self.here.pull(self.engine, self.told, again=again))
         return self.told
 
     def fails(self, kind: type[Exception], told: Told | None = None) -> str:
@@ -72,6 +74,34 @@ class PullTests(PullCase):
         told = self.pull()
         self.assertEqual((told.had, told.stored, [first for first, _ in self.engine.opened]), (2, 1, [13]))
         self.assertEqual(self.engine.spooling.spool.acknowledged, 15)
+
+    def test_what_was_removed_is_not_fetched_but_again(self) -> None:
+        """It stays in the spool until there is need of room, and is safe: it was here."""
+        there = self.engine.sealed(5, 7)
+        self.pull()
+        self.here.archive.retain(there[1].bytes + 2000, 0)
+        self.assertEqual(len(self.here.files()), 1)
+        self.engine.sealed(3)
+        self.engine.opened.clear()
+        told = self.pull()
+        self.assertEqual((told.was_here, told.had, told.stored), (1, 1, 1))
+        self.assertEqual([first for first, _ in self.engine.opened], [13])
+        self.engine.spooling.spool._through = 0
+        self.pull()
+        self.assertEqual(self.engine.spooling.spool.acknowledged, 15, "it is said once more, as all that was here")
+        told = self.pull(again=True)
+        self.assertEqual((told.was_here, told.had, told.stored), (0, 2, 1))
+        self.assertEqual(self.pull().had, 3)
+        self.assertEqual(self.here.archive.removals.of("se-1"), [], "it is here, and was not removed any more")
+
+    def test_what_was_removed_of_another_generation_is_another(self) -> None:
+        self.engine.sealed(5)
+        self.pull()
+        self.here.archive.retain(0, 0)
+        self.here.archive.removals.note("se-1", [])
+        other = [msgspec.structs.replace(each, generation=2) for each in self.engine.spooling.manifests]
+        self.here.archive.removals._write("se-1", noted([], other))
+        self.assertEqual(self.pull().stored, 1)
 
     def test_it_goes_on_at_the_byte(self) -> None:
         manifest = self.engine.sealed(60)[0]

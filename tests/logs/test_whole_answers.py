@@ -23,7 +23,7 @@ from avinet.logs.sealer import seal
 from avinet.wire.answer import LogAnswer
 from avinet.wire.log import COLUMNS
 from avinet.wire.query import Gaps, LogQuery, Measure, Percentiles, Rows, Series, Shape, Top, Totals
-from avinet.wire.segment import Gap, manifest_bytes
+from avinet.wire.segment import Gap, manifest_bytes, read_manifest
 from bench.records import START_MS, lines
 from tests.logs.naive import Record, answer, record
 from tests.logs.segments import put
@@ -54,7 +54,7 @@ PIECES = st.lists(
     st.builds(
         Piece,
         st.lists(st.sampled_from([-1, 0, 1, 7, 7, 2000]), min_size=1, max_size=4),
-        st.sampled_from(["here", "here", "gone", "cut", "mute"]),
+        st.sampled_from(["here", "here", "gone", "removed", "cut", "mute"]),
         st.sampled_from(["", "", "full", "crash", "dropped"]),
         st.none() | st.integers(0, 5),
     ),
@@ -93,6 +93,12 @@ class Laid:
             gap = Gap(after=seq - 1, records=piece.lost, reason=piece.reason, from_ms=time, to_ms=time)  # type: ignore[arg-type]
             path = put(archive, found, [gap] if piece.reason else [])
             seq += len(found)
+            if piece.fate == "removed":  # and the gaps that it told of are not known any more
+                archive.removals.note(engine, [read_manifest(path.with_suffix(".json").read_bytes())])
+                archive._remove(path)
+                self.told["removed"] += len(found)
+                self.told["not-here"], away = self.told["not-here"] + away, 0
+                continue
             if piece.fate in ("gone", "mute"):  # a manifest that cannot be read tells of nothing
                 path.with_suffix(".json").write_bytes(b"{}")
                 if piece.fate == "gone":

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 
 from avinet.controller.log_pulls.records import Kept
 from avinet.feed import Bell
-from avinet.logs.puller import OutOfBudget
 from avinet.logs.pulling import Rate
+from avinet.logs.source import OutOfBudget
 from avinet.logs.turns import Turn, Turns
 from avinet.units import format_bytes
 from avinet.wire.log_pulls import SPANS, EngineState, LogPull, PulledEngine
@@ -21,7 +21,7 @@ _LONGEST_WHY = 300
 
 
 class EngineCourse:
-    """One service engine in a pull; see `avinet.logs.puller.Course`. `seen` is how far it is."""
+    """One service engine in a pull; see `avinet.logs.source.Course`. `seen` is how far it is."""
 
     def __init__(self, under_way: UnderWay, seen: PulledEngine) -> None:
         self.seen = seen
@@ -60,6 +60,7 @@ class EngineCourse:
             here=0,
             there_bytes=0,
             refused=0,
+            removed=0,
             missing_records=sum(last - first + 1 for first, last in missing),
             missing=[Span(first=first, last=last) for first, last in missing[:SPANS]],
         )
@@ -71,6 +72,12 @@ class EngineCourse:
     def kept(self) -> None:
         """See `Course`."""
         self._set(here=self.seen.here + 1)
+
+    def removed(self, size: int) -> None:
+        """See `Course`."""
+        self._set(
+            segments=max(0, self.seen.segments - 1), size=max(0, self.seen.size - size), removed=self.seen.removed + 1
+        )
 
     def archived(self) -> None:
         """See `Course`."""
@@ -141,6 +148,7 @@ class UnderWay:
             segments=sum(each.segments for each in seen),
             here=sum(each.here for each in seen),
             archived=sum(each.archived for each in seen),
+            removed=sum(each.removed for each in seen),
             size=size,
             there_bytes=there,
             bytes=total,

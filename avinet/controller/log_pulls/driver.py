@@ -22,7 +22,8 @@ from avinet.controller.log_pulls.course import EngineCourse, UnderWay
 from avinet.controller.log_pulls.records import Kept, PullRecords
 from avinet.errors import AvinetError, Conflict, NotFound, TimedOut, TooLarge, TooMany, Unavailable
 from avinet.ids import random_name
-from avinet.logs.puller import OutOfBudget, Puller, Source
+from avinet.logs.puller import Puller
+from avinet.logs.source import OutOfBudget, Source
 from avinet.logs.turns import Turns
 from avinet.store.interface import Put
 from avinet.wire.log_pulls import TARGETS, LogPull, LogPullList, LogPullOrder, LogPullSeen, LogPullState, PulledEngine
@@ -263,7 +264,7 @@ class LogPulls:
                         await self._seal(source, course)
                         sealed = True
                     course.now("pulling")
-                    await self._puller.pull(source, course)
+                    await self._puller.pull(source, course, again=under_way.kept.pull.order.again)
                     return
                 except Unavailable as error:
                     if under_way.ending is not None:  # which broke off what it waited for

@@ -23,7 +23,7 @@ ACKNOWLEDGE_S = 15.0
 
 
 class LogSource:
-    """One session of one service engine; see `avinet.logs.puller.Source`. A body that stalls is given up."""
+    """One session of one service engine; see `avinet.logs.source.Source`. A body that stalls is given up."""
 
     def __init__(
         self, sessions: Sessions, reverse: Reverse, session: Session, order: LogPullOrder, stalled_s: float
