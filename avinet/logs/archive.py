@@ -71,10 +71,11 @@ class Archive:
         """The service engines of which there is, or was, anything."""
         return [path.name for path in folders(self.folder, ENGINE)]
 
-    def choose(self, query: LogQuery, known: Iterable[str] = ()) -> Chosen:
+    def choose(self, query: LogQuery, known: Iterable[str] = (), check: Callable[[], None] = lambda: None) -> Chosen:
         """Which files have what `query` asks for, by what their manifests say. Raises `Invalid`, `LocalError`.
 
-        `known` are service engines that it asks of, too, when it names none.
+        `known` are service engines that it asks of, too, when it names none. `check` is called every hour of the
+        archive, and may raise: what was read until then is kept.
         """
         segments: list[Segment] = []
         gaps: list[Lost] = []
@@ -88,6 +89,7 @@ class Archive:
                 continue
             manifests = []
             for hour in self._of(parse_id(engine)):
+                check()
                 if not _within(hour, query):
                     manifests += hour.spanned
                     continue
@@ -231,7 +233,8 @@ class Archive:
 
     def _of(self, engine: str) -> Iterator[Hour]:
         """The hours of a service engine."""
-        known, now = self._hours.get(engine, {}), {}
+        known = self._hours.setdefault(engine, {})
+        gone = set(known)
         for day in folders(self.folder / engine, DAY):
             for hour in folders(day, HOUR):
                 begins_ms = begins_ms_of(day.name, hour.name)
@@ -239,9 +242,11 @@ class Archive:
                     continue
                 read = read_hour(engine, hour, begins_ms, known.get(hour), self._now_ns(), details=self._details)
                 if read is not None:
-                    now[hour] = read
+                    gone.discard(hour)
+                    known[hour] = read
                     yield read
-        self._hours[engine] = now
+        for hour in gone:
+            del known[hour]
 
 
 def _within(each: Manifest | Gap | Lost | Hour, query: LogQuery) -> bool:

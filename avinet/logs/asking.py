@@ -1,4 +1,7 @@
-"""What goes between a node and the process that answers its queries: lines of JSON, one a question, one an answer."""
+"""What goes between a node and the process that answers its queries: lines of JSON, one a question, one an answer.
+
+A line with nothing in it takes the last question back: it is answered at once, be it with nothing.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from avinet.wire.message import Id, Message
 from avinet.wire.query import ENGINES, QUERY_LIMIT_BYTES, LogQuery
 
 ASKED_BYTES = 2 * QUERY_LIMIT_BYTES + 1024
+WITHDRAWAL = b"\n"
 ANSWERED_BYTES = ANSWER_LIMIT_BYTES + 1024
 _ERRORS: dict[str, type[AvinetError]] = {
     "invalid": Invalid,

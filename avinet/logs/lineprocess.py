@@ -15,9 +15,11 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from avinet.aio import within
-from avinet.errors import LocalError, PeerError
+from avinet.aio import CANCELLED, within
+from avinet.errors import LocalError, PeerError, TimedOut
 
+WITHDRAWN_S = 2.0
+"""How long a process has to be done with what was taken back."""
 _SAID_BYTES = 2048
 _SAID_CHARS = 200
 
@@ -60,11 +62,12 @@ class LineProcess:
         """The process, while there is one that can be asked."""
         return None if self._process is None or self._process.ended else self._process.transport.pid
 
-    async def ask(self, line: bytes, deadline_s: float) -> bytes:
+    async def ask(self, line: bytes, deadline_s: float, withdrawal: bytes = b"") -> bytes:
         """What it answers to `line` within `deadline_s`. One may ask at a time.
 
         Raises `TimedOut`, `Died`, `PeerError` for a line that is too long, `OSError` when it does not start. After any
-        of these, and when it is cancelled, the process is gone: what it was at is not known, and the next asks another.
+        of these the process is gone: what it was at is not known, and the next asks another. So it is when this is
+        cancelled, unless it knows a line of `withdrawal`, and says within `WITHDRAWN_S` that it is done.
         """
         self._wake()
         if self._process is None or self._process.ended:
@@ -75,12 +78,24 @@ class LineProcess:
             self._living.append(process)
         process = self._process
         try:
-            answer = await within(self._reactor, deadline_s, process.ask(line), self._what)
+            return await within(self._reactor, deadline_s, process.ask(line), self._what)
+        except CANCELLED:
+            await self._withdraw(process, withdrawal)
+            raise
         except BaseException:
             await self.end()
             raise
-        self._idle = self._reactor.callLater(self._idle_s, self._rest)
-        return answer
+        finally:
+            if self._process is not None:
+                self._idle = self._reactor.callLater(self._idle_s, self._rest)
+
+    async def _withdraw(self, process: _Process, line: bytes) -> None:
+        """Take back what was asked, whatever is answered to it."""
+        if line:
+            with contextlib.suppress(TimedOut, Died, PeerError, *CANCELLED):
+                await within(self._reactor, WITHDRAWN_S, process.withdraw(line), self._what)
+                return
+        await self.end()
 
     def _wake(self) -> None:
         if self._idle is not None:
@@ -127,6 +142,12 @@ class _Process(ProcessProtocol):
     def ask(self, line: bytes) -> Deferred[bytes]:
         """The line that it answers to `line`."""
         self._pieces, self._bytes = [], 0
+        self._asked = Deferred(lambda _: None)
+        self.transport.write(line)
+        return self._asked
+
+    def withdraw(self, line: bytes) -> Deferred[bytes]:
+        """The line that it answers to what it was asked before, for which nobody waits, when it is told `line`."""
         self._asked = Deferred(lambda _: None)
         self.transport.write(line)
         return self._asked

@@ -1,6 +1,7 @@
 """The node's side of the process that answers queries: one question at a time, the others wait in a bounded line.
 
 One that dies, says what it should not, or is not done when its time is up is killed; the next question starts another.
+Of one that nobody waits for any more the process is told, and goes on: it remembers what it has read of the archive.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from twisted.logger import Logger
 import avinet
 from avinet.aio import Slots, as_deferred, within
 from avinet.errors import AvinetError, TimedOut, TooMany, Unavailable
-from avinet.logs.asking import ANSWERED_BYTES, Answered, Asked, raised
+from avinet.logs.asking import ANSWERED_BYTES, WITHDRAWAL, Answered, Asked, raised
 from avinet.logs.lineprocess import Died, LineProcess
 from avinet.wire.answer import LogAnswer
 from avinet.wire.message import decode, encode
@@ -107,7 +108,7 @@ class QueryWorker:
 
     async def _answer(self, asked: Asked, limit_s: float) -> LogAnswer:
         try:
-            line = await self._process.ask(encode(asked) + b"\n", asked.limit_s + self._grace_s)
+            line = await self._process.ask(encode(asked) + b"\n", asked.limit_s + self._grace_s, WITHDRAWAL)
             answered = decode(line, Answered, limit_bytes=ANSWERED_BYTES, what=f"answer of {_WHAT}")
             if answered.failed is None and answered.answer is None:
                 raise Unavailable("its answer is empty")

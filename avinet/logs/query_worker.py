@@ -1,26 +1,30 @@
 """The process that answers queries of request logs: `python -m avinet.logs.query_worker ARCHIVE MEMORY_BYTES THREADS`.
 
 It reads questions from descriptor 0 and writes answers to 1, a line each, one after the other, and ends when there is
-nobody to ask any more. It writes no file, opens none but those of the archive, and is the first to go when the machine
-runs out of memory. Without DuckDB it says so to every question.
+nobody to ask any more. Meanwhile a thread reads on, as a question may be taken back. It writes no file, opens none but
+those of the archive, and is the first to go when the machine runs out of memory. Without DuckDB it says so to every
+question.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import queue
 import resource
 import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from avinet.errors import AvinetError, LocalError, Unavailable
 from avinet.logs.archive import Archive
-from avinet.logs.asking import ASKED_BYTES, Answered, Asked, failed
+from avinet.logs.asking import ASKED_BYTES, WITHDRAWAL, Answered, Asked, failed
+from avinet.logs.patience import Patience
 from avinet.wire.answer import LogAnswer
 from avinet.wire.message import decode, encode
 from avinet.wire.query import LogQuery
@@ -36,9 +40,10 @@ def main() -> None:
     """Answer until the end of the questions."""
     folder, memory_bytes, threads = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     confine(memory_bytes)
+    questions = os.fdopen(os.dup(0), "rb")  # of sys.stdin the interpreter wants to have the lock when it ends
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever else is printed is no answer
-    serve(sys.stdin.buffer, answers, folder, memory_bytes, threads)
+    serve(questions, answers, folder, memory_bytes, threads)
 
 
 def confine(memory_bytes: int) -> None:
@@ -56,10 +61,11 @@ def confine(memory_bytes: int) -> None:
 def serve(questions: BinaryIO, answers: BinaryIO, folder: Path, memory_bytes: int, threads: int) -> None:
     """Answer each line of `questions`."""
     answer = _answering(folder, memory_bytes, threads)
-    while line := questions.readline(ASKED_BYTES + 1):
+    for line, gone in _heard(questions):
         asked = decode(line, Asked, limit_bytes=ASKED_BYTES)
         try:
-            answered = Answered(number=asked.number, answer=answer(asked.query, asked.limit_s, asked.known))
+            found = answer(asked.query, Patience(asked.limit_s, gone), asked.known)
+            answered = Answered(number=asked.number, answer=found)
         except AvinetError as error:
             answered = Answered(number=asked.number, failed=failed(error))
         except Exception as error:  # the edge: a fault of ours costs one query, and not those that come after it
@@ -70,7 +76,28 @@ def serve(questions: BinaryIO, answers: BinaryIO, folder: Path, memory_bytes: in
         answers.flush()
 
 
-def _answering(folder: Path, memory_bytes: int, threads: int) -> Callable[[LogQuery, float, Sequence[str]], LogAnswer]:
+def _heard(questions: BinaryIO) -> Iterator[tuple[bytes, threading.Event]]:
+    """Each question, with what is set when it is taken back."""
+    heard: queue.Queue[tuple[bytes, threading.Event]] = queue.Queue(1)
+
+    def read() -> None:
+        gone = threading.Event()
+        while line := questions.readline(ASKED_BYTES + 1):
+            if line == WITHDRAWAL:
+                gone.set()
+            else:
+                gone = threading.Event()
+                heard.put((line, gone))
+        heard.put((b"", gone))
+
+    threading.Thread(target=read, daemon=True).start()
+    while (each := heard.get())[0]:
+        yield each
+
+
+def _answering(
+    folder: Path, memory_bytes: int, threads: int
+) -> Callable[[LogQuery, Patience, Sequence[str]], LogAnswer]:
     """What answers queries; where nothing can, it says why."""
     try:
         from avinet.logs.querying import Querying
@@ -82,7 +109,7 @@ def _answering(folder: Path, memory_bytes: int, threads: int) -> Callable[[LogQu
     except AvinetError as error:
         cannot = error
 
-    def refuse(query: LogQuery, limit_s: float, known: Sequence[str]) -> LogAnswer:
+    def refuse(query: LogQuery, patience: Patience, known: Sequence[str]) -> LogAnswer:
         raise cannot
 
     return refuse

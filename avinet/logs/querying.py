@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import astuple
@@ -12,12 +11,13 @@ from pathlib import Path
 import duckdb
 import msgspec
 
-from avinet.errors import Damaged, LocalError, TimedOut, TooLarge, Unavailable
+from avinet.errors import Damaged, LocalError, TooLarge, Unavailable
 from avinet.logs.answer import Row, shaped
 from avinet.logs.archive import Archive, Chosen
 from avinet.logs.hours import Segment
 from avinet.logs.missing import counted
 from avinet.logs.paging import Found, page
+from avinet.logs.patience import Patience
 from avinet.logs.query_duckdb import render
 from avinet.wire.answer import Complete, LogAnswer, answer_columns
 from avinet.wire.query import VALUES, Gaps, LogQuery, Rows
@@ -44,31 +44,31 @@ class Querying:
         self._database: duckdb.DuckDBPyConnection | None = None
         self._known: set[Path] = set()
 
-    def answer(self, query: LogQuery, limit_s: float, known: Sequence[str] = ()) -> LogAnswer:
+    def answer(self, query: LogQuery, patience: Patience, known: Sequence[str] = ()) -> LogAnswer:
         """The answer to `query`, which asks of the service engines `known` too when it names none.
 
-        It blocks for `limit_s` at most.
+        It blocks for as long as there is `patience`.
 
         Raises `TimedOut`, `TooLarge` where it wants more memory, `Damaged` for a file that is not what its manifest
         says, `Invalid`, `LocalError`. Files that retention has removed meanwhile are left out by another try.
         """
         began = time.monotonic()
         for _ in range(_TRIES):
-            chosen = self._archive.choose(query, known)
+            chosen = self._archive.choose(query, known, patience.check)
             try:
-                return self._answer(query, chosen, began, limit_s)
+                return self._answer(query, chosen, began, patience)
             except Damaged:
                 if all(each.path.exists() for each in chosen.segments):
                     raise
         raise Unavailable("segments are removed from the archive faster than they are read")
 
-    def _answer(self, query: LogQuery, chosen: Chosen, began: float, limit_s: float) -> LogAnswer:
+    def _answer(self, query: LogQuery, chosen: Chosen, began: float, patience: Patience) -> LogAnswer:
         after, more = "", False
         if isinstance(query.get, Gaps):
             rows: list[Row] = [list(astuple(each)) for each in chosen.gaps[: query.get.limit]]
             more = len(chosen.gaps) > len(rows)
         else:
-            rows, after, more = shaped(query, self._found(query, chosen, limit_s - (time.monotonic() - began), limit_s))
+            rows, after, more = shaped(query, self._found(query, chosen, patience))
         return LogAnswer(
             columns=answer_columns(query),
             rows=rows,
@@ -78,23 +78,20 @@ class Querying:
             took_ms=int((time.monotonic() - began) * 1000),
         )
 
-    def _found(self, query: LogQuery, chosen: Chosen, left_s: float, limit_s: float) -> Found:
-        if left_s <= 0:
-            raise _late(limit_s)
+    def _found(self, query: LogQuery, chosen: Chosen, patience: Patience) -> Found:
+        patience.check()
         database = self._opened(chosen.segments)
-        alarm = threading.Timer(left_s, database.interrupt)
-        alarm.daemon = True
-        alarm.start()
         well = False
         try:
-            if isinstance(query.get, Rows):
-                found = page(query.get, chosen.segments, partial(_read, database, query))
-            else:
-                found = _read(database, query, chosen.segments)
+            with patience.interrupting(database.interrupt):
+                if isinstance(query.get, Rows):
+                    found = page(query.get, chosen.segments, partial(_read, database, query))
+                else:
+                    found = _read(database, query, chosen.segments)
             well = True
             return found
         except duckdb.InterruptException as error:
-            raise _late(limit_s) from error
+            raise patience.lost() from error
         except (duckdb.OutOfMemoryException, MemoryError) as error:
             raise TooLarge(
                 f"the query needs more than the {self._memory_bytes >> 20} MiB of memory that it may have",
@@ -105,8 +102,6 @@ class Querying:
         except duckdb.Error as error:
             raise LocalError(f"the query failed in DuckDB: {_line(str(error))}") from error
         finally:
-            alarm.cancel()
-            alarm.join()  # it interrupts no other query
             if not well:  # what it is like now is not known
                 self.close()
 
@@ -156,12 +151,6 @@ def opened(folder: Path, memory_bytes: int, threads: int) -> duckdb.DuckDBPyConn
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
     return database
-
-
-def _late(limit_s: float) -> TimedOut:
-    return TimedOut(
-        f"the query did not end within {limit_s:g} s", hint="ask for a shorter time, fewer service engines or services"
-    )
 
 
 def _line(text: str) -> str:

@@ -83,6 +83,7 @@ class DoorRequest(http.Request):
     content: BytesIO
     _received = 0
     _chunks = 0
+    _droppable = False
 
     @override
     def gotLength(self, length: int | None) -> None:
@@ -112,8 +113,12 @@ class DoorRequest(http.Request):
 
     @override
     def process(self) -> None:
-        # What was asked for is done even if the peer goes away: cancelling it half-way would help nobody.
         self.channel.door.tasks.spawn(self._answer(), "answering a request")
+
+    def heard_out(self) -> None:
+        """The peer sends no more. Only writing would show whether it still reads: what is droppable is given up."""
+        if self._droppable:
+            self.channel.break_off()
 
     async def _answer(self) -> None:
         try:
@@ -195,22 +200,25 @@ class DoorRequest(http.Request):
         body = self.content.getvalue()
         if len(body) > route.limit_bytes:
             raise TooLarge(f"the request body has more than {route.limit_bytes} bytes")
-        return await route.answer(
-            Request(
-                method=route.method,
-                path=path,
-                target=target,
-                authority=headers.get("host", ""),
-                arguments=arguments,
-                query=dict(parse_qsl(query, keep_blank_values=True)),
-                headers=headers,
-                repeated=repeated,
-                body=body,
-                peer=self.channel.peer,
-                identity=self.channel.identity,
-                limit_bytes=route.limit_bytes,
-            )
+        request = Request(
+            method=route.method,
+            path=path,
+            target=target,
+            authority=headers.get("host", ""),
+            arguments=arguments,
+            query=dict(parse_qsl(query, keep_blank_values=True)),
+            headers=headers,
+            repeated=repeated,
+            body=body,
+            peer=self.channel.peer,
+            identity=self.channel.identity,
+            limit_bytes=route.limit_bytes,
         )
+        answering = as_deferred(route.answer(request))
+        if route.droppable:
+            self._droppable = True
+            self.notifyFinish().addErrback(lambda _: answering.cancel())
+        return await answering
 
 
 def _said(no: Problem) -> Reply:

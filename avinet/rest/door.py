@@ -105,8 +105,9 @@ class DoorChannel(http.HTTPChannel):
     def rawDataReceived(self, data: bytes) -> None:
         if self._pipe is not None:
             self._pipe.dataReceived(data)
+        elif self._answering:
+            self._early = True  # and dropped, as it is never used: only whoever is read on is seen to go
         elif not self._refused:
-            self._early = self._early or self._answering
             super().rawDataReceived(data)
 
     @override
@@ -186,11 +187,13 @@ class DoorChannel(http.HTTPChannel):
         self._deadline = None
 
     def readConnectionLost(self) -> None:
-        """The peer will send no more: a pipe goes on, a request that is being answered still gets its answer."""
+        """The peer will send no more: a pipe goes on, and a request that is being answered gets its answer."""
         if self._pipe is not None:
             self._pipe.readConnectionLost()
         elif self._answering:
             self.persistent = False
+            for each in self.requests:
+                each.heard_out()
         else:
             self.loseConnection()
 

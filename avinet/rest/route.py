@@ -77,7 +77,8 @@ Answer = Callable[[Request], Awaitable[Reply | Pipe | Streamed | Bulk]]
 class Route:
     """One method on one path; `takes` and `gives` are the types of the bodies, `status` that of success.
 
-    `streams` is the type of the messages of a streamed answer.
+    `streams` is the type of the messages of a streamed answer. What was asked for is done even if the peer goes away,
+    as cancelling it half-way would help nobody; a route that changes nothing, and costs much, is `droppable`.
     """
 
     method: str
@@ -90,3 +91,4 @@ class Route:
     status: int = 200
     query: tuple[str, ...] = ()
     streams: Any = None
+    droppable: bool = False

@@ -22,6 +22,8 @@ from avinet.logs.archive import Archive
 from avinet.logs.naming import LINES, PARQUET, open_name, sealed_name
 from avinet.logs.orders import Order
 from avinet.logs.sealer import seal
+from avinet.wire.message import encode
+from avinet.wire.query import LogQuery, Measure, Totals
 from avinet.wire.segment import manifest_bytes
 from bench.records import lines
 from demo.machine import AVICTL, free_ports
@@ -182,6 +184,28 @@ class ArchiveTests(LogQueryCase):
                     found.append(int(each.name))
         (process,) = found
         return process
+
+    def test_who_goes_makes_room_for_the_next(self) -> None:
+        """By Ctrl-C, or killed: the next query would otherwise wait in vain, as long as one may take."""
+        query = encode(LogQuery(since_ms=0, until_ms=1, get=Totals(measures=[Measure(of="requests")]))).decode()
+        curl = ["curl", "-s", "--unix-socket", str(self.node.folder / "controller.sock"), "-d", query]
+        for command, number, status in (
+            ([*AVICTL, "logs", "query"], signal.SIGINT, 130),
+            ([*curl, "http://node/v1/log-queries"], signal.SIGKILL, -signal.SIGKILL),
+        ):
+            self.asked()
+            self.goes(self.answering(), command, number, status)
+            self.assertEqual(self.asked()["rows"][0][0], 3 * ROWS)
+
+    def goes(self, process: int, command: list[str], number: int, status: int) -> None:
+        """Have `command` ask, and go by a signal, while the process that answers stands still."""
+        os.kill(process, signal.SIGSTOP)
+        with subprocess.Popen(
+            command, env=self.machine.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as asking:
+            self.machine.until("the query is put", lambda: unread(process))
+            asking.send_signal(number)
+            self.assertEqual(asking.wait(PATIENCE_S), status)
 
     def test_a_query_that_hangs_or_dies_stops_nothing_else(self) -> None:
         self.asked()

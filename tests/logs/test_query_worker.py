@@ -7,20 +7,23 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import msgspec
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from avinet.errors import AvinetError, Damaged, Invalid, LocalError, TimedOut, TooLarge, TooMany, Unavailable
+from avinet.logs import hours, lineprocess, query_worker
 from avinet.logs import querying as querying_module
 from avinet.logs.archive import Archive
-from avinet.logs.asking import Answered, Asked
+from avinet.logs.asking import WITHDRAWAL, Answered, Asked
+from avinet.logs.patience import Patience
 from avinet.logs.query_client import QueryWorker
 from avinet.logs.query_worker import serve
 from avinet.logs.querying import Querying, opened
@@ -30,11 +33,19 @@ from avinet.wire.message import decode, encode
 from avinet.wire.query import Filter, Gaps, LogQuery, Measure, Percentiles, Rows, Series, Shape, Top, Totals
 from avinet.wire.segment import Gap, Manifest, manifest_bytes
 from tests.logs.naive import record, write_segment
-from tests.logs.segments import manifest_of, put
+from tests.logs.segments import HOUR_MS, manifest_of, put
 
 COUNT = Totals(measures=[Measure(of="requests")])
 LONG_S = 60.0
 MANY = 1_500_000
+PATIENT = """
+import json, sys
+for line in sys.stdin:
+    asked = json.loads(line) if line != "\\n" else asked
+    if line == "\\n" or "engines" in asked["query"]:
+        print(json.dumps({"number": asked["number"], "answer": {"columns": [], "rows": [["b"]]}}), flush=True)
+"""
+"""A process that answers at once what names a service engine, and all else when it is taken back."""
 
 
 def asked(get: Shape = COUNT, *filters: Filter, engines: list[str] | None = None) -> LogQuery:
@@ -86,7 +97,7 @@ class QueryingTests(Base):
         put(self.archive, [record(seq=1, time=99_000_000, engine="se-2", service="web")])
         broken = put(self.archive, [record(seq=3, time=3000, service="web")])
         broken.unlink()
-        found = self.querying().answer(asked(), LONG_S)
+        found = self.querying().answer(asked(), Patience(LONG_S))
         self.assertEqual((found.rows, found.segments), ([[2]], 1))
         there = found.complete.gaps
         self.assertEqual((there.gaps, there.records, there.unknown, there.from_ms, there.to_ms), (2, 7, 1, 100, 5000))
@@ -96,30 +107,67 @@ class QueryingTests(Base):
     def test_gaps_are_listed_up_to_the_limit(self) -> None:
         gaps = [Gap(after=n, records=n, reason="parse", from_ms=n, to_ms=n + 1) for n in range(1, 4)]
         put(self.archive, [record(seq=1, time=1000, service="web")], gaps)
-        found = self.querying().answer(asked(Gaps(limit=2)), LONG_S)
+        found = self.querying().answer(asked(Gaps(limit=2)), Patience(LONG_S))
         self.assertEqual(found.rows, [["se-1", 1, 1, "parse", 1, 2], ["se-1", 2, 2, "parse", 2, 3]])
         self.assertTrue(found.complete.more)
 
     def test_a_query_that_takes_too_long_is_ended(self) -> None:
         put_many(self.archive, MANY)
         querying = self.querying(1 << 30)
-        error = self.assertRaises(TimedOut, querying.answer, asked(Top(columns=["path", "seq", "time"])), 0.05)
+        error = self.assertRaises(
+            TimedOut, querying.answer, asked(Top(columns=["path", "seq", "time"])), Patience(0.05)
+        )
         self.assertIn("0.05 s", str(error))
-        self.assertEqual(querying.answer(asked(), LONG_S).rows, [[MANY]])
+        self.assertEqual(querying.answer(asked(), Patience(LONG_S)).rows, [[MANY]])
+
+    def test_a_query_that_nobody_waits_for_any_more_is_ended(self) -> None:
+        put_many(self.archive, MANY)
+        querying, gone, read = self.querying(1 << 30), threading.Event(), querying_module._read
+
+        def read_alone(*given: Any) -> Any:
+            gone.set()
+            return read(*given)
+
+        self.patch(querying_module, "_read", read_alone)
+        query = asked(Top(columns=["path", "seq", "time"]))
+        error = self.assertRaises(TimedOut, querying.answer, query, Patience(LONG_S, gone))
+        self.assertIn("nobody waits", str(error))
+        self.assertEqual(querying.answer(asked(), Patience(LONG_S)).rows, [[MANY]])
+
+    def test_to_read_an_archive_is_part_of_what_is_waited_for_and_gone_on_with_by_the_next(self) -> None:
+        for hour in range(3):
+            put(self.archive, [record(seq=hour + 1, time=hour * HOUR_MS, service="web")])
+        self.archive = Archive(self.folder, lambda: time.time_ns() + 10**12)
+        reads: list[Path] = []
+        read = hours.read_limited
+
+        def noted(path: Path, limit_bytes: int) -> bytes:
+            reads.append(path)
+            gone.set()
+            return read(path, limit_bytes)
+
+        self.patch(hours, "read_limited", noted)
+        querying = self.querying()
+        for begun in (1, 2):
+            gone = threading.Event()
+            self.assertRaises(TimedOut, querying.answer, asked(), Patience(LONG_S, gone))
+            self.assertEqual(len(reads), begun)
+        self.assertEqual(querying.answer(asked(), Patience(LONG_S)).rows, [[3]])
+        self.assertEqual(len(reads), 3)
 
     def test_a_query_that_wants_too_much_memory_is_refused(self) -> None:
         put_many(self.archive, MANY)
         querying = self.querying(64 << 20)
         for get in (Top(columns=["path", "seq", "time"]), Top(columns=["seq"])):
-            error = self.assertRaises(TooLarge, querying.answer, asked(get), LONG_S)
+            error = self.assertRaises(TooLarge, querying.answer, asked(get), Patience(LONG_S))
             self.assertIn("64 MiB", str(error))
-        self.assertEqual(querying.answer(asked(), LONG_S).rows, [[MANY]])
+        self.assertEqual(querying.answer(asked(), Patience(LONG_S)).rows, [[MANY]])
 
     def test_a_file_that_is_none_costs_one_line_that_names_it(self) -> None:
         """(H3)"""
         path = put(self.archive, [record(seq=1, time=1000, service="web")])
         path.write_bytes(b"P" * path.stat().st_size)
-        error = self.assertRaises(Damaged, self.querying().answer, asked(Rows(columns=["path"])), LONG_S)
+        error = self.assertRaises(Damaged, self.querying().answer, asked(Rows(columns=["path"])), Patience(LONG_S))
         self.assertIn(path.name, str(error))
         self.assertNotIn("\n", str(error))
 
@@ -133,13 +181,13 @@ class QueryingTests(Base):
             self.archive.add(aside, manifest_bytes(manifest_of(aside, told)))
         shape, rows = Rows(columns=["engine", "seq"], limit=1), []
         while True:
-            found = self.querying().answer(asked(shape), LONG_S)
+            found = self.querying().answer(asked(shape), Patience(LONG_S))
             rows += found.rows
             if not found.next:
                 break
             shape = Rows(columns=["engine", "seq"], limit=1, after=found.next)
         self.assertEqual(rows, [["se-2", 2], ["se-2", 1]])
-        series = self.querying().answer(asked(Series(bucket_s=10, measures=COUNT.measures)), LONG_S)
+        series = self.querying().answer(asked(Series(bucket_s=10, measures=COUNT.measures)), Patience(LONG_S))
         self.assertEqual(series.rows, [[0, 7]])
 
     def test_what_is_remembered_of_files_is_bounded_and_forgotten_after_a_fault(self) -> None:
@@ -154,30 +202,30 @@ class QueryingTests(Base):
         querying = self.querying()
         put(self.archive, [record(seq=1, time=1000, service="web")])
         for rows in (1, 1):
-            self.assertEqual(querying.answer(asked(), LONG_S).rows, [[rows]])
+            self.assertEqual(querying.answer(asked(), Patience(LONG_S)).rows, [[rows]])
         self.assertEqual(len(opens), 1)
         _, broken = (put(self.archive, [record(seq=seq, time=1000, service="web")]) for seq in (2, 3))
-        self.assertEqual([querying.answer(asked(), LONG_S).rows for _ in range(2)], [[[3]], [[3]]])
+        self.assertEqual([querying.answer(asked(), Patience(LONG_S)).rows for _ in range(2)], [[[3]], [[3]]])
         self.assertEqual(len(opens), 2)
         broken.write_bytes(b"P" * broken.stat().st_size)
-        self.assertRaises(Damaged, querying.answer, asked(Rows(columns=["path"])), LONG_S)
+        self.assertRaises(Damaged, querying.answer, asked(Rows(columns=["path"])), Patience(LONG_S))
         broken.unlink()
         broken.with_suffix(".json").unlink()
-        self.assertEqual(querying.answer(asked(), LONG_S).rows, [[2]])
+        self.assertEqual(querying.answer(asked(), Patience(LONG_S)).rows, [[2]])
 
     def test_a_file_that_goes_meanwhile_is_left_out(self) -> None:
         put(self.archive, [record(seq=1, time=1000, service="web")])
         gone = put(self.archive, [record(seq=2, time=1000, service="web")])
         choose, archive = self.archive.choose, self.archive
 
-        def choose_and_lose(query: LogQuery, known: Sequence[str]) -> Any:
-            chosen = choose(query, known)
+        def choose_and_lose(*given: Any) -> Any:
+            chosen = choose(*given)
             for each in (gone.with_suffix(".json"), gone):
                 each.unlink(missing_ok=True)
             return chosen
 
         self.patch(archive, "choose", choose_and_lose)
-        self.assertEqual(self.querying().answer(asked(), LONG_S).rows, [[1]])
+        self.assertEqual(self.querying().answer(asked(), Patience(LONG_S)).rows, [[1]])
 
     def test_the_database_reads_its_archive_alone(self) -> None:
         """(H3)"""
@@ -208,8 +256,11 @@ class QueryingTests(Base):
 
 class ServeTests(Base):
     def served(self, *questions: Asked) -> list[Answered]:
+        return self.answered(b"".join(encode(each) + b"\n" for each in questions))
+
+    def answered(self, lines: bytes) -> list[Answered]:
         answers = io.BytesIO()
-        serve(io.BytesIO(b"".join(encode(each) + b"\n" for each in questions)), answers, self.folder, 1 << 28, 1)
+        serve(io.BytesIO(lines), answers, self.folder, 1 << 28, 1)
         return [decode(line, Answered, limit_bytes=1 << 20) for line in answers.getvalue().splitlines()]
 
     def test_questions_are_answered_in_turn_by_their_numbers(self) -> None:
@@ -224,6 +275,22 @@ class ServeTests(Base):
         found = self.served(*(Asked(number=n, query=asked(), limit_s=9) for n in (1, 2)))
         self.assertEqual([each.failed and each.failed.kind for each in found], ["local", "local"])
         self.assertIn("ZeroDivisionError", str(found[0].failed))
+
+    def test_a_question_that_is_taken_back_is_answered_with_nothing(self) -> None:
+        """And another one is as good as before."""
+        put(self.archive, [record(seq=1, time=1000, service="web")])
+        one, two = (encode(Asked(number=n, query=asked(), limit_s=9)) + b"\n" for n in (1, 2))
+        self.patch(query_worker, "Patience", self.late)
+        found = self.answered(WITHDRAWAL + one + WITHDRAWAL + WITHDRAWAL + two)
+        self.assertEqual([each.number for each in found], [1, 2])
+        self.assertIn("nobody waits", str(found[0].failed))
+        self.assertEqual(found[1].answer and found[1].answer.rows, [[1]])
+
+    def late(self, limit_s: float, gone: threading.Event) -> Patience:
+        """That of the first question begins when it is taken back, as it is at some time."""
+        self.patch(query_worker, "Patience", Patience)
+        gone.wait()
+        return Patience(limit_s, gone)
 
     def test_without_duckdb_every_question_is_told_so(self) -> None:
         for name in ("duckdb", "avinet.logs.querying"):
@@ -333,13 +400,43 @@ class WorkerTests(TestCase):
             self.assertEqual((await each).rows, [[3]])
 
     async def test_who_goes_makes_room(self) -> None:
+        """A process that takes no notice is killed."""
+        self.patch(lineprocess, "WITHDRAWN_S", 0.05)
         worker = self.worker()
-        await self.stopped(worker)
+        pid = await self.stopped(worker)
         first, second, third = (self.ask(worker) for _ in range(3))
         for each in (second, first):
-            each.addErrback(lambda _: None)
             each.cancel()
+            await self.assertFailure(each, CancelledError)
         self.assertEqual((await third).rows, [[3]])
+        self.assertNotEqual(worker.pid, pid)
+
+    async def test_who_goes_leaves_the_process_as_it_is(self) -> None:
+        worker = self.worker(command=(sys.executable, "-c", PATIENT))
+        first, second = self.ask(worker), self.ask(worker, asked(engines=["se-1"]))
+        pid = worker.pid
+        first.cancel()
+        await self.assertFailure(first, CancelledError)
+        self.assertEqual((await second).rows, [["b"]])
+        self.assertEqual(worker.pid, pid)
+
+    async def test_an_answer_that_has_begun_when_it_is_taken_back_is_not_that_of_the_next(self) -> None:
+        worker = self.worker()
+        for _ in range(20):
+            first, second = self.ask(worker, asked(engines=["se-2"])), self.ask(worker)
+            await self.turn()
+            first.cancel()
+            await self.assertFailure(first, CancelledError)
+            self.assertEqual((await second).rows, [[3]])
+
+    async def test_a_node_that_stops_waits_for_nobody_who_has_gone(self) -> None:
+        worker = self.worker()
+        pid = await self.stopped(worker)
+        asking = self.ask(worker)
+        asking.cancel()
+        await worker.stop()
+        await self.assertFailure(asking, CancelledError)
+        self.assertRaises(ProcessLookupError, os.kill, pid, 0)
 
     async def test_a_query_that_takes_too_long_ends_without_its_process(self) -> None:
         put_many(self.archive, MANY, "se-2")

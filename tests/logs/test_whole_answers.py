@@ -18,6 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.logs.archive import Archive
 from avinet.logs.naming import LINES, PARQUET, open_name, sealed_name
 from avinet.logs.orders import Order
+from avinet.logs.patience import Patience
 from avinet.logs.querying import Querying
 from avinet.logs.sealer import seal
 from avinet.wire.answer import LogAnswer
@@ -134,7 +135,7 @@ class WholeAnswerTests(SynchronousTestCase):
     def asked(self, archive: Archive, get: Shape, until_ms: int = 10**6, known: Sequence[str] = ()) -> LogAnswer:
         querying = Querying(archive, 1 << 28, 1)
         try:
-            return querying.answer(LogQuery(since_ms=0, until_ms=until_ms, get=get), LONG_S, known)
+            return querying.answer(LogQuery(since_ms=0, until_ms=until_ms, get=get), Patience(LONG_S), known)
         finally:
             querying.close()
 
@@ -193,5 +194,5 @@ class WholeAnswerTests(SynchronousTestCase):
             Percentiles(column="bytes_out"),
         ):
             query = LogQuery(since_ms=START_MS, until_ms=START_MS + 10**6, get=get)
-            found = Querying(archive, 1 << 28, 2).answer(query, LONG_S)
+            found = Querying(archive, 1 << 28, 2).answer(query, Patience(LONG_S))
             self.same(found.rows, answer(query, held))

@@ -61,6 +61,7 @@ def log_query_routes(node: Node) -> Sequence[Route]:
             LogQuery,
             LogAnswer,
             limit_bytes=QUERY_LIMIT_BYTES,
+            droppable=True,
         ),
         Route("GET", "/v1/saved-log-queries", do.saved, "The queries that are kept", gives=SavedQueryList, query=PAGED),
         Route("GET", one, do.one, "One of them", gives=SavedQuery),
