@@ -73,9 +73,8 @@ class Cloud(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
 class Archive(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where segments of request logs are kept; empty: in `archive` below the state folder.
 
-    They take `limit_mib` at most, beyond that the oldest go of the service engine that has most, and none stays that is
-    older than `age_s`. Nothing is fetched
-    that would leave less than `spare_mib` on that file system.
+    They take `limit_mib` at most, beyond that the first go of the service engine that has most, and none stays that
+    came longer ago than `age_s`. Nothing is fetched that would leave less than `spare_mib` on that file system.
     """
 
     folder: str = ""

@@ -179,7 +179,7 @@ class Archive:
         return self.folder / parse_id(manifest.engine) / f"{hour:%Y-%m-%d}" / f"{hour:%H}" / name
 
     def retain(self, limit_bytes: int, oldest_ms: int) -> list[Segment]:
-        """Remove what is older than `oldest_ms`, and then what is more than `limit_bytes`: see `surplus`.
+        """Remove what came before `oldest_ms`, and then what is more than `limit_bytes`: see `surplus`.
 
         What was removed. What a crash left without a manifest goes too. Raises `LocalError`.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from twisted.logger import Logger
@@ -39,6 +39,8 @@ class SpoolFolder:
         self.path = path
         self.segments: list[Manifest] = []
         self.waiting: deque[OpenFile] = deque()
+        self.dated: dict[int, float] = {}
+        """When each segment that was there at the start was sealed, by its first number, in seconds since 1970."""
         self.acknowledged = 0
         self.file: OpenFile
 
@@ -116,6 +118,7 @@ class SpoolFolder:
                 manifest = read_manifest(read_limited(path, MANIFEST_LIMIT_BYTES))
                 if (first, last) in damaged or manifest.bytes != self.parquet(manifest).stat().st_size:
                     raise OSError(f"{path.with_suffix(PARQUET)} is missing or not whole")
+                self.dated[first] = path.stat().st_mtime
                 segments.append(manifest)
             except (AvinetError, OSError) as error:
                 self.log.error("a segment of request logs is lost: {why}", why=str(error))
@@ -248,6 +251,13 @@ class SpoolFolder:
         except OSError:
             return fresh
         return []
+
+    def date(self, dates: Mapping[int, float]) -> None:
+        """Say of segments, by their first numbers, when they were sealed: the clock was set. Raises `OSError`."""
+        for each in self.segments:
+            if each.first in dates:
+                path = self.path / sealed_name((each.first, each.last), MANIFEST)
+                os.utime(path, (dates[each.first], dates[each.first]))
 
     @property
     def size(self) -> int:

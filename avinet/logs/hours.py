@@ -35,11 +35,6 @@ class Segment:
     bytes: int
     came_ms: int = 0
 
-    @property
-    def age_from_ms(self) -> int:
-        """From when on it grows old: its last record, which no clock of a service engine sets behind its coming."""
-        return min(self.manifest.to_ms, self.came_ms)
-
 
 @dataclass(slots=True)
 class Hour:

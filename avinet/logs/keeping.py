@@ -10,14 +10,15 @@ from avinet.logs.hours import Segment
 
 
 def surplus(segments: Iterable[Segment], limit_bytes: int, oldest_ms: int) -> Iterator[Segment]:
-    """Those of `segments` that are older than `oldest_ms`, then as many as are too many: the oldest of whom has most.
+    """Those of `segments` that came before `oldest_ms`, then as many as are too many: the first of whom has most.
 
-    So a service engine that is flooded, or lies, pushes out its own records, and not those of all others.
+    So a service engine that is flooded, or lies, pushes out its own records, and not those of all others. No clock of a
+    service engine is asked: one that is off would have its records gone at once, or never.
     """
     there: defaultdict[str, deque[Segment]] = defaultdict(deque)
     sizes: defaultdict[str, int] = defaultdict(int)
-    for each in sorted(segments, key=lambda each: (each.age_from_ms, each.manifest.engine, each.manifest.first)):
-        if each.age_from_ms < oldest_ms:
+    for each in sorted(segments, key=_place):
+        if each.came_ms < oldest_ms:
             yield each
         else:
             there[each.manifest.engine].append(each)
@@ -32,3 +33,7 @@ def surplus(segments: Iterable[Segment], limit_bytes: int, oldest_ms: int) -> It
         total -= oldest.bytes
         if there[engine]:
             heappush(most, (size + oldest.bytes, engine))
+
+
+def _place(each: Segment) -> tuple[str, int, int]:
+    return each.manifest.engine, each.manifest.generation, each.manifest.first

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from avinet.wire.segment import Manifest
 
 
-def surplus(segments: Sequence[Manifest], size: int, cap_bytes: int, oldest_ms: int) -> int:
+def surplus(segments: Sequence[Manifest], size: int, cap_bytes: int, old: Callable[[Manifest], bool]) -> int:
     """How many of the oldest `segments` have to go, of a spool of `size` bytes in all that may have `cap_bytes`.
 
-    Those go that end before `oldest_ms`, too. As nodes acknowledge from the oldest on, those that are acknowledged are
+    Those go that are `old`, too. As nodes acknowledge from the oldest on, those that are acknowledged are
     the first to go.
     """
     count = 0
     for segment in segments:
-        if size <= cap_bytes and segment.to_ms >= oldest_ms:
+        if size <= cap_bytes and not old(segment):
             break
         size -= segment.bytes
         count += 1

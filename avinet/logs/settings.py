@@ -17,7 +17,8 @@ class SpoolSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=T
     Lines are on the disk after `sync_s`; up to `buffer_mib` of them wait for that in memory.
 
     A segment has `segment_rows` records, or `segment_mib` as they came, or is `segment_age_s` old. All of it takes
-    `cap_mib` on the disk at most, and none is kept that is older than `cap_age_s`. Sealing one may take `seal_s`.
+    `cap_mib` on the disk at most, and none is kept that was sealed longer ago than `cap_age_s`. Sealing one may take
+    `seal_s`.
     """
 
     keep: Literal["auto", "always", "never"] = "auto"

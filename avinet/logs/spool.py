@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from avinet.aio import News, Slots, Tasks, within
 from avinet.errors import AvinetError, Unavailable
 from avinet.files import cannot
+from avinet.logs.ages import Ages
 from avinet.logs.folder import SpoolFolder
 from avinet.logs.losses import Loss
 from avinet.logs.openfile import OpenFile
@@ -40,7 +41,8 @@ class Spool:
     """The request log of a service engine in `folder`, which is this process's alone.
 
     `append` and `gap` may be called at any time, also before `start`, and never wait. `wall` is the time in seconds
-    since 1970, `in_thread` runs a function off the reactor's thread. Stop it before `tasks` are.
+    since 1970, as far as it is known, and `machine` what the clock has by which files are dated. `in_thread` runs a
+    function off the reactor's thread. Stop it before `tasks` are.
     """
 
     log = Logger()
@@ -53,6 +55,7 @@ class Spool:
         sealer: Sealer,
         in_thread: InThread,
         wall: Callable[[], float],
+        machine: Callable[[], float],
         tasks: Tasks,
     ) -> None:
         self._clock = clock
@@ -61,6 +64,8 @@ class Spool:
         self._sealer = sealer
         self._in_thread = in_thread
         self._wall = wall
+        self._machine = machine
+        self._ages = Ages({}, machine())
         self._tasks = tasks
         self._folder = SpoolFolder(folder)
         self._pending = Pending(settings.buffer_mib * MIB)
@@ -198,6 +203,7 @@ class Spool:
             self._tell(error)
             if error is not None:
                 await self._rest("writing", RETRY_FIRST_S)
+        self._ages = Ages(self._folder.dated, self._machine())
         self._through = max(self._through, self._folder.acknowledged)
         self._seal()
         while not self._stopped:
@@ -211,9 +217,7 @@ class Spool:
                 return
             error = await self._write() or await self._rotate() or await self._acknowledge()
             if error is not None and self._folder.segments and self._folder.segments[0].last <= self._through:
-                await self._drop(
-                    lambda: self._folder.drop_segment(self._through)
-                )  # a node has it, and what comes now nobody has
+                await self._drop_segment()  # a node has it, and what comes now nobody has
             error = await self._keep_cap() or error
         self._well = error is None
         self._tell(error)
@@ -256,11 +260,13 @@ class Spool:
     async def _keep_cap(self) -> str | None:
         """Remove what there is no room for."""
         folder, cap = self._folder, self._settings.cap_mib * MIB
-        oldest_ms = self._now_ms() - int(self._settings.cap_age_s * 1000)
         error = None
-        for segment in folder.segments[: surplus(folder.segments, folder.size, cap, oldest_ms)]:
+        if self._ages.look(now := self._machine()):
+            dates = {each.first: now - self._ages.of(each.first) for each in folder.segments}
+            await self._attempt(lambda: folder.date(dates))
+        for segment in folder.segments[: surplus(folder.segments, folder.size, cap, self._old)]:
             through = self._through
-            error = await self._drop(partial(folder.drop_segment, through))
+            error = await self._drop_segment()
             if error is not None:  # and nothing is gone: it is counted when it is
                 return error
             if segment.last > through:
@@ -271,6 +277,16 @@ class Spool:
             if error is None:
                 self._lose_for_room(file.lines, f"{file.first} to {file.first + file.lines - 1}")
             self._release()
+        return error
+
+    def _old(self, segment: Manifest) -> bool:
+        return self._ages.of(segment.first) > self._settings.cap_age_s
+
+    async def _drop_segment(self) -> str | None:
+        first = self._folder.segments[0].first
+        error = await self._drop(partial(self._folder.drop_segment, self._through))
+        if error is None:
+            self._ages.gone(first)
         return error
 
     async def _drop(self, drop: Callable[[], list[Loss]]) -> str | None:
@@ -340,6 +356,8 @@ class Spool:
                 error = await self._attempt(lambda: self._folder.sealed(file, answer.manifest, answer.gaps))
         except AvinetError as failed:
             return str(failed)
+        if error is None and answer.manifest is not None:
+            self._ages.came(answer.manifest.first)
         if error is None and answer.unfit:
             self._lose("parse", answer.unfit)
             self.log.warn("{count} lines of request logs were no records", count=answer.unfit)

@@ -27,6 +27,7 @@ def request_logs(
     dataplane: Dataplane,
     in_thread: InThread,
     wall: Callable[[], float],
+    machine: Callable[[], float],
     tasks: Tasks,
 ) -> Spool | None:
     """The spool below `state` that takes what `dataplane` says from now on, to be started; None when none is kept.
@@ -47,6 +48,7 @@ def request_logs(
         SealerProcess(reactor, settings.seal_s),
         in_thread,
         wall,
+        machine,
         tasks,
     )
     dataplane.lines = spool.append

@@ -98,7 +98,7 @@ class EngineService(Service):
         in_thread = partial(deferToThreadPool, reactor, reactor.getThreadPool())
         self._in_thread = in_thread
         self._spool = request_logs(
-            reactor, state, settings.spool, self._dataplane, in_thread, self._clock.now, self._tasks
+            reactor, state, settings.spool, self._dataplane, in_thread, self._clock.now, wall, self._tasks
         )
         self._custody = Custody(
             reactor, Keystore(state), self._dataplane, in_thread, self._tasks, self._certificates_changed

@@ -40,6 +40,7 @@ def main(folder: Path, run: int) -> None:
         SealerProcess(reactor, 30),
         partial(deferToThreadPool, reactor, reactor.getThreadPool()),
         time.time,
+        time.time,
         Tasks(),
     )
     chance = random.Random(run)

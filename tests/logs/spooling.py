@@ -65,23 +65,35 @@ class Spooling:
     """A spool at work in `folder`."""
 
     def __init__(
-        self, folder: Path, *, settings: SpoolSettings | None = None, clock: Clock | None = None, start: bool = True
+        self,
+        folder: Path,
+        *,
+        settings: SpoolSettings | None = None,
+        clock: Clock | None = None,
+        start: bool = True,
+        set_s: float = 0.0,
     ) -> None:
         self.folder = folder
         self.clock = clock or Clock()
         self.sealer = Here()
         self.tasks = Tasks()
+        self.set_s = set_s
+        """By how much the clock of the machine was set since."""
         self.spool = Spool(
             self.clock,
             folder,
             settings or SpoolSettings(),
             self.sealer,
             at_once,
-            lambda: START_S + self.clock.seconds(),
+            self.now,
+            self.now,
             self.tasks,
         )
         if start:
             self.start()
+
+    def now(self) -> float:
+        return START_S + self.set_s + self.clock.seconds()
 
     def start(self) -> None:
         """Have the spool begin."""

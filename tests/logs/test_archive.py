@@ -225,7 +225,7 @@ class ArchiveTests(SynchronousTestCase):
         self.assertRaises(LocalError, Archive, Path("/var/lib/[a]"))
 
     def test_retention_removes_by_age_then_the_oldest_by_bytes(self) -> None:
-        paths = [put(self.archive, some(n, n * HOUR_MS)) for n in range(1, 6)]
+        paths = [self.came(put(self.archive, some(n, n * HOUR_MS)), n * HOUR_MS) for n in range(1, 6)]
         takes = [path.stat().st_size + path.with_suffix(".json").stat().st_size for path in paths]
         gone = self.archive.retain(sum(takes), 2 * HOUR_MS)
         self.assertEqual([each.path for each in gone], paths[:1])
@@ -239,7 +239,7 @@ class ArchiveTests(SynchronousTestCase):
 
     def test_who_has_most_pushes_out_its_own(self) -> None:
         """Not the records of others, though these are older."""
-        others = [put(self.archive, some(1, HOUR_MS, engine=f"se-{number}")) for number in (2, 3)]
+        others = [self.came(put(self.archive, some(1, HOUR_MS, engine=f"se-{number}")), HOUR_MS) for number in (2, 3)]
         flood = [put(self.archive, some(n, (10 + n) * HOUR_MS)) for n in range(1, 9)]
         takes = [path.stat().st_size + path.with_suffix(".json").stat().st_size for path in [*others, *flood]]
         gone = self.archive.retain(sum(takes[:2]) + sum(takes[-3:]), 0)
@@ -249,16 +249,25 @@ class ArchiveTests(SynchronousTestCase):
         self.assertEqual(self.archive.retain(sum(takes[:2]) + takes[-1], 0), [])
         self.assertEqual([each.path for each in self.archive.retain(2**40, 2 * HOUR_MS)], others)
 
-    def test_a_clock_that_is_ahead_keeps_no_segment_and_costs_no_other_its_place(self) -> None:
-        """Of a service engine that says to be of the year 3000, the records are as old as their coming."""
-        ahead = put(self.archive, some(1, 40_000_000 * HOUR_MS, engine="se-2"))
-        other = put(self.archive, some(1, 3 * HOUR_MS))
-        for each, came_ms in ((ahead, 2 * HOUR_MS), (other, 3 * HOUR_MS)):
-            os.utime(each.with_suffix(".json"), ns=(0, came_ms * 1_000_000))
-        self.assertEqual([each.path for each in self.archive.retain(other.stat().st_size + 1000, 0)], [ahead])
-        ahead = put(self.archive, some(1, 40_000_000 * HOUR_MS, engine="se-2"))
-        os.utime(ahead.with_suffix(".json"), ns=(0, 2 * HOUR_MS * 1_000_000))
-        self.assertEqual([each.path for each in self.archive.retain(2**40, 3 * HOUR_MS)], [ahead])
+    def test_whatever_the_clock_of_a_service_engine_says_a_segment_grows_old_from_when_it_came(self) -> None:
+        """In 1970, in the year 3000, and in between."""
+        paths = [
+            self.came(put(self.archive, some(1, time, engine=engine)), 2 * HOUR_MS)
+            for engine, time in (("se-1", 5), ("se-2", 40_000_000 * HOUR_MS), ("se-3", 2 * HOUR_MS - 1))
+        ]
+        self.assertEqual(self.archive.retain(2**40, 2 * HOUR_MS), [])
+        self.assertEqual([each.path for each in self.archive.retain(2**40, 2 * HOUR_MS + 1)], paths)
+
+    def test_where_there_is_no_room_the_first_numbers_go_whatever_the_time_in_them(self) -> None:
+        """A clock may have been set, and what was pulled first may be the latest."""
+        paths = [put(self.archive, some(n, time * HOUR_MS)) for n, time in ((3, 1), (2, 900), (1, 5))]
+        takes = [path.stat().st_size + path.with_suffix(".json").stat().st_size for path in paths]
+        self.assertEqual([each.path for each in self.archive.retain(takes[0], 0)], [paths[2], paths[1]])
+
+    def came(self, path: Path, at_ms: int) -> Path:
+        """`path`, a segment that came then."""
+        os.utime(path.with_suffix(".json"), ns=(0, at_ms * 1_000_000))
+        return path
 
     def test_retention_leaves_what_gets_its_manifest_just_now(self) -> None:
         """All of it may have come long ago, before the node was started again."""
@@ -297,7 +306,7 @@ class ArchiveTests(SynchronousTestCase):
 
     def test_what_was_removed_is_told_apart_from_what_was_never_here(self) -> None:
         for first in (1, 2, 5):
-            put(self.archive, some(first, first * HOUR_MS))
+            self.came(put(self.archive, some(first, first * HOUR_MS)), first * HOUR_MS)
         self.archive.retain(2**40, 3 * HOUR_MS)
         found = [(each.after, each.records, each.reason) for each in self.another().choose(self.asked()).gaps]
         self.assertEqual(found, [(0, 2, "removed"), (2, 2, "not-here")])

@@ -188,14 +188,14 @@ class RoomTests(SynchronousTestCase):
     def test_the_fewest_go_and_the_oldest_first(self, sizes: list[int], more: int, cap: int) -> None:
         segments = [segment(n + 1, n + 1, size, to_ms=10) for n, size in enumerate(sizes)]
         total = sum(sizes) + more
-        count = surplus(segments, total, cap, 0)
+        count = surplus(segments, total, cap, lambda _: False)
         left = total - sum(sizes[:count])
         self.assertTrue(left <= cap or count == len(sizes))
         self.assertTrue(count == 0 or left + sizes[count - 1] > cap)
 
     def test_what_is_too_old_goes(self) -> None:
-        segments = [segment(1, 1, to_ms=5), segment(2, 2, to_ms=9), segment(3, 3, to_ms=20)]
-        self.assertEqual(surplus(segments, 0, 100, 10), 2)
+        segments = [segment(1, 1), segment(2, 2), segment(3, 3)]
+        self.assertEqual(surplus(segments, 0, 100, lambda each: each.first <= 2), 2)
 
     def test_segments_are_found_by_number_and_time(self) -> None:
         one, two = segment(1, 10, from_ms=0, to_ms=9), segment(11, 20, from_ms=8, to_ms=15)

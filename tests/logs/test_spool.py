@@ -19,7 +19,7 @@ from avinet.logs.naming import CLEAN, MANIFEST, PARQUET, open_name, sealed_name
 from avinet.logs.settings import SpoolSettings
 from avinet.wire.log import TEXT_BYTES
 from avinet.wire.segment import read_manifest
-from tests.logs.spooling import Spooling, T, at_once, line, lines
+from tests.logs.spooling import START_S, Spooling, T, at_once, line, lines
 
 
 class SpoolCase(SynchronousTestCase):
@@ -394,6 +394,35 @@ class RoomTests(SpoolCase):
         self.successResultOf(at.seal_now())
         lost = sum(gap.records or 0 for gap in at.gaps if gap.reason == "cap")
         self.assertEqual((lost, lost + sum(each.rows for each in at.manifests)), (300, 401))
+
+    def test_whatever_the_clock_of_the_data_plane_says_a_segment_stays_as_long(self) -> None:
+        """Before 1970 was over, or in the year 3000."""
+        at = self.spooling(settings=SpoolSettings(cap_age_s=60))
+        for number, time in ((1, 5), (2, 32_503_680_000_000)):
+            at.spool.append([line(number, t=time)])
+            self.successResultOf(at.seal_now())
+        at.later(50)
+        self.assertEqual(len(at.manifests), 2)
+        at.later(15)
+        self.assertEqual((at.manifests, at.spool.lost["cap"]), ([], 2))
+
+    def test_a_clock_that_is_set_makes_nothing_old_and_nothing_new(self) -> None:
+        """Here or there, also when the process is started again."""
+        for set_s in (10 * 365 * 86400.0, -START_S):
+            at = self.spooling(settings=SpoolSettings(cap_age_s=60))
+            at.spool.append(lines([1]))
+            self.successResultOf(at.seal_now())
+            at.later(30)
+            at.set_s += set_s
+            at.later(20)
+            self.assertEqual(len(at.manifests), 1)
+            at.kill()
+            at = self.spooling(settings=SpoolSettings(cap_age_s=60), clock=at.clock, set_s=at.set_s)
+            at.later(5)
+            self.assertEqual(len(at.manifests), 1)
+            at.later(10)
+            self.assertEqual(at.manifests, [])
+            at.kill()
 
     def test_a_crash_after_a_removal_was_told_does_not_tell_it_twice(self) -> None:
         at = self.spooling(settings=SpoolSettings(cap_age_s=60))

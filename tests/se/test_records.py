@@ -30,7 +30,14 @@ class RequestLogTests(SynchronousTestCase):
 
     def kept(self, keep: Any) -> Spool | None:
         return request_logs(
-            self.clock, self.state, SpoolSettings(keep=keep), self.dataplane, at_once, lambda: START_S, self.tasks
+            self.clock,
+            self.state,
+            SpoolSettings(keep=keep),
+            self.dataplane,
+            at_once,
+            lambda: START_S,
+            lambda: START_S,
+            self.tasks,
         )
 
     def test_what_the_data_plane_says_is_in_the_spool(self) -> None:
