@@ -171,7 +171,7 @@ class Tasks:
     log = Logger()
 
     def __init__(self) -> None:
-        self._running: set[Deferred[Any]] = set()
+        self._running: dict[Deferred[Any], Deferred[None]] = {}
         self._stopped = False
 
     def spawn(
@@ -180,10 +180,10 @@ class Tasks:
         """Run `work` until it ends or the owner stops; the result fires when it has ended, and never fails."""
         deferred = as_deferred(work)
         ended: Deferred[None] = Deferred()
-        self._running.add(deferred)
+        self._running[deferred] = ended
 
         def finished(result: object) -> None:
-            self._running.discard(deferred)
+            self._running.pop(deferred, None)
             if isinstance(result, Failure) and not (self._stopped and result.check(*CANCELLED)):
                 self._failed(result, what, on_failure)
             ended.callback(None)
@@ -206,6 +206,12 @@ class Tasks:
         self._stopped = True
         for deferred in list(self._running):
             deferred.cancel()
+
+    async def end(self) -> None:
+        """Stop, and wait for what each still does when it is cancelled: that has a deadline of its own."""
+        self.stop()
+        while self._running:
+            await next(iter(self._running.values()))
 
     def __len__(self) -> int:
         return len(self._running)

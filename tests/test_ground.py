@@ -325,6 +325,25 @@ class AsyncTests(SynchronousTestCase):
         self.successResultOf(tasks.spawn(pause(clock, 10), "waiting"))
         self.assertEqual(clock.getDelayedCalls(), [])
 
+    def test_the_end_waits_for_what_each_does_when_it_is_cancelled(self) -> None:
+        tasks, goodbye = Tasks(), [Deferred[None](), Deferred[None]()]
+
+        async def polite(goodbye: Deferred[None]) -> None:
+            try:
+                await Deferred()
+            except CancelledError:
+                await goodbye
+
+        for each in goodbye:
+            tasks.spawn(polite(each), "waiting")
+        ending = as_deferred(tasks.end())
+        for each in goodbye:
+            self.assertNoResult(ending)
+            each.callback(None)
+        self.successResultOf(ending)
+        self.assertEqual(len(tasks), 0)
+        self.successResultOf(as_deferred(tasks.end()))
+
     def test_a_task_that_is_stopped_while_it_connects_is_no_fault(self) -> None:
         reactor, tasks = MemoryReactorClock(), Tasks()
 

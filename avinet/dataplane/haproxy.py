@@ -273,11 +273,12 @@ class HAProxy:
     async def detach(self) -> None:
         """HAProxy goes on; see `Dataplane`."""
         self._tasks.stop()
-        self._leaving.stop()
-        self._losses.listens()
         port, self._port = self._port, None
         if port is not None:
             await maybeDeferred(port.stopListening)
+        await self._leaving.end()
+        self._losses.listens()
+        if port is not None:
             await self._intake.close(self._reactor)
             self._master.release()
 

@@ -13,12 +13,14 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
-from avinet.aio import pause
+from avinet.aio import CANCELLED, pause, within
 from avinet.dataplane.runtime import WorkerState
 from avinet.errors import AvinetError
 
 FIRST_S, CAP_S = 0.1, 10.0
 """How long to wait between two looks: longer each time, for there is less and less to come."""
+LAST_S = 2.0
+"""How long the last look may take when the service engine ends."""
 PIECE_BYTES = 128 * 1024
 """How much is taken in one turn of the reactor."""
 
@@ -51,35 +53,49 @@ async def take_rest(
     """Take what `worker` still says, until it has nothing more to do; False when some may be lost.
 
     `ring` gives all that is in its ring, `state` what it does; both raise `AvinetError`. A worker that is not to stop
-    has ended a connection by which it looked whether we are there.
+    has ended a connection by which it looked whether we are there. Cancelled, this looks once more, for `LAST_S` at
+    most, before it lets go: what the worker says behind that is lost, if it is to stop.
     """
     wait_s, whole = FIRST_S, True
+
+    async def over() -> bool:
+        """Take what it has said until now. Whether that was all."""
+        nonlocal whole
+        while True:
+            count = len(worker.ended)
+            now = await state(worker.pid)
+            if now.stopping:
+                said = await ring(worker.pid)
+                at = behind(worker.last, said)
+                whole = whole and at >= 0
+                await _take(clock, worker, said, max(at, 0))
+                return now.connections <= 1  # which is that of its ring
+            worker.let_go(count)
+            if not worker.ended:
+                return True
+
     try:
         while True:
             try:
-                count = len(worker.ended)
-                now = await state(worker.pid)
-                if not now.stopping:
-                    worker.let_go(count)
-                    if not worker.ended:
-                        return whole
-                    continue
-                whole = await _catch_up(clock, worker, await ring(worker.pid)) and whole
-                if now.connections <= 1:  # which is that of its ring
+                if await over():
                     return whole
             except AvinetError:  # a master that begins anew has no answer just now
                 if not lives(worker.pid):
                     return False
             await pause(clock, wait_s)
             wait_s = min(2 * wait_s, CAP_S)
+    except CANCELLED:
+        try:
+            done = await within(clock, LAST_S, over(), "HAProxy")
+        except AvinetError:
+            return False
+        return done and whole
     finally:
         worker.let_go(len(worker.ended))
 
 
-async def _catch_up(clock: IReactorTime, worker: Worker, ring: bytes) -> bool:
-    """Take what is behind the last lines in `ring`; False when these are not there any more."""
-    at = behind(worker.last, ring)
-    begin = max(at, 0)
+async def _take(clock: IReactorTime, worker: Worker, ring: bytes, begin: int) -> None:
+    """Take what is in `ring` from `begin` on."""
     while begin < len(ring):
         end = ring.rfind(b"\n", begin, begin + PIECE_BYTES) + 1 or ring.find(b"\n", begin) + 1
         if not end:
@@ -87,7 +103,6 @@ async def _catch_up(clock: IReactorTime, worker: Worker, ring: bytes) -> bool:
         worker.take_block(ring[begin:end])
         begin = end
         await pause(clock, 0)
-    return at >= 0
 
 
 def behind(last: bytes, ring: bytes) -> int:

@@ -31,7 +31,7 @@ from avinet.dataplane.interface import Dataplane
 from avinet.dataplane.key_files import own_name, pem
 from avinet.dataplane.master import claim_ports, installed
 from avinet.dataplane.render import RECORDS_SOCKET, RING_BYTES, key_file, render
-from avinet.dataplane.runtime import dropped_logs, stat_lines
+from avinet.dataplane.runtime import WorkerState, dropped_logs, stat_lines
 from avinet.errors import Invalid, LocalError, Unavailable
 from avinet.telemetry.reports import add_up
 from avinet.trust.server_certificate import ServerCertificate
@@ -558,6 +558,24 @@ class HAProxyTests(RecordContract, TLSContract, DataplaneContract, TestCase):
         self.assertEqual([each[:2] for each in missed], [("crash", None)] * 2)
         self.web.answers.release()
         await lasting
+
+    @asynchronous
+    async def test_one_that_only_looked_whether_its_driver_is_there_while_that_ends_has_lost_nothing(self) -> None:
+        port = await self.serve_web()
+        await talk(port, request(b"/before"))
+        await self.records(1)
+        missed = self.note_missing()
+        state, looking = self.plane._master.state, []
+
+        async def late(worker: int) -> WorkerState:
+            looking.append(worker)
+            return await (Deferred() if len(looking) == 1 else state(worker))
+
+        self.patch(self.plane._master, "state", late)
+        await eventually("it looks whether its driver is there", lambda: looking)
+        await self.plane.detach()
+        self.assertEqual(len(looking), 2)
+        self.assertEqual(missed, [])
 
     # TLS
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
@@ -11,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.aio import as_deferred
-from avinet.dataplane.leaving import CAP_S, PIECE_BYTES, behind, take_rest
+from avinet.dataplane.leaving import CAP_S, LAST_S, PIECE_BYTES, behind, take_rest
 from avinet.dataplane.runtime import WorkerState
 from avinet.errors import Unavailable
 
@@ -42,7 +40,7 @@ class LeavingTests(SynchronousTestCase):
         self.clock = Clock()
         self.lines: list[bytes] = []
         self.connections = 1
-        self.alive, self.answers = True, True
+        self.alive, self.answers, self.silent = True, True, False
         self.stopping = True
 
     async def ring(self, pid: int) -> bytes:
@@ -53,6 +51,8 @@ class LeavingTests(SynchronousTestCase):
     async def state(self, pid: int) -> WorkerState:
         if not self.answers:
             raise Unavailable("no answer")
+        if self.silent:
+            await Deferred()
         return WorkerState(self.stopping, 1 + self.connections)
 
     def begin(self, last: bytes = b"") -> tuple[Worker, Deferred[bool]]:
@@ -144,12 +144,42 @@ class LeavingTests(SynchronousTestCase):
         self.assertTrue(self.successResultOf(done))
         self.assertEqual(worker.taken, self.lines)
 
-    def test_it_is_let_go_when_its_owner_ends(self) -> None:
+    def test_when_its_owner_ends_it_is_looked_at_once_more_and_let_go(self) -> None:
+        for connections, whole in ((1, False), (0, True)):
+            self.lines, self.connections = [], 1
+            worker, done = self.begin()
+            self.lines, self.connections = [b"1"], connections
+            done.cancel()
+            self.go_on(0)
+            self.assertIs(self.successResultOf(done), whole)
+            self.assertEqual((worker.taken, worker.gone, self.clock.getDelayedCalls()), ([b"1"], 1, []))
+
+    def test_whether_it_is_to_stop_is_found_out_before_its_owner_ends(self) -> None:
+        for stopping in (True, False):
+            self.silent, self.stopping = True, stopping
+            worker, done = self.begin()
+            self.silent = False
+            done.cancel()
+            self.assertIs(self.successResultOf(done), not stopping)
+            self.assertEqual(worker.gone, 1)
+
+    def test_one_that_does_not_say_so_in_time_may_have_lost_some(self) -> None:
+        self.silent = True
         worker, done = self.begin()
-        failures: list[Any] = []
-        done.addErrback(failures.append)
         done.cancel()
-        self.assertEqual((worker.gone, len(failures), self.clock.getDelayedCalls()), (1, 1, []))
+        self.assertNoResult(done)
+        self.assertEqual(worker.gone, 0)
+        self.go_on(LAST_S)
+        self.assertFalse(self.successResultOf(done))
+        self.assertEqual((worker.gone, self.clock.getDelayedCalls()), (1, []))
+
+    def test_a_ring_that_has_come_round_is_told_of_though_its_owner_ends_while_it_is_taken(self) -> None:
+        self.lines, self.connections = [b"x" * (PIECE_BYTES // 2)] * 9, 0
+        _, done = self.begin(last=b"2")
+        self.assertNoResult(done)
+        done.cancel()
+        self.go_on()
+        self.assertFalse(self.successResultOf(done))
 
     @given(LINES, LINES)
     def test_what_is_behind_a_line(self, before: list[bytes], after: list[bytes]) -> None:
