@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from inspect import isawaitable
 from typing import Any, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
@@ -15,6 +16,7 @@ from twisted.python.failure import Failure
 from avinet.errors import AvinetError, TimedOut
 
 T = TypeVar("T")
+_log = Logger()
 
 CANCELLED = (CancelledError, ConnectingCancelledError)
 """How a wait that was cancelled ends: an endpoint that was still connecting has an error of its own for it."""
@@ -102,6 +104,24 @@ async def to_the_end(awaitable: Awaitable[T]) -> T:
         found[0].raiseException()
     result: T = found[0]
     return result
+
+
+async def in_turn(*ends: Callable[[], object]) -> None:
+    """Call `ends` one after the other, and await what takes a while. A fault is logged: the next comes all the same.
+
+    For what ends with a process: threads of whoever was left out would keep it from ending.
+    """
+    for each in ends:
+        try:
+            done = each()
+            if isawaitable(done):
+                await done
+        except CANCELLED:
+            raise
+        except AvinetError as error:
+            _log.warn("not all has ended in order: {why}", why=str(error))
+        except Exception:
+            _log.failure("a fault of ours in what ends in order")
 
 
 def pause(clock: IReactorTime, seconds: float) -> Deferred[None]:

@@ -25,7 +25,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from avinet.aio import News, Slots, Tasks, as_deferred, cancellable, pause, to_the_end, within
+from avinet.aio import News, Slots, Tasks, as_deferred, cancellable, in_turn, pause, to_the_end, within
 from avinet.backoff import Backoff
 from avinet.errors import Invalid, LocalError, TimedOut
 from avinet.files import (
@@ -306,6 +306,27 @@ class AsyncTests(SynchronousTestCase):
         waiting.cancel()
         failing.errback(Invalid("it failed"))
         self.failureResultOf(waiting, CancelledError)
+
+    def test_what_goes_wrong_at_the_end_keeps_nothing_else_from_ending(self) -> None:
+        ended: list[str] = []
+        slow: Deferred[None] = Deferred()
+
+        async def awaits() -> None:
+            await slow
+            ended.append("slow")
+
+        def fault() -> None:
+            raise RuntimeError("a fault")
+
+        async def problem() -> None:
+            raise LocalError("the disk is full")
+
+        done = as_deferred(in_turn(fault, awaits, problem, lambda: ended.append("last")))
+        self.assertEqual(ended, [])
+        slow.callback(None)
+        self.successResultOf(done)
+        self.assertEqual(ended, ["slow", "last"])
+        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
 
     def test_a_task_that_fails_is_logged_once(self) -> None:
         tasks = Tasks()

@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from avinet.aio import BREATH, Tasks, pause, within
+from avinet.aio import BREATH, Tasks, in_turn, pause, within
 from avinet.cloud.bundle import LocalBoot
 from avinet.cloud.local import LocalCloud
 from avinet.config.desired import Desired
@@ -293,21 +293,29 @@ class Node:
 
     async def stop(self) -> None:
         """Write what is unsaved, and end all work."""
-        self.stalls.stop()
-        await self.logs.stop()
-        self.distributor.stop()
-        self.desired.stop()
-        self.certificates.stop()
-        self.directory.stop()
-        self.audit.stop()
+        await in_turn(
+            self.stalls.stop,
+            self.logs.stop,
+            self.distributor.stop,
+            self.desired.stop,
+            self.certificates.stop,
+            self.directory.stop,
+            self.audit.stop,
+            self._cut_all,
+            self.states.stop,
+            self.epochs.stop,
+            self._rollups_written,
+            self.tasks.stop,
+            self.logs.close,
+        )
+
+    def _cut_all(self) -> None:
         for session in self.sessions:
             self.sessions.cut(session.id, "the controller stops")
-        await self.states.stop()
-        await self.epochs.stop()
+
+    async def _rollups_written(self) -> None:
         with contextlib.suppress(TimedOut):
             await within(self._reactor, ROLLUPS_S, self.rollups.stop(), "the file of the rollups")
-        self.tasks.stop()
-        await self.logs.close()
 
     def _can_be_asked(self, id: str) -> bool:
         session = self.sessions.find(id)

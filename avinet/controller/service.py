@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, ensureDeferred, maybeDeferred
+from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory
@@ -18,7 +18,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from avinet.aio import Tasks, pause
+from avinet.aio import Tasks, in_turn, pause
 from avinet.backoff import Backoff
 from avinet.controller.api.silence import told_of_silence
 from avinet.controller.certificates.seals import Seals
@@ -230,10 +230,10 @@ class ControllerService(Service):
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
-        for port in self._ports:
-            await maybeDeferred(port.stopListening)
-        if self._node is not None:
-            await self._node.stop()
-        self._tasks.stop()
-        await self._store.close()
-        self._lock.release()
+        await in_turn(
+            *(port.stopListening for port in self._ports),
+            *([self._node.stop] if self._node is not None else []),
+            self._tasks.stop,
+            self._store.close,
+            self._lock.release,
+        )

@@ -201,7 +201,7 @@ class BuiltIn:
 
     async def shut_down(self, drain_s: float) -> None:
         """See `Dataplane`."""
-        for each in self._open.values():
+        for each in list(self._open.values()):
             await self._close(each)
         self._open.clear()
         deadline = self._reactor.seconds() + drain_s

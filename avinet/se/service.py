@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from typing_extensions import override
 
-from avinet.aio import Tasks
+from avinet.aio import Tasks, in_turn
 from avinet.config.apply import Applier
 from avinet.dataplane.choose import choose_dataplane
 from avinet.enrolment.client import Enrolment, read_trust, tls_client
@@ -294,16 +294,16 @@ class EngineService(Service):
         return ensureDeferred(self._stop())
 
     async def _stop(self) -> None:
-        self._stalls.stop()
-        self._reporter.stop()
-        self._significant.stop()
-        await self._applier.stop()
-        self._custody.stop()
-        if self._tunnels is not None:
-            await self._tunnels.stop()
-        await self._dataplane.detach()
-        await self._exports.stop()
-        if self._spool is not None:
-            await self._spool.stop()
-        self._tasks.stop()
-        self._lock.release()
+        await in_turn(
+            self._stalls.stop,
+            self._reporter.stop,
+            self._significant.stop,
+            self._applier.stop,
+            self._custody.stop,
+            *([self._tunnels.stop] if self._tunnels is not None else []),
+            self._dataplane.detach,
+            self._exports.stop,
+            *([self._spool.stop] if self._spool is not None else []),
+            self._tasks.stop,
+            self._lock.release,
+        )

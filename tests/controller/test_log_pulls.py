@@ -339,6 +339,28 @@ class BoundTests(PullsCase):
 
 
 class RestartTests(PullsCase):
+    def test_one_that_ends_while_its_node_does_keeps_no_other_from_being_kept(self) -> None:
+        self.fleet.unknown.add("se-9")
+        self.fleet.gone.add("se-1")
+        first, second = self.begin("se-1"), self.begin("se-1")
+        records = self.pulls._records
+        keep, waiting = records.keep, []
+
+        async def slowly(*what: Any) -> None:
+            if len(waiting) < 2:
+                waiting.append(turn := Deferred[None]())
+                await turn
+            await keep(*what)
+
+        self.patch(records, "keep", slowly)
+        stopping = as_deferred(self.pulls.stop())
+        self.pulls._running[first.id].end("cancelled")
+        self.later()
+        for each in reversed(waiting):
+            each.callback(None)
+        self.successResultOf(stopping)
+        self.assertEqual(list(self.pulls._running), [second.id])
+
     def restart(self) -> None:
         """The node ends and is started again."""
         self.result(self.pulls.stop())

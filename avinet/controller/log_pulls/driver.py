@@ -185,7 +185,7 @@ class LogPulls:
 
     async def stop(self) -> None:
         """Keep how far each pull is: it goes on when this node does."""
-        for under_way in self._running.values():
+        for under_way in list(self._running.values()):  # some may end meanwhile
             await self._keep(under_way)
 
     def _made(self, kept: Kept, engines: Sequence[PulledEngine]) -> UnderWay:
