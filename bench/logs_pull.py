@@ -90,11 +90,13 @@ def _an_hour_ago_ms() -> int:
 
 def _pulled(site: Site, source: LogSource, first_ms: int) -> tuple[float, float, float, list[list[float]]]:
     """Into an empty archive: seconds to the answer, MB that the controller grew, p99 of commands in ms, the answer."""
-    site.kill("controller")
-    shutil.rmtree(site.folder / "controller" / "archive", ignore_errors=True)
+    site.end("controller")  # in order: one that was killed would go on with the pull before, whose end it may not know
+    shutil.rmtree(_archive(site), ignore_errors=True)
     site.start_controller()
     source.connected()
     question = LogQuery(since_ms=first_ms, until_ms=first_ms + 2 * HOUR_MS, get=Series(bucket_s=60, measures=[P99]))
+    if _come(site):
+        raise BenchError("there is something in the archive before the pull")
     with _Watch(site, source) as watch:
         begun = time.monotonic()
         _avictl(site, "logs", "pull", source.id, "--output", "json")
@@ -225,9 +227,13 @@ def _interrupted(effort: Effort, say: Say) -> Iterator[Case]:
     )
 
 
+def _archive(site: Site) -> Path:
+    return site.folder / "controller" / "archive"
+
+
 def _come(site: Site) -> int:
-    archive = site.folder / "controller" / "archive"
-    return sum(each.stat().st_size for kind in ("*.part", "*.parquet") for each in archive.rglob(kind) if each.exists())
+    found = (each for kind in ("*.part", "*.parquet") for each in _archive(site).rglob(kind))
+    return sum(each.stat().st_size for each in found if each.exists())
 
 
 def _seen(site: Site, pull: str) -> dict[str, str]:

@@ -86,6 +86,17 @@ class Site:
         process.kill()
         process.wait()
 
+    def end(self, name: str) -> None:
+        """End a process in order. Raises `BenchError` when it does not within a minute."""
+        process = self._processes.pop(name)
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise BenchError(f"{name} does not end: {self.tail(name)}") from None
+
     def pid(self, name: str) -> int:
         """The process id of a process that was started here."""
         return self._processes[name].pid
