@@ -34,7 +34,7 @@ def page(
         if len(items) >= limit or size >= PAGE_BYTES or len(others) >= SPANS // 2:
             break
         following = manifest.last
-        if _wanted(manifest, since_ms, until_ms, service):
+        if wanted(manifest, since_ms, until_ms, service):
             items.append(manifest)
             size += len(encode(manifest))
         else:
@@ -49,7 +49,8 @@ def page(
     )
 
 
-def _wanted(manifest: Manifest, since_ms: int | None, until_ms: int | None, service: str) -> bool:
+def wanted(manifest: Manifest, since_ms: int | None, until_ms: int | None, service: str) -> bool:
+    """Whether a segment may have records of that time and that virtual service; empty: of any."""
     if not chosen([manifest], 0, since_ms, until_ms):
         return False
     return not service or has_service(manifest, service)

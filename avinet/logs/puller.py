@@ -49,27 +49,25 @@ class Puller:
         Raises what `source` raises, `OutOfBudget`, and `LocalError` for the disk; what was fetched stays.
         """
         await self._in_thread(lambda: self._incoming.tidy(source.engine))
-        await self._look_through(source, course)
-        listing = Listing(source.engine, source.generation)
+        before = await self._look_through(source, course)
+        listing = Listing(source.engine, source.generation, source.wanted, before)
         storing = _Storing(self, course)
         try:
             while not listing.over:
-                for manifest in listing.take(await source.page(listing.after)):
+                for manifest in listing.take(*await source.page(listing.after)):
                     await self._one(source, manifest, course, storing, again)
                 await storing.settled()
                 await self._acknowledge(source, storing.safe, listing.acknowledged, course)
         finally:
             await storing.settled()
 
-    async def _look_through(self, source: Source, course: Course) -> None:
+    async def _look_through(self, source: Source, course: Course) -> Listing:
         """Read the list, and keep of it what it comes to."""
-        listing = Listing(source.engine, source.generation)
-        segments = size = 0
+        listing = Listing(source.engine, source.generation, source.wanted)
         while not listing.over:
-            items = listing.take(await source.page(listing.after))
-            segments += len(items)
-            size += sum(each.bytes for each in items)
-        course.listed(segments, size, listing.missing)
+            listing.take(*await source.page(listing.after))
+        course.listed(listing.segments, listing.bytes, listing.missing)
+        return listing
 
     async def _one(self, source: Source, manifest: Manifest, course: Course, storing: _Storing, again: bool) -> None:
         """Have one segment in the archive: it may be stored while the next one comes."""

@@ -25,8 +25,11 @@ class Source(Protocol):
     async def seal(self) -> None:
         """Have it seal what is open."""
 
-    async def page(self, after: int) -> SegmentPage:
-        """The next of its segments, out of those that are wanted."""
+    async def page(self, after: int) -> tuple[SegmentPage, int]:
+        """The next of its segments, out of those that are wanted, and how many bytes have said so."""
+
+    def wanted(self, manifest: Manifest) -> bool:
+        """Whether it is one of those that were asked for."""
 
     async def open(self, manifest: Manifest, at: int) -> Pieces:
         """The file of a segment, from a byte on."""

@@ -278,7 +278,7 @@ class BoundTests(PullsCase):
         self.fleet.add("se-1")
         asked = []
 
-        async def page(after: int) -> SegmentPage:
+        async def page(after: int) -> tuple[SegmentPage, int]:
             asked.append(after)
             return await Deferred(lambda waiting: waiting.errback(Unavailable("it broke off its answer")))
 

@@ -76,10 +76,13 @@ class Engine:
     async def seal(self) -> None:
         await self._pumped(self.client.request("POST", "/v1/log-sealings"))
 
-    async def page(self, after: int) -> SegmentPage:
+    async def page(self, after: int) -> tuple[SegmentPage, int]:
         path = f"/v1/log-segments?after={after}"
         answer = await self._pumped(self.client.request("GET", path, limit_bytes=PAGE_LIMIT_BYTES))
-        return self.page_of(answer.decoded(SegmentPage, PAGE_LIMIT_BYTES))
+        return self.page_of(answer.decoded(SegmentPage, PAGE_LIMIT_BYTES)), len(answer.body)
+
+    def wanted(self, manifest: Manifest) -> bool:
+        return True
 
     async def open(self, manifest: Manifest, at: int) -> Pieces:
         self.opened.append((manifest.first, at))

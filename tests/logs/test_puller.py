@@ -146,9 +146,9 @@ class PullTests(PullCase):
         there = self.engine.sealed(5, 7, 3)
         pages = {0: (there[:1], 5), 5: (there[1:2], 12), 12: (there[2:], 0)}
 
-        async def page(after: int) -> SegmentPage:
+        async def page(after: int) -> tuple[SegmentPage, int]:
             items, following = pages[after]
-            return SegmentPage(items=items, next=following)
+            return SegmentPage(items=items, next=following), 100
 
         self.engine.page = page  # type: ignore[method-assign]
         self.assertEqual(self.pull().stored, 3)
@@ -220,6 +220,14 @@ class BadPeerTests(PullCase):
         self.engine.page_of = lambda page: SegmentPage(items=[page.items[0], lie])
         self.assertIn("generation 4", self.fails(PeerError))
         self.assertEqual(len(self.here.files()), 2)
+
+    def test_what_is_listed_after_the_first_look_is_left_to_the_next_pull(self) -> None:
+        """So a pull ends, however fast a service engine is."""
+        there = self.engine.sealed(5, 7)
+        pages = [SegmentPage(items=there[:1]), SegmentPage(items=there)]
+        self.engine.page_of = lambda page: pages.pop(0)
+        told = self.pull()
+        self.assertEqual((told.segments, told.stored), (1, 1))
 
     def test_other_records_of_the_same_numbers_are_refused(self) -> None:
         there = self.engine.sealed(5)

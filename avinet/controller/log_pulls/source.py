@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from avinet.controller.reverse import Reverse
 from avinet.controller.sessions import Session, Sessions
 from avinet.errors import Unavailable
+from avinet.logs.offering import wanted
 from avinet.rest.client import Answer
 from avinet.rest.pieces import Pieces
 from avinet.ssh.opening import OpenRefused
@@ -40,15 +41,19 @@ class LogSource:
         """See `Source`."""
         await self._signed("/v1/log-sealings", b"", SEAL_S)
 
-    async def page(self, after: int) -> SegmentPage:
+    async def page(self, after: int) -> tuple[SegmentPage, int]:
         """See `Source`."""
         order = self._order
-        wanted = {"after": after, "since": order.since_ms, "until": order.until_ms, "service": order.service or None}
-        path = "/v1/log-segments?" + urlencode({name: value for name, value in wanted.items() if value is not None})
+        asked = {"after": after, "since": order.since_ms, "until": order.until_ms, "service": order.service or None}
+        path = "/v1/log-segments?" + urlencode({name: value for name, value in asked.items() if value is not None})
         with self._asked():
             client = self._sessions.logs(self._session)
             answer = await client.request("GET", path, timeout_s=PAGE_S, limit_bytes=PAGE_LIMIT_BYTES)
-        return answer.decoded(SegmentPage, PAGE_LIMIT_BYTES)
+        return answer.decoded(SegmentPage, PAGE_LIMIT_BYTES), len(answer.body)
+
+    def wanted(self, manifest: Manifest) -> bool:
+        """See `Source`."""
+        return wanted(manifest, self._order.since_ms, self._order.until_ms, self._order.service)
 
     async def open(self, manifest: Manifest, at: int) -> Pieces:
         """See `Source`."""
