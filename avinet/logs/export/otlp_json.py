@@ -6,7 +6,6 @@ Names of attributes are those of the semantic conventions where these have one, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 
@@ -34,6 +33,35 @@ NAMES = {
 _decoder = msgspec.json.Decoder(Record)
 
 
+class _Text(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    string_value: str
+
+
+class _Number(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    int_value: str
+    """64 bits are a text in this encoding."""
+
+
+class _Attribute(msgspec.Struct, frozen=True, gc=False):
+    key: str
+    value: _Text | _Number
+
+
+class _Log(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    time_unix_nano: str
+    observed_time_unix_nano: str
+    severity_number: int
+    severity_text: str
+    event_name: str
+    body: _Text
+    attributes: Sequence[_Attribute]
+
+
+_HTTP = _Attribute("network.protocol.name", _Text("http"))
+_COLUMNS = [(each.name, NAMES.get(each.name, f"avinet.{each.name}")) for each in msgspec.structs.fields(Record)]
+"""The columns of a record in their order, and the names of their attributes."""
+
+
 def body(batch: Batch, engine: str, host: str, now_ms: int) -> bytes:
     """An ExportLogsServiceRequest with all of `batch`."""
     records = [_notice(each, now_ms) for each in batch.notices]
@@ -51,18 +79,18 @@ def body(batch: Batch, engine: str, host: str, now_ms: int) -> bytes:
     )
 
 
-def _record(line: bytes, now_ms: int) -> dict[str, Any]:
+def _record(line: bytes, now_ms: int) -> _Log:
     record = _decoder.decode(line)
     level = 3 if record.status >= 500 else 5 if record.status >= 400 or record.status < 0 else 6
-    attributes = []
-    for name, value in msgspec.structs.asdict(record).items():
-        if name == "time" or value == "" or (name == "status" and value <= 0):
-            continue
-        if name == "protocol":
-            attributes += [_text("network.protocol.name", "http"), _text("network.protocol.version", _version(value))]
-            continue
-        known = NAMES.get(name, f"avinet.{name}")
-        attributes.append(_text(known, value) if isinstance(value, str) else _number(known, value))
+    attributes: list[_Attribute] = []
+    for (name, known), value in zip(_COLUMNS, msgspec.structs.astuple(record), strict=True):
+        if isinstance(value, int):
+            if name != "time" and (value > 0 or name != "status"):
+                attributes.append(_Attribute(known, _Number(str(value))))
+        elif name == "protocol" and value:
+            attributes += (_HTTP, _text("network.protocol.version", _version(value)))
+        elif value:
+            attributes.append(_Attribute(known, _Text(value)))
     shown = f"{record.method} {record.path} {record.status}" if record.method else f"connection to {record.service}"
     return _log(record.time, now_ms, level, "request", shown, attributes)
 
@@ -72,7 +100,7 @@ def _version(protocol: str) -> str:
     return protocol.partition("/")[2].removesuffix(".0")
 
 
-def _notice(notice: Notice, now_ms: int) -> dict[str, Any]:
+def _notice(notice: Notice, now_ms: int) -> _Log:
     attributes = [_text("avinet.gap.reason", notice.reason)]
     if notice.records is not None:
         attributes.append(_number("avinet.gap.records", notice.records))
@@ -81,25 +109,17 @@ def _notice(notice: Notice, now_ms: int) -> dict[str, Any]:
     return _log(notice.to_ms, now_ms, 4, "gap", f"{count} records are missing: {notice.reason}", attributes)
 
 
-def _log(at_ms: int, now_ms: int, level: int, kind: str, shown: str, attributes: Sequence[Any]) -> dict[str, Any]:
-    number, text = _NUMBERS[level]
-    return {
-        "timeUnixNano": f"{at_ms}000000" if at_ms > 0 else "0",
-        "observedTimeUnixNano": f"{now_ms}000000",
-        "severityNumber": number,
-        "severityText": text,
-        "eventName": f"avinet.{kind}",
-        "body": {"stringValue": shown},
-        "attributes": attributes,
-    }
+def _log(at_ms: int, now_ms: int, level: int, kind: str, shown: str, attributes: Sequence[_Attribute]) -> _Log:
+    at = f"{at_ms}000000" if at_ms > 0 else "0"
+    return _Log(at, f"{now_ms}000000", *_NUMBERS[level], f"avinet.{kind}", _Text(shown), attributes)
 
 
-def _text(name: str, value: str) -> dict[str, Any]:
-    return {"key": name, "value": {"stringValue": value}}
+def _text(name: str, value: str) -> _Attribute:
+    return _Attribute(name, _Text(value))
 
 
-def _number(name: str, value: int) -> dict[str, Any]:
-    return {"key": name, "value": {"intValue": str(value)}}  # 64 bits are a text in this encoding
+def _number(name: str, value: int) -> _Attribute:
+    return _Attribute(name, _Number(str(value)))
 
 
 class _Partial(msgspec.Struct, rename="camel"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from avinet import __version__
 from avinet.dataplane.records import line
 from avinet.logs.export.batch import RECORDS, Batch, Notice, Waiting
 from avinet.logs.export.glance import glance
@@ -21,6 +23,7 @@ from tests.logs.test_significant import record
 NOW_MS = 1_800_000_000_123
 GAP = Notice("full", 7, NOW_MS - 500, NOW_MS)
 UNKNOWN = Notice("crash", None, NOW_MS - 500, NOW_MS)
+REQUEST = Path(__file__).with_name("request.json")
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 
 
@@ -114,6 +117,20 @@ class OtlpTests(SynchronousTestCase):
         self.assertEqual(
             (said["avinet.service"], said["avinet.termination"], said["avinet.total_ms"]), ("web", "SC", 12)
         )
+
+    def test_the_text_of_a_request_is_always_the_same(self) -> None:
+        one = record(
+            status=404,
+            time=NOW_MS,
+            method="GET",
+            path='/"\\\n\x01ä',
+            host="shop.example",
+            protocol="HTTP/1.1",
+            retries=2,
+        )
+        two = record(service="db", status=0, time=0, method="", path="", host="", protocol="")
+        said = body(Batch([GAP], [line(one), line(two)]), "se-1", 'edge"1', NOW_MS).decode()
+        self.assertEqual(said.replace(__version__, "VERSION"), REQUEST.read_text())
 
     def test_what_is_missing_is_a_log_too(self) -> None:
         known, unknown = self.logs(Batch([GAP, UNKNOWN], []))
