@@ -13,6 +13,7 @@ from twisted.python.threadpool import ThreadPool
 
 from avinet.aio import Tasks
 from avinet.controller.log_pulls.driver import LogPulls, Recorded
+from avinet.controller.log_pulls.errands import Errands
 from avinet.controller.log_pulls.records import PullRecords
 from avinet.controller.log_pulls.source import LogSource
 from avinet.controller.retention import Retention
@@ -75,12 +76,10 @@ class LogArchive:
             tasks,
             node,
             PullRecords(store),
-            puller,
-            engines,
+            Errands(self._reactor, puller, engines, random),
             recorded,
             self._now,
             secrets.token_bytes,
-            random,
             self._settings.pulls.at_once,
         )
 
@@ -91,7 +90,7 @@ class LogArchive:
 
 
 class _Engines:
-    """See `avinet.controller.log_pulls.driver.Engines`."""
+    """See `avinet.controller.log_pulls.errands.Engines`."""
 
     def __init__(self, sessions: Sessions, reverse: Reverse, directory: Directory, stalled_s: float) -> None:
         self._sessions = sessions

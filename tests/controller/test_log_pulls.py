@@ -6,14 +6,16 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.aio import Tasks, as_deferred
-from avinet.controller.log_pulls import driver
+from avinet.controller.log_pulls import driver, errands
 from avinet.controller.log_pulls.driver import LogPulls
+from avinet.controller.log_pulls.errands import Errands
 from avinet.controller.log_pulls.records import KEPT, PullRecords
 from avinet.controller.retention import Retention
 from avinet.enrolment.records import AUDIT, AuditRecord, put_audit
@@ -76,12 +78,10 @@ class PullsCase(SynchronousTestCase):
             self.tasks,
             "node-1",
             PullRecords(self.store),
-            self.here.puller,
-            self.fleet,
+            Errands(self.clock, self.here.puller, self.fleet, lambda: 1.0),
             self.recorded,
             lambda: 1e9 + self.clock.seconds(),
             lambda count: bytes([len(self.audited) + at for at in range(count)]),
-            lambda: 1.0,
             at_once,
         )
 
@@ -169,7 +169,7 @@ class CourseTests(PullsCase):
         self.later(60)
         self.assertEqual(self.states(pull), ["failed", "done"])
         self.assertEqual(self.engine(pull).why, "it has sent nothing for 30 s")
-        self.assertEqual(len(self.fleet.faults["se-1"]), 100 - driver.TRIES)
+        self.assertEqual(len(self.fleet.faults["se-1"]), 100 - errands.TRIES)
 
     def test_a_liar_and_a_fault_of_ours_are_the_end_of_one_and_the_others_go_on(self) -> None:
         self.fleet.add("se-1", "se-2", "se-3")
@@ -332,7 +332,8 @@ class BoundTests(PullsCase):
             self.begin("se-9")
             self.later(2)
         self.failureResultOf(as_deferred(self.pulls.show(first.id)), NotFound)
-        self.assertEqual(len(self.result(self.store.range(b"pull-engine/")).entries), KEPT)
+        for kind in (b"pulls/", b"pull-order/", b"pull-engine/"):
+            self.assertEqual(len(self.result(self.store.range(kind)).entries), KEPT)
         found = self.result(self.pulls.latest(limit=10, before=""))
         self.assertEqual((len(found.items), bool(found.next)), (10, True))
         self.assertLess(self.result(self.pulls.latest(limit=1, before=found.next)).items[0].id, found.next)
@@ -410,6 +411,42 @@ class RestartTests(PullsCase):
         self.later(5)
         self.pulls = self.made()
         self.assertEqual((self.seen(pull).pull.state, self.engine(pull).archived), ("done", 2))
+
+    def test_a_second_of_a_pull_of_very_many_writes_little(self) -> None:
+        self.fleet.add("se-1")
+        self.fleet.gone.add("se-1")
+        many = [f"se-{number:0>60}" for number in range(900)]
+        pull = self.begin("se-1", *many)
+        self.later(3)
+        written: list[int] = []
+        transact = self.store.transact
+
+        async def counted(transaction: Transaction) -> Any:
+            written.append(sum(len(each.value) for each in transaction.then if isinstance(each, Put)))
+            return await transact(transaction)
+
+        self.patch(self.store, "transact", counted)
+        self.fleet.gone.clear()
+        self.later(3)
+        self.assertTrue(written)
+        self.assertLess(max(written), 2000)
+        self.fleet.gone.add("se-1")
+        self.restart()
+        self.assertEqual(len(self.seen(pull).engines), 901)
+        self.assertEqual(len(self.seen(pull).pull.order.ids), 901)
+
+    def test_what_an_older_version_has_written_goes_on(self) -> None:
+        """It had the targets with how far it was."""
+        self.fleet.add("se-1")
+        order = LogPullOrder(ids=["se-1", "se-2"], budget_bytes=10**9)
+        pull = LogPull(id="1-old", node="node-1", order=order, created=1e9, targets=2)
+        old = msgspec.json.encode({"pull": pull, "targets": ["se-1", "se-2"]})
+        self.result(self.store.transact(Transaction((), (Put(b"pulls/1-old", old),))))
+        self.restart()
+        self.later(3)
+        self.assertEqual(self.states(pull), ["done", "waiting"])
+        self.restart()
+        self.assertEqual((self.states(pull), self.seen(pull).pull.order), (["done", "waiting"], order))
 
     def test_what_a_newer_version_has_written_does_not_stop_a_node(self) -> None:
         self.fleet.add("se-1")

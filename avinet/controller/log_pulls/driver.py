@@ -9,21 +9,18 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Protocol
 
 import msgspec
-from twisted.internet.defer import CancelledError, DeferredList
+from twisted.internet.defer import DeferredList
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from avinet.aio import CANCELLED, News, Slots, Tasks, as_deferred, pause, within
-from avinet.backoff import Backoff
-from avinet.controller.log_pulls.course import EngineCourse, UnderWay
+from avinet.aio import News, Tasks, as_deferred, pause, within
+from avinet.controller.log_pulls.course import UnderWay
+from avinet.controller.log_pulls.errands import Errands
 from avinet.controller.log_pulls.records import Kept, PullRecords
-from avinet.errors import AvinetError, Conflict, NotFound, TimedOut, TooLarge, TooMany, Unavailable
+from avinet.errors import AvinetError, Conflict, NotFound, TimedOut, TooLarge, TooMany
 from avinet.ids import random_name
-from avinet.logs.puller import Puller
-from avinet.logs.source import OutOfBudget, Source
 from avinet.logs.turns import Turns
 from avinet.store.interface import Put
 from avinet.wire.log_pulls import TARGETS, LogPull, LogPullList, LogPullOrder, LogPullSeen, LogPullState, PulledEngine
@@ -34,27 +31,8 @@ KEEP_S = 1.0
 """How often what has changed is written, at most."""
 TELL_S = 0.5
 """How often it is told."""
-LOOK_S = 1.0
-"""How often is looked whether a service engine is connected."""
-TRIES = 6
-"""After so many tries of which nothing came, of a service engine that is connected, it is given up."""
-AGAIN = Backoff(first_s=0.5, cap_s=10.0)
 SEEN = 200
 """How many service engines are told in one line."""
-_LATE = "the deadline of the pull has passed"
-
-
-class Engines(Protocol):
-    """The service engines of this node."""
-
-    def known(self, id: str) -> bool:
-        """Whether there is such a one."""
-
-    def connected(self, id: str) -> bool:
-        """Whether it can be asked for its request logs."""
-
-    def source(self, id: str, order: LogPullOrder) -> Source:
-        """What is pulled from. Raises `Unavailable`."""
 
 
 Recorded = Callable[[str, str, str, str], Put]
@@ -62,7 +40,7 @@ Recorded = Callable[[str, str, str, str], Put]
 
 
 class LogPulls:
-    """Pulls by `puller` as the node `node`. `now` is the time of day in seconds since 1970, `chance` in [0, 1)."""
+    """Pulls, each of several `errands`, as the node `node`. `now` is the time of day in seconds since 1970."""
 
     log = Logger()
 
@@ -72,27 +50,21 @@ class LogPulls:
         tasks: Tasks,
         node: str,
         records: PullRecords,
-        puller: Puller,
-        engines: Engines,
+        errands: Errands,
         recorded: Recorded,
         now: Callable[[], float],
         random: Callable[[int], bytes],
-        chance: Callable[[], float],
         at_once: int,
     ) -> None:
         self._clock = clock
         self._tasks = tasks
         self._node = node
         self._records = records
-        self._puller = puller
-        self._engines = engines
+        self._errands = errands
         self._recorded = recorded
         self._now = now
         self._random = random
-        self._chance = chance
         self._turns = Turns(at_once, clock.seconds)
-        self._alone: dict[str, Slots] = {}
-        """Of each service engine: one pull of it at a time."""
         self._running: dict[str, UnderWay] = {}
         self._news = News()
 
@@ -117,7 +89,7 @@ class LogPulls:
         audit = self._recorded("log-pull", operator, pull.id, f"of {len(targets)} service engines")
         under_way = self._made(kept, [PulledEngine(id=id) for id in targets])
         try:
-            await self._records.keep(kept, [], audit)
+            await self._records.begin(kept, audit)
         except BaseException:
             del self._running[pull.id]
             raise
@@ -132,7 +104,7 @@ class LogPulls:
             where = f"on node {kept.pull.node}" if kept.pull.state == "running" else "any more"
             raise Conflict(f"pull {id} does not run {where}", hint="see avictl logs pulls")
         audit = self._recorded("log-pull-cancelled", operator, id, "")
-        await self._records.keep(under_way.kept, [], audit)
+        await self._records.keep(under_way.kept.pull, [], audit)
         under_way.end("cancelled")
 
     async def show(self, id: str) -> LogPullSeen:
@@ -145,7 +117,7 @@ class LogPulls:
 
     async def latest(self, *, limit: int, before: str) -> LogPullList:
         """Pulls before the one with the id `before`, the latest first."""
-        found = [each.pull for each in await self._records.all() if not before or each.pull.id < before]
+        found = [each for each in await self._records.all() if not before or each.id < before]
         items = [self._running[each.id].pull if each.id in self._running else each for each in found[::-1][:limit]]
         short = [msgspec.structs.replace(each, order=msgspec.structs.replace(each.order, ids=[])) for each in items]
         return LogPullList(items=short, next=items[-1].id if len(found) > limit else "")
@@ -179,9 +151,12 @@ class LogPulls:
     async def start(self) -> None:
         """Go on with what this node had under way when it ended."""
         await self._records.sweep()
-        for kept in await self._records.all():
-            if kept.pull.state == "running" and kept.pull.node == self._node:
-                self._begin(self._made(kept, await self._records.engines(kept)))
+        for pull in await self._records.all():
+            if pull.state == "running" and pull.node == self._node:
+                with contextlib.suppress(NotFound):  # the rest of it is of a newer version
+                    kept = await self._records.find(pull.id)
+                    await self._records.begin(kept)  # an older version had written it in another form
+                    self._begin(self._made(kept, await self._records.engines(kept)))
 
     async def stop(self) -> None:
         """Keep how far each pull is: it goes on when this node does."""
@@ -210,7 +185,7 @@ class LogPulls:
         keeping = self._tasks.spawn(self._keep_now_and_then(under_way), f"keeping how far pull {pull.id} is")
         try:
             left = [each for each in under_way.courses.values() if not each.seen.ended]
-            under_way.working = [as_deferred(self._see_through(under_way, each)) for each in left]
+            under_way.working = [as_deferred(self._errands.see_through(under_way, each)) for each in left]
             await DeferredList(under_way.working, consumeErrors=True)
         finally:
             if deadline.active():
@@ -222,76 +197,6 @@ class LogPulls:
             under_way.changed.ring()
             under_way.over.ring()
             await keeping
-
-    # one service engine
-
-    async def _see_through(self, under_way: UnderWay, course: EngineCourse) -> None:
-        """Pull from one service engine: how that ends is its state; raises nothing but the end of this node."""
-        try:
-            await self._pull(under_way, course)
-        except CANCELLED:
-            if under_way.ending is None:
-                raise
-            self._cut_short(under_way.ending == "cancelled", course)
-        except OutOfBudget as error:
-            course.now("out-of-budget", str(error))
-        except AvinetError as error:
-            course.now("failed", str(error))
-        except Exception:  # the edge: a fault of ours is one of this service engine alone
-            self.log.failure("a fault of ours in pull {id}", id=under_way.kept.pull.id)
-            course.now("failed", "an unexpected fault, which the node has logged")
-        else:
-            course.now("done" if course.well else "failed")
-
-    def _cut_short(self, cancelled: bool, course: EngineCourse) -> None:
-        if cancelled:
-            course.now("cancelled")
-        elif self._engines.connected(course.seen.id):
-            course.now("failed", f"{_LATE}; {course.seen.why}" if course.seen.why else _LATE)
-        else:
-            course.now("unreachable", "it is not connected, or does not offer its request logs")
-
-    async def _pull(self, under_way: UnderWay, course: EngineCourse) -> None:
-        id, failures, sealed = course.seen.id, 0, False
-        course.now("waiting")
-        async with self._alone.setdefault(id, Slots(1)):
-            while True:
-                await self._connection(id)
-                before = course.gone_on
-                try:
-                    source = self._engines.source(id, under_way.kept.pull.order)
-                    if not sealed:
-                        await self._seal(source, course)
-                        sealed = True
-                    course.now("pulling")
-                    await self._puller.pull(source, course, again=under_way.kept.pull.order.again)
-                    return
-                except Unavailable as error:
-                    if under_way.ending is not None:  # which broke off what it waited for
-                        raise CancelledError from error
-                    failures = 0 if course.gone_on > before or not self._engines.connected(id) else failures + 1
-                    if failures >= TRIES:
-                        raise
-                    course.now("waiting", str(error))
-                    await pause(self._clock, AGAIN.delay_s(failures, self._chance))
-
-    async def _connection(self, id: str) -> None:
-        while not self._engines.connected(id):
-            if not self._engines.known(id):
-                raise NotFound(f"there is no service engine {id}")
-            await pause(self._clock, LOOK_S)
-
-    async def _seal(self, source: Source, course: EngineCourse) -> None:
-        """Have it seal what is open. What is sealed already is worth pulling when it cannot."""
-        course.now("sealing")
-        try:
-            await source.seal()
-        except NotFound:
-            raise
-        except AvinetError as error:
-            if not self._engines.connected(source.engine):
-                raise
-            course.unsealed(f"its last records are not sealed: {error}")
 
     # how far it is
 
@@ -315,7 +220,7 @@ class LogPulls:
         engines = [under_way.courses[id].seen for id in dirty]
         now = msgspec.structs.replace(under_way.pull, left_s=None, bytes_per_s=0.0)
         try:
-            await self._records.keep(Kept(pull=now, targets=under_way.kept.targets), engines)
+            await self._records.keep(now, engines)
         except AvinetError as error:
             if self._news.fresh(str(error)):
                 self.log.warn("how far pull {pull} is, is not kept: {why}", pull=now.id, why=str(error))
