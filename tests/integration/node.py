@@ -64,9 +64,9 @@ class Node:
         """The command that starts the controller."""
         return [sys.executable, TWISTD, "--nodaemon", "--pidfile=", "avi-controller", "--config", str(self.settings)]
 
-    def start_controller(self) -> None:
-        """Start the controller, and wait until it answers."""
-        self.machine.start("controller", *self.command())
+    def start_controller(self, *within: str) -> None:
+        """Start the controller, `within` another command, and wait until it answers."""
+        self.machine.start("controller", *within, *self.command())
         status = self.machine.until("the controller answers", lambda: self.machine.asked("status"))
         self.ssh_port, self.https_port = (int(status[door][0].rpartition(":")[2]) for door in ("ssh", "https"))
 
