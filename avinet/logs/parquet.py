@@ -13,9 +13,13 @@ from avinet.errors import AvinetError
 from avinet.logs.lines import IN_LINES, LONGEST_MS, absent
 from avinet.wire.log import SEQUENCE, Column
 
-MEMORY = "100MB"
-ROW_GROUP = 30_720
-"""Rows that are kept in memory to be written at once: fifteen vectors of DuckDB's."""
+MEMORY = "150MB"
+ROW_GROUP = 51_200
+"""Rows that are kept in memory to be written at once: 25 vectors of DuckDB's,"""
+GROUPS_BYTES = (36_000_000, 9_000_000)
+"""unless they take so much of it; where even that is more than there is, as clients choose the texts, the second."""
+DIFFERENT = 20_480
+"""A column with up to so many different values among those rows is written as a dictionary and places in it."""
 OBJECT_BYTES = 128 * 1024
 
 
@@ -40,6 +44,7 @@ def _engine() -> Iterator[duckdb.DuckDBPyConnection]:
         config={
             "threads": 1,
             "memory_limit": MEMORY,
+            "preserve_insertion_order": False,  # else groups have no bound in bytes; one thread keeps the order
             "temp_directory": "",
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
@@ -56,20 +61,29 @@ def write(source: Path, to: Path, first: int) -> int:
 
     Raises `Unfit` when a line is no record, or a value is not of its column's type.
     """
+    much, little = GROUPS_BYTES
+    try:
+        try:
+            return _copied(source, to, first, much)
+        except duckdb.OutOfMemoryException:
+            return _copied(source, to, first, little)
+    except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.ConstraintException) as error:
+        raise Unfit(str(error)) from error
+    except duckdb.Error as error:
+        raise OSError(5, str(error).partition("\n")[0], str(to)) from error
+
+
+def _copied(source: Path, to: Path, first: int, group_bytes: int) -> int:
     kinds = ", ".join(f"{column.key}: '{'VARCHAR' if column.kind == 'text' else 'BIGINT'}'" for column in IN_LINES)
     columns = ", ".join(_selected(column) for column in IN_LINES)
     with _engine() as engine:
-        try:
-            found = engine.execute(
-                f"COPY (SELECT {first - 1} + row_number() OVER () AS {SEQUENCE.name}, {columns}"
-                f" FROM read_json({_quoted(source)}, format = 'newline_delimited', columns = {{{kinds}}},"
-                f" maximum_object_size = {OBJECT_BYTES}, compression = 'uncompressed'))"
-                f" TO {_quoted(to)} (FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP})"
-            ).fetchone()
-        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.ConstraintException) as error:
-            raise Unfit(str(error)) from error
-        except duckdb.Error as error:
-            raise OSError(5, str(error).partition("\n")[0], str(to)) from error
+        found = engine.execute(
+            f"COPY (SELECT {first - 1} + row_number() OVER () AS {SEQUENCE.name}, {columns}"
+            f" FROM read_json({_quoted(source)}, format = 'newline_delimited', columns = {{{kinds}}},"
+            f" maximum_object_size = {OBJECT_BYTES}, compression = 'uncompressed'))"
+            f" TO {_quoted(to)} (FORMAT parquet, PARQUET_VERSION v2, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP},"
+            f" ROW_GROUP_SIZE_BYTES {group_bytes}, DICTIONARY_SIZE_LIMIT {DIFFERENT})"
+        ).fetchone()
     assert found is not None
     return int(found[0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from pathlib import Path
 
 import duckdb
@@ -12,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.logs.lines import IN_LINES, mended, record
-from avinet.logs.parquet import Unfit, totals, write
-from avinet.wire.log import COLUMNS
+from avinet.logs.parquet import ROW_GROUP, Unfit, totals, write
+from avinet.wire.log import COLUMNS, KEPT_TEXT_BYTES
 from bench.records import lines
 
 ROWS = 40_000
@@ -49,6 +50,27 @@ class ParquetTests(SynchronousTestCase):
         data = b"".join(line + b"\n" for line in lines(ROWS))
         self.assertEqual(len(self.written(data)), ROWS)
         self.assertLess(self.to.stat().st_size / ROWS, ASKED_BYTES_A_ROW)
+
+    def test_numbers_are_in_order_through_all_groups_of_rows(self) -> None:
+        count = len(self.written(b"".join(line + b"\n" for line in lines(2 * ROWS))))
+        groups = duckdb.sql(f"SELECT count(DISTINCT row_group_id) FROM parquet_metadata('{self.to}')").fetchall()
+        self.assertEqual(groups, [(-(-count // ROW_GROUP),)])
+        numbers = duckdb.sql(f"SELECT seq FROM read_parquet('{self.to}')").fetchall()
+        self.assertEqual(numbers, [(each,) for each in range(10, 10 + count)])
+
+    def test_long_texts_that_clients_have_chosen_take_smaller_groups_and_not_more_memory(self) -> None:
+        import msgspec
+
+        chance = random.Random(1)
+        many = 20_000
+        with self.source.open("wb") as file:
+            for number in range(many):
+                said = {"t": 1 + number, **dict.fromkeys("uqaf", chance.randbytes(KEPT_TEXT_BYTES // 2).hex())}
+                file.write(msgspec.json.encode(said) + b"\n")
+        self.assertEqual(write(self.source, self.to, 1), many)
+        self.assertEqual(
+            duckdb.sql(f"SELECT count(*), max(seq) FROM read_parquet('{self.to}')").fetchall(), [(many, many)]
+        )
 
     @settings(max_examples=40, deadline=None)
     @given(st.lists(LINES, min_size=1, max_size=5))
