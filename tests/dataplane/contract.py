@@ -11,63 +11,17 @@ from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
 
-from avinet.dataplane.interface import Dataplane
 from avinet.errors import Invalid, NotFound
 from avinet.telemetry.reports import add_up
 from avinet.wire.config import Config, HealthCheck, Pool, Route, Server, Tls, VirtualService
 from avinet.wire.report import ServerTraffic, ServiceTraffic
-from tests.dataplane.servers import Digest, WebServer, ask, quiet, send_tcp
+from tests.dataplane.planes import CHECK, pool
+from tests.dataplane.servers import Digest, ask, quiet, send_tcp
 from tests.running import asynchronous, eventually, free_port
-
-CHECK = HealthCheck(kind="http", path="/", interval_ms=100, timeout_ms=500, rise=1, fall=1)
-
-
-def pool(name: str, *servers: WebServer, weights: tuple[int, ...] = (), **rest: Any) -> Pool:
-    weighted = weights or (100,) * len(servers)
-    members = [
-        Server(name=each.name, address="127.0.0.1", port=each.port, weight=weight)
-        for each, weight in zip(servers, weighted, strict=True)
-    ]
-    return Pool(name=name, servers=members, health_check=CHECK, **rest)
 
 
 class DataplaneContract:
-    """Mix into a trial TestCase that makes a data plane in `make`, and sets `plane` to one in setUp."""
-
-    plane: Dataplane
-
-    def make(self) -> Dataplane:
-        raise NotImplementedError  # abstract
-
-    def setUp(self) -> None:
-        self.plane = self.make()
-        self.addCleanup(lambda: ensureDeferred(self.plane.shut_down(0.0)))
-
-    def server(self, name: str) -> WebServer:
-        server = WebServer(name)
-        server.start()
-        self.addCleanup(lambda: ensureDeferred(server.stop()))
-        return server
-
-    def service(self, port: int, **rest: Any) -> VirtualService:
-        return VirtualService(name="web", address="127.0.0.1", port=port, **{"pool": "p", **rest})
-
-    def up(self, *names: str) -> bool:
-        found = {each.server for each in self.plane.health() if each.state == "up"}
-        return found >= set(names)
-
-    async def serve(self, config: Config, *names: str) -> None:
-        """Start with `config`, and wait until the servers of these names are seen up."""
-        await self.plane.start(config)
-        await eventually(f"{names} are up", lambda: self.up(*names))
-
-    async def names(self, port: int, count: int, path: str = "/", host: str = "example.net") -> list[str]:
-        found = []
-        for _ in range(count):
-            status, body = await ask(port, path, host=host)
-            self.assertEqual(status, 200)
-            found.append(body.split()[0].decode())
-        return found
+    """Mix into a `PlaneCase`."""
 
     @asynchronous
     async def test_requests_go_to_the_servers_of_the_pool_in_turn(self) -> None:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import socket
 import time
-from typing import IO, Any
 
-import msgspec
 from twisted.internet.threads import deferToThread
 
-from avinet.dataplane.interface import Dataplane
-from avinet.dataplane.records import Record
 from avinet.wire.config import Config, HealthCheck, Pool, Server
-from avinet.wire.log import COLUMNS, HOSTILE_TEXT_BYTES, KEPT_TEXT_BYTES, SEQUENCE
-from tests.dataplane.contract import pool
+from avinet.wire.log import HOSTILE_TEXT_BYTES, KEPT_TEXT_BYTES
+from tests.dataplane.clients import request, talk
+from tests.dataplane.planes import pool
 from tests.dataplane.tls_client import TIMEOUT_S, ask_tls
 from tests.running import asynchronous, eventually, free_port
 
-KEYS = [each.key for each in COLUMNS if each is not SEQUENCE]
 INJECTION = b'","st":1,"s":"other","x":"'
 HOSTILE = (
     b'"',
@@ -37,89 +31,8 @@ HOSTILE = (
 )
 
 
-def fields(line: bytes) -> list[str]:
-    """The keys of a line, as often as they are in it."""
-    pairs: list[tuple[str, Any]] = json.loads(line, object_pairs_hook=list)
-    return [key for key, _ in pairs]
-
-
-def request(
-    target: bytes = b"/", *headers: bytes, method: bytes = b"GET", host: bytes = b"example.net", body: bytes = b""
-) -> bytes:
-    """A request that is the last one of its connection."""
-    lines = [b"%s %s HTTP/1.1" % (method, target), b"Host: " + host, *headers, b"Connection: close"]
-    lines += [b"Content-Length: %d" % len(body)] if body else []
-    return b"\r\n".join([*lines, b"", b""]) + body
-
-
-def _talk(port: int, data: bytes) -> tuple[int, bytes]:
-    with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as opened:
-        opened.sendall(data)
-        answer = bytearray()
-        with contextlib.suppress(ConnectionResetError):
-            while more := opened.recv(65536):
-                answer += more
-        return opened.getsockname()[1], bytes(answer)
-
-
-def pipelined(port: int, count: int, data: bytes) -> None:
-    """Make the same request `count` times on one connection, a hundred ahead of their answers, which are read."""
-    with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as opened:
-        answers = opened.makefile("rb")
-        for asked in range(count):
-            opened.sendall(data)
-            if asked >= 100:
-                _skip_answer(answers)
-        for _ in range(min(count, 100)):
-            _skip_answer(answers)
-
-
-def _skip_answer(answers: IO[bytes]) -> None:
-    length = 0
-    while (line := answers.readline()) != b"\r\n":
-        name, _, value = line.lower().partition(b":")
-        if name == b"content-length":
-            length = int(value)
-        elif not line:
-            raise ConnectionError("the connection ended before its answers did")
-    answers.read(length)
-
-
-async def talk(port: int, data: bytes) -> tuple[int, bytes]:
-    """The client's port of a connection, and all that it was answered until that was closed."""
-    return await deferToThread(_talk, port, data)
-
-
 class RecordContract:
-    """Mix in beside `DataplaneContract` and `TLSContract`."""
-
-    plane: Dataplane
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.listen()
-
-    def listen(self) -> None:
-        """Take note of all that the data plane gives."""
-        self.lines: list[bytes] = []
-        self.plane.lines = self.lines.extend
-
-    async def records(self, count: int) -> list[Record]:
-        """So many records, each from a line that has every key once, in the order of the schema."""
-        await eventually(f"{count} records are there", lambda: len(self.lines) >= count)
-        self.assertEqual(len(self.lines), count, self.lines)
-        for line in self.lines:
-            self.assertEqual(fields(line), KEYS, line)
-        return [msgspec.json.decode(line, type=Record) for line in self.lines]
-
-    async def record(self) -> Record:
-        [found] = await self.records(1)
-        return found
-
-    async def serve_web(self, **rest: Any) -> int:
-        self.web, port = self.server("a"), free_port()
-        await self.serve(Config(virtual_services=[self.service(port, **rest)], pools=[pool("p", self.web)]), "a")
-        return port
+    """Mix into a `PlaneCase`."""
 
     @asynchronous
     async def test_the_record_of_a_request_says_all_of_it(self) -> None:

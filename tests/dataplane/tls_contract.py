@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import ssl
-from typing import Any
 
 from twisted.internet import reactor
 from twisted.internet.defer import ensureDeferred, gatherResults
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import deferToThread
 
-from avinet.dataplane.interface import Dataplane
 from avinet.errors import Invalid
-from avinet.trust.server_certificate import ServerCertificate
-from avinet.wire.config import Config, HealthCheck, Pool, Server, Tls, VirtualService
-from tests.dataplane.contract import pool
+from avinet.wire.config import Config, HealthCheck, Pool, Server
+from tests.dataplane.planes import pool
 from tests.dataplane.servers import ask, quiet
-from tests.dataplane.tls_client import Open, ask_tls, connect_tls, context
+from tests.dataplane.tls_client import ask_tls, connect_tls, context
 from tests.issuing import Issuer, rsa_key
 from tests.running import asynchronous, eventually, free_port
 
@@ -34,49 +31,7 @@ class Echo(Protocol):
 
 
 class TLSContract:
-    """Mix in beside `DataplaneContract`, whose `make` gives what it makes the `certificates`."""
-
-    plane: Dataplane
-    certificates: dict[str, ServerCertificate]
-
-    def setUp(self) -> None:
-        self.issuer = Issuer()
-        self.client = context(self.issuer)
-        self.certificates = {
-            "shop": self.issuer.serve("shop.example"),
-            "api": self.issuer.serve("api.example", "*.api.example", key=rsa_key()),
-        }
-        super().setUp()
-
-    def given(self, plane: Dataplane) -> Any:
-        """`plane`, with the certificates that it has before it is started."""
-        for name, certificate in self.certificates.items():
-            self.successResultOf(ensureDeferred(plane.take_certificate(name, certificate)))
-        return plane
-
-    def secured(self, port: int, *names: str, **rest: Any) -> VirtualService:
-        minimum = rest.pop("minimum", "1.2")
-        return self.service(port, tls=Tls(certificates=list(names or self.certificates), minimum=minimum), **rest)
-
-    async def serve_tls(self, *names: str, **rest: Any) -> int:
-        """The port of a service that serves certificates of these `names`, or all."""
-        self.web, port = self.server("a"), free_port()
-        await self.serve(
-            Config(virtual_services=[self.secured(port, *names, **rest)], pools=[pool("p", self.web)]), "a"
-        )
-        return port
-
-    async def refused(self, port: int, made: ssl.SSLContext, name: str = "shop.example") -> None:
-        await self.assertFailure(ensureDeferred(ask_tls(port, name, made)), ssl.SSLError, ConnectionError)
-
-    async def serial(self, port: int, name: str | None, *, verify: bool = True) -> int:
-        seen = await ask_tls(port, name, context(self.issuer, verify=verify))
-        self.assertEqual(seen.status, 200)
-        return seen.serial
-
-    def put_away(self, opened: Open) -> Open:
-        self.addCleanup(opened.close)
-        return opened
+    """Mix into a `PlaneCase`."""
 
     @asynchronous
     async def test_the_certificate_is_that_of_the_name_that_is_asked_for(self) -> None:
