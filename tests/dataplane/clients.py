@@ -21,10 +21,13 @@ def request(
 
 
 def _talk(port: int, data: bytes) -> tuple[int, bytes]:
-    with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as opened:
-        opened.sendall(data)
-        answer = bytearray()
-        with contextlib.suppress(ConnectionResetError):
+    answer = bytearray()
+    with socket.socket() as opened:
+        opened.settimeout(TIMEOUT_S)
+        opened.bind(("127.0.0.1", 0))
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):  # which may be while it is still connecting
+            opened.connect(("127.0.0.1", port))
+            opened.sendall(data)
             while more := opened.recv(65536):
                 answer += more
         return opened.getsockname()[1], bytes(answer)
