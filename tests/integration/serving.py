@@ -35,9 +35,13 @@ class ServingCase(NodeCase):
         chosen = settings.read_text().replace('"builtin"', f'"{self.balanced}"')
         settings.write_text(chosen + self.engine_settings())
         self.node.start_engine("se-1")
+        self.apply()
+
+    def apply(self, *more: dict[str, Any]) -> None:
+        """Have the service engine run a configuration of `web`, and of `more` virtual services of its pool `p`."""
         server = {"name": "s", "address": "127.0.0.1", "port": self.server.server_port}
         service = {"name": "web", "address": "127.0.0.1", "port": self.port, "pool": "p", **self.service}
-        document = {"name": "web", "virtual_services": [service], "pools": [{"name": "p", "servers": [server]}]}
+        document = {"name": "web", "virtual_services": [service, *more], "pools": [{"name": "p", "servers": [server]}]}
         path = self.node.folder / "web.json"
         path.write_text(json.dumps(document))
         self.machine.avictl("config", "apply", "-f", str(path))

@@ -5,9 +5,7 @@ from __future__ import annotations
 import array
 import csv
 import fcntl
-import http.client
 import io
-import json
 import os
 import signal
 import subprocess
@@ -26,9 +24,9 @@ from avinet.wire.message import encode
 from avinet.wire.query import LogQuery, Measure, Totals
 from avinet.wire.segment import manifest_bytes
 from bench.records import lines
-from demo.machine import AVICTL, free_ports
+from demo.machine import AVICTL
 from tests.integration.node import PATIENCE_S, NodeCase
-from tests.integration.web import web_server
+from tests.integration.serving import ServingCase
 
 SETTINGS = '\n[spool]\nkeep = "always"\nsync_s = 0.05\nsegment_age_s = 1.0\n'
 HOUR_MS = 3_600_000
@@ -66,16 +64,10 @@ class LogQueryCase(NodeCase):
         self.assertIn(said, line)
 
 
-class StoryTests(LogQueryCase):
-    def ask(self, port: int, path: str) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().read() == b"here"
-        except OSError:
-            return False
-        finally:
-            connection.close()
+class StoryTests(LogQueryCase, ServingCase):
+    @override
+    def engine_settings(self) -> str:
+        return SETTINGS
 
     def pulled(self, count: int) -> bool:
         """Whether all of the requests are in the archive, after one more pull."""
@@ -83,26 +75,11 @@ class StoryTests(LogQueryCase):
         return bool(self.asked()["rows"][0][0] == count)
 
     def test_what_clients_asked_for_is_counted_once_it_is_pulled(self) -> None:
-        server = web_server(self)
-        (port,) = free_ports(1)
-        self.node.expect("se-1")
-        settings = self.node.place("se-1") / "se.toml"
-        settings.write_text(settings.read_text() + SETTINGS)
-        self.node.start_engine("se-1")
-        document = {
-            "name": "web",
-            "applies_to": {"kind": "service-engine", "id": "se-1"},
-            "virtual_services": [{"name": "web", "address": "127.0.0.1", "port": port, "pool": "p"}],
-            "pools": [{"name": "p", "servers": [{"name": "s", "address": "127.0.0.1", "port": server.server_port}]}],
-        }
-        path = self.node.folder / "web.json"
-        path.write_text(json.dumps(document))
-        self.machine.avictl("config", "apply", "-f", str(path))
-        self.machine.until("it serves", lambda: self.ask(port, "/first"))
+        self.machine.until("it serves", lambda: self.ask("GET", "/first") == 200)
         before = self.asked()
         self.assertEqual((before["rows"][0][0], before["complete"]["nothing_of"]), (0, ["se-1"]))
         for number in range(9):
-            self.assertTrue(self.ask(port, f"/{number % 3}"))
+            self.assertEqual(self.ask("GET", f"/{number % 3}"), 200)
         self.machine.until("all of it is here", lambda: self.pulled(10))
         self.assertEqual(self.asked("--by", "path", "--top", "2")["rows"], [["/0", 3], ["/1", 3]])
         found = self.asked("--rows", "--columns", "path,status,service,engine,server", "-w", "path=/2", "--oldest")

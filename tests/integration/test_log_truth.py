@@ -18,8 +18,7 @@ from typing import Any
 from typing_extensions import override
 
 from demo.machine import free_ports
-from tests.integration.node import NodeCase
-from tests.integration.web import web_server
+from tests.integration.serving import ServingCase
 from tests.peers import require
 
 SETTINGS = '\n[spool]\nkeep = "always"\nsegment_age_s = 1.0\n'
@@ -65,39 +64,23 @@ class Load:
             each.join()
 
 
-class LogTruthTests(NodeCase):
-    engines = ()
+class LogTruthTests(ServingCase):
+    balanced = "haproxy"
+
+    @override
+    def engine_settings(self) -> str:
+        return SETTINGS
 
     @override
     def setUp(self) -> None:
         require("haproxy")
+        (self.other_port,) = free_ports(1)
         super().setUp()
-        self.machine = self.node.machine
-        self.server = web_server(self)
-        self.port, self.other_port = free_ports(2)
-        self.node.expect("se-1")
-        settings = self.node.place("se-1") / "se.toml"
-        settings.write_text(settings.read_text().replace('"builtin"', '"haproxy"') + SETTINGS)
-        self.node.start_engine("se-1")
-        self.apply(1)
         self.machine.until("it serves", self.serves)
 
-    def apply(self, version: int) -> None:
-        """Have the service engine run a configuration; each version needs a reload."""
-        document = {
-            "name": "web",
-            "applies_to": {"kind": "service-engine", "id": "se-1"},
-            "virtual_services": [
-                {"name": "web", "address": "127.0.0.1", "port": self.port, "pool": "p"},
-                {"name": f"v{version}", "address": "127.0.0.1", "port": self.other_port, "pool": "p"},
-            ],
-            "pools": [
-                {"name": "p", "servers": [{"name": "s", "address": "127.0.0.1", "port": self.server.server_port}]}
-            ],
-        }
-        path = self.node.folder / "web.json"
-        path.write_text(json.dumps(document))
-        self.machine.avictl("config", "apply", "-f", str(path))
+    def reload(self, version: int) -> None:
+        """Have the service engine run a configuration that needs a reload, as each version does."""
+        self.apply({"name": f"v{version}", "address": "127.0.0.1", "port": self.other_port, "pool": "p"})
         self.machine.until("it is applied", self.applied)
 
     def applied(self) -> bool:
@@ -105,12 +88,7 @@ class LogTruthTests(NodeCase):
         return found.get("desired") is not None and found["config"].get("applied") == found["desired"]
 
     def serves(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
-        try:
-            connection.request("GET", "/first", headers={"connection": "close"})
-            return connection.getresponse().read() == b"here"
-        finally:
-            connection.close()
+        return self.ask("GET", "/first") == 200
 
     def load(self) -> Load:
         made = Load(self.port)
@@ -160,7 +138,7 @@ class LogTruthTests(NodeCase):
         pull = threading.Thread(target=lambda: pulled.append(self.node.avictl("logs", "pull", "se-1")))
         pull.start()
         for version in range(2, 5):
-            self.apply(version)
+            self.reload(version)
             self.some(load)
         pull.join()
         load.stop()
