@@ -40,7 +40,11 @@ def pages(node: Node, query: LogQuery, limit: int) -> Iterator[LogAnswer]:
             return
         if not answer.rows or answer.next == get.after:
             break
-        query = msgspec.structs.replace(query, get=msgspec.structs.replace(get, after=answer.next))
+        try:
+            query = msgspec.structs.replace(query, get=msgspec.structs.replace(get, after=answer.next))
+        except ValueError as error:
+            hint = "is avictl of the same version as the node?"
+            raise PeerError("the node does not say where the next page begins", hint=hint) from error
     raise PeerError("the records do not end")
 
 

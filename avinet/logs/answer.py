@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import msgspec
 
 from avinet.wire.log import TEXT_BYTES
-from avinet.wire.query import LogQuery, Percentiles, Position, Rows, Top, cursor
+from avinet.wire.query import ORDER, LogQuery, Percentiles, Position, Rows, Top, cursor
 
 Value = int | float | str | None
 Row = list[Value]
@@ -38,18 +38,15 @@ def _page(rows: Rows, found: Sequence[Sequence[object]]) -> tuple[list[Row], str
     page: list[Row] = []
     left = ROWS_BYTES
     for row in found[: rows.limit]:
-        plain = _plain(row)[:-3]
+        plain = _plain(row)[: -len(ORDER)]
         left -= len(msgspec.json.encode(plain))
         if page and left < 0:
             break
         page.append(plain)
     if len(page) == len(found):
         return page, "", False
-    time, engine, seq = _plain(found[len(page) - 1])[-3:]
-    assert isinstance(time, int)
-    assert isinstance(engine, str)
-    assert isinstance(seq, int)
-    return page, cursor(Position(time=time, engine=engine, seq=seq)), True
+    last = dict(zip(ORDER, found[len(page) - 1][-len(ORDER) :], strict=True))
+    return page, cursor(msgspec.convert(last, Position)), True
 
 
 def _plain(row: Sequence[object]) -> Row:

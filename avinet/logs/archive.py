@@ -99,7 +99,7 @@ class Archive:
                         continue
                     manifest = each.manifest
                     manifests.append(manifest)
-                    gaps.extend(told(engine, gap) for gap in manifest.gaps if _within(gap, query))
+                    gaps.extend(told(engine, manifest.generation, gap) for gap in manifest.gaps if _within(gap, query))
                     if not _within(manifest, query):
                         continue
                     nothing = False
@@ -114,7 +114,7 @@ class Archive:
             gaps.extend(each for each in missing if _within(each, query))
             if nothing:
                 nothing_of.append(engine)
-        gaps.sort(key=lambda each: (each.from_ms, each.engine, each.after))
+        gaps.sort(key=lambda each: (each.from_ms, each.engine, each.generation, each.after))
         return Chosen(segments, gaps, nothing_of, damaged)
 
     def add(self, parquet: Path, manifest: bytes) -> Path:

@@ -21,9 +21,13 @@ _MOST = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Behind the record `after` of `engine` there are `records` missing, of between these times; None: nobody knows."""
+    """Behind the record `after` of a generation of `engine` there are `records` missing, of between these times.
+
+    None: nobody knows how many.
+    """
 
     engine: str
+    generation: int
     after: int
     records: int | None
     reason: str
@@ -31,14 +35,15 @@ class Lost:
     to_ms: int
 
 
-def told(engine: str, gap: Gap) -> Lost:
+def told(engine: str, generation: int, gap: Gap) -> Lost:
     """A gap that a manifest of `engine` tells of."""
-    return Lost(engine, gap.after, gap.records, gap.reason, gap.from_ms, gap.to_ms)
+    return Lost(engine, generation, gap.after, gap.records, gap.reason, gap.from_ms, gap.to_ms)
 
 
 def removed(engine: str, span: Removed) -> Lost:
     """What was here of `engine`."""
-    return Lost(engine, span.first - 1, span.last - span.first + 1, REMOVED, span.from_ms, span.to_ms)
+    records = span.last - span.first + 1
+    return Lost(engine, span.generation, span.first - 1, records, REMOVED, span.from_ms, span.to_ms)
 
 
 def holes(engine: str, manifests: Iterable[Manifest | Removed]) -> Iterator[Lost]:
@@ -53,7 +58,8 @@ def holes(engine: str, manifests: Iterable[Manifest | Removed]) -> Iterator[Lost
         capped = sum(gap.records or 0 for gap in each.gaps if gap.reason == "cap" and gap.after >= last)
         missing = each.first - last - 1 - capped
         if missing > 0:
-            yield Lost(engine, last, missing, NOT_HERE, min(to_ms, each.from_ms), max(to_ms, each.from_ms))
+            between = min(to_ms, each.from_ms), max(to_ms, each.from_ms)
+            yield Lost(engine, generation, last, missing, NOT_HERE, *between)
         last, to_ms = max(last, each.last), max(to_ms, each.to_ms)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from avinet.logs.hours import Segment
-from avinet.wire.query import Rows, read_cursor
+from avinet.wire.query import ORDER, Rows, read_cursor
 
 Found = list[tuple[Any, ...]]
 """Rows, as the database gives them."""
@@ -17,7 +17,7 @@ _FIRST = 8
 def page(rows: Rows, segments: Sequence[Segment], read: Callable[[Sequence[Segment]], Found]) -> Found:
     """The records of a page, and one behind it where there is one, as `read` gives them from some of the segments.
 
-    Each has its time, service engine and sequence number behind what was asked for.
+    Each has its place in the `ORDER` behind what was asked for.
     """
     newest = rows.order == "newest"
     left = sorted(segments, key=lambda each: _nearest(each, newest), reverse=newest)
@@ -43,8 +43,9 @@ def _nearest(segment: Segment, newest: bool) -> int:
 
 def _beyond(segment: Segment, row: tuple[Any, ...], newest: bool) -> bool:
     """Whether all that is in `segment` comes behind `row`."""
-    return _nearest(segment, newest) < row[-3] if newest else _nearest(segment, newest) > row[-3]
+    time = _position(row)[0]
+    return _nearest(segment, newest) < time if newest else _nearest(segment, newest) > time
 
 
 def _position(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    return row[-3:]
+    return row[-len(ORDER) :]

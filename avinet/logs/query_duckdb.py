@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from avinet.errors import Invalid
-from avinet.logs.query_measures import ENGINE, NAMES, Parameters, from_histogram, histogrammed, measured
+from avinet.logs.query_measures import GENERATION, NAMES, Parameters, from_histogram, histogrammed, measured
 from avinet.wire.log import COLUMNS, Column
 from avinet.wire.query import (
+    ORDER,
     Filter,
     Gaps,
     LogQuery,
@@ -28,6 +31,7 @@ from avinet.wire.query import (
 
 _TYPES = {"int": "BIGINT", "time": "BIGINT", "text": "VARCHAR"}
 _COMPARED = {"eq": "=", "ne": "<>", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
+_PLACE = [(NAMES | {"generation": GENERATION})[each] for each in ORDER]
 _CALLED = {"prefix": "starts_with", "contains": "contains"}
 
 
@@ -35,9 +39,9 @@ def render(query: LogQuery, files: Sequence[str], whole: Sequence[str] = ()) -> 
     """The SQL that answers `query` from `files` and from those that are `whole`, and its parameters in order.
 
     The files are segments where the archive has them. Of the whole ones all records lie in the range of time: to look
-    at each would cost half as much again. The rows have the columns of `answer_columns`; pages of records have time,
-    engine and sequence number behind them. Pages and top lists have one row more than asked for, where there is one.
-    Raises `Invalid` for gaps, which are in no record.
+    at each would cost half as much again. The rows have the columns of `answer_columns`, and in pages of
+    records their place in the `ORDER` behind them. Pages and top lists have one row more than asked for, where there
+    is one. Raises `Invalid` for gaps, which are in no record.
     """
     parameters = Parameters()
     sources = []
@@ -120,9 +124,9 @@ def _among(column: str, values: Sequence[object], parameters: Parameters) -> str
 
 def _rows(rows: Rows, source: str, parameters: Parameters) -> str:
     order, behind = ("DESC", "<") if rows.order == "newest" else ("ASC", ">")
-    wanted = ", ".join(NAMES[each] for each in [*rows.columns, "time", "engine", "seq"])
+    wanted = ", ".join([*(NAMES[each] for each in rows.columns), *_PLACE])
     after = f" AND {_behind(read_cursor(rows.after), behind, parameters)}" if rows.after else ""
-    by = ", ".join(f"{NAMES[each]} {order}" for each in ("time", "engine", "seq"))
+    by = ", ".join(f"{each} {order}" for each in _PLACE)
     # A service engine may have sealed records without either, which no page can end with.
     there = ' AND "time" IS NOT NULL AND seq IS NOT NULL'
     return f"SELECT {wanted} FROM {source}{there}{after} ORDER BY {by} LIMIT {parameters.add(rows.limit + 1)}"
@@ -130,11 +134,8 @@ def _rows(rows: Rows, source: str, parameters: Parameters) -> str:
 
 def _behind(last: Position, behind: str, parameters: Parameters) -> str:
     """What is behind the last record of a page. Its time stands alone too: that leaves out whole files."""
-    time, engine, seq = (parameters.add(each) for each in (last.time, last.engine, last.seq))
-    return (
-        f'"time" {behind}= {time} AND ("time" {behind} {time} OR {ENGINE} {behind} {engine}'
-        f" OR ({ENGINE} = {engine} AND seq {behind} {seq}))"
-    )
+    time, *others = (parameters.add(each) for each in msgspec.structs.astuple(last))
+    return f'"time" {behind}= {time} AND ({", ".join(_PLACE)}) {behind} ({", ".join([time, *others])})'
 
 
 def _top(top: Top, source: str, parameters: Parameters) -> str:

@@ -13,6 +13,8 @@ from avinet.wire.query import Measure
 
 ENGINE = "split_part(filename, '/', -4)"
 """The service engine of a file, by where the archive has it: `ENGINE/YYYY-MM-DD/HH/NAME`."""
+GENERATION = "regexp_extract(filename, '([0-9]+)-[^/]*$', 1)::BIGINT"
+"""Which of its generations, by the NAME `GENERATION-FIRST-LAST.parquet`; `split_part` would take far longer for it."""
 NAMES = {column.name: f'"{column.name}"' for column in COLUMNS} | {"engine": ENGINE}
 _ERRORS = f"(status >= 500 OR (status < 100 AND connect_ms = {ABSENT}))"
 _COUNTED = f"CASE WHEN v <> {ABSENT} THEN n ELSE 0 END"

@@ -87,6 +87,7 @@ class LogAnswer(Message, frozen=True, kw_only=True):
 
 _GAP: dict[str, Kind] = {
     "engine": "text",
+    "generation": "int",
     "after": "int",
     "records": "int",
     "reason": "text",

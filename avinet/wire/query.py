@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from avinet.labels import LIMIT_CHARS
 from avinet.wire.log import COLUMNS, TEXT_BYTES, Kind
-from avinet.wire.message import Id, Message
+from avinet.wire.message import Count, Id, Message
 
 QUERY_LIMIT_BYTES = 1024 * 1024
 LONGEST_DAYS = 400
@@ -193,11 +193,16 @@ class LogQuery(Message, frozen=True, kw_only=True):
 
 
 class Position(Message, frozen=True, kw_only=True):
-    """Where a page ends: the last record of it."""
+    """Where a page ends: the last record of it. Each generation of a service engine has numbers of its own."""
 
     time: Whole
     engine: Id
+    generation: Count
     seq: Whole
+
+
+ORDER = Position.__struct_fields__
+"""What records are in the order of."""
 
 
 def cursor(position: Position) -> str:

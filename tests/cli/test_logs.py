@@ -22,7 +22,7 @@ from avinet.cli.main import avictl
 from avinet.errors import Invalid
 from avinet.wire.answer import AnswerColumn, Complete, LogAnswer
 from avinet.wire.message import decode, encode
-from avinet.wire.query import QUERY_LIMIT_BYTES, LogQuery
+from avinet.wire.query import QUERY_LIMIT_BYTES, LogQuery, Position, cursor
 from avinet.wire.saved_query import LogQuestion, When
 from tests.cli import fleet
 from tests.cli.scripted import Asked, ScriptedCase, said
@@ -252,6 +252,11 @@ class ShowingTests(Case):
         self.answers(said(LogAnswer(columns=[AnswerColumn(name="path", kind="text")], rows=[["/"]], next=CURSORS[0])))
         self.assertIn("do not end", self.refused(6, "logs", "query", "--columns", "path"))
 
+    def test_a_page_of_a_node_of_another_version_is_the_last(self) -> None:
+        self.answers(said(LogAnswer(columns=[AnswerColumn(name="path", kind="text")], rows=[["/"]], next=EARLIER)))
+        self.assertIn("same version as the node", self.refused(6, "logs", "query", "--columns", "path"))
+        self.assertIn("not the `next` of an answer", self.refused(4, "logs", "query", "--rows", "--after", EARLIER))
+
     def test_csv_has_numbers_as_they_are_and_no_formula(self) -> None:
         """(H8)"""
         columns = [
@@ -279,7 +284,9 @@ class ShowingTests(Case):
             self.assertFalse([line for line in shown.splitlines() if line.startswith(b"root@")])
 
 
-CURSORS = ("g6R0aW1lzwAAAaIoyr0-pmVuZ2luZaRzZS0xo3Nlccz9", "g6R0aW1lzwAAAaIo0Dt-pmVuZ2luZaRzZS0xo3Nlcc0BIQ")
+CURSORS = [cursor(Position(time=time, engine="se-1", generation=1, seq=time)) for time in (253, 289)]
+EARLIER = "g6R0aW1lzwAAAaIoyr0-pmVuZ2luZaRzZS0xo3Nlccz9"
+"""As nodes had them that did not tell generations apart."""
 
 
 class DrawingTests(SynchronousTestCase):

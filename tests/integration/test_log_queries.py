@@ -125,7 +125,7 @@ class ArchiveTests(LogQueryCase):
             shown, rf"; missing: {ROWS} records \(not-here {ROWS}\) between .*; what is in 1 damaged segment$"
         )
         (gap,) = self.asked("--gaps")["rows"]
-        self.assertEqual(gap[:4], ["se-1", ROWS, ROWS, "not-here"])
+        self.assertEqual(gap[:5], ["se-1", 1, ROWS, ROWS, "not-here"])
 
     def test_pages_and_spreadsheets_have_each_record_once(self) -> None:
         done = self.node.avictl("logs", "query", "--columns", "seq,path", "--limit", "8000", "-o", "csv")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ TYPES = {"int": "BIGINT", "time": "BIGINT", "text": "VARCHAR"}
 
 
 def record(**fields: Any) -> Record:
-    """A record, empty but for `fields`, of service engine `se-1`."""
+    """A record, empty but for `fields`, of the first generation of service engine `se-1`."""
     empty = {column.name: "" if column.kind == "text" else 0 for column in COLUMNS}
-    return {"engine": "se-1", **empty, **fields}
+    return {"engine": "se-1", "generation": 1, **empty, **fields}
 
 
 def write_segment(path: Path, records: Sequence[Record]) -> str:
@@ -89,7 +90,8 @@ def answer(query: LogQuery, records: Sequence[Record]) -> list[list[Any]]:
     found = selected(query, records)
     match query.get:
         case Rows() as rows:
-            found.sort(key=lambda each: (each["time"], each["engine"], each["seq"]), reverse=rows.order == "newest")
+            order = itemgetter("time", "engine", "generation", "seq")
+            found.sort(key=order, reverse=rows.order == "newest")
             return [[each[name] for name in rows.columns] for each in found]
         case Series(bucket_s=bucket_s, measures=measures):
             width = bucket_s * 1000

@@ -95,8 +95,8 @@ class ArchiveTests(SynchronousTestCase):
         early = Gap(after=0, records=None, reason="crash", from_ms=100, to_ms=1000)
         late = Gap(after=2, records=5, reason="full", from_ms=9000, to_ms=9500)
         put(self.archive, some(1, 50_000), [early, late])
-        self.assertEqual(self.archive.choose(self.asked(until_ms=5000, get=Gaps())).gaps, [told("se-1", early)])
-        self.assertEqual(self.archive.choose(self.asked(since_ms=1001)).gaps, [told("se-1", late)])
+        self.assertEqual(self.archive.choose(self.asked(until_ms=5000, get=Gaps())).gaps, [told("se-1", 1, early)])
+        self.assertEqual(self.archive.choose(self.asked(since_ms=1001)).gaps, [told("se-1", 1, late)])
         self.assertEqual(len(self.archive.choose(self.asked()).gaps), 2)
         self.assertEqual(self.archive.choose(self.asked(engines=["se-2"])).gaps, [])
 

@@ -69,11 +69,11 @@ class HoleTests(SynchronousTestCase):
 
     def test_what_lies_between_is_missing_and_of_the_time_between(self) -> None:
         (hole,) = holes("se-1", [manifest(9, 9), manifest(1, 5)])
-        self.assertEqual(hole, Lost("se-1", 5, 3, NOT_HERE, 5, 9))
+        self.assertEqual(hole, Lost("se-1", 1, 5, 3, NOT_HERE, 5, 9))
 
     def test_what_lies_before_the_first_is_of_any_time_before(self) -> None:
         (hole,) = holes("se-1", [manifest(4, 9)])
-        self.assertEqual(hole, Lost("se-1", 0, 3, NOT_HERE, 0, 4))
+        self.assertEqual(hole, Lost("se-1", 1, 0, 3, NOT_HERE, 0, 4))
 
     @given(PIECES, PIECES, st.randoms())
     def test_all_that_no_segment_and_no_gap_has_is_counted_once(
@@ -102,10 +102,10 @@ class CountTests(SynchronousTestCase):
     def test_the_count_is_by_reason_and_within_the_range(self) -> None:
         query = LogQuery(since_ms=100, until_ms=500, get=Totals(measures=[Measure(of="requests")]))
         lost = [
-            Lost("se-1", 0, None, "crash", 50, 120),
-            Lost("se-1", 7, 3, NOT_HERE, 130, 130),
-            Lost("se-2", 7, 4, NOT_HERE, 130, 900),
-            Lost("se-2", 7, 2**63 - 1, "full", 300, 310),
+            Lost("se-1", 1, 0, None, "crash", 50, 120),
+            Lost("se-1", 1, 7, 3, NOT_HERE, 130, 130),
+            Lost("se-2", 1, 7, 4, NOT_HERE, 130, 900),
+            Lost("se-2", 1, 7, 2**63 - 1, "full", 300, 310),
         ]
         found = counted(lost, query)
         self.assertEqual((found.gaps, found.records, found.unknown), (4, 2**63 - 1, 1))

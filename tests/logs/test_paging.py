@@ -15,7 +15,7 @@ from avinet.logs.paging import Found, page
 from avinet.wire.query import Position, Rows, cursor, read_cursor
 from avinet.wire.segment import Manifest
 
-Spot = tuple[int, str, int]
+Spot = tuple[int, str, int, int]
 TIMES = st.lists(st.integers(0, 30), min_size=1, max_size=6)
 
 
@@ -29,11 +29,11 @@ class Shelf:
         self.was_read: list[str] = []
 
     def segment(self, name: str, spots: list[Spot]) -> Segment:
-        times = [time for time, _, _ in spots]
+        times = [time for time, *_ in spots]
         manifest = Manifest(
             schema=1,
             engine=spots[0][1],
-            generation=1,
+            generation=spots[0][2],
             first=1,
             last=len(spots),
             rows=len(spots),
@@ -52,7 +52,7 @@ class Shelf:
         newest = self.rows.order == "newest"
         if self.rows.after:
             last = read_cursor(self.rows.after)
-            at = (last.time, last.engine, last.seq)
+            at = (last.time, last.engine, last.generation, last.seq)
             found = [spot for spot in found if (spot < at if newest else spot > at)]
         return [(f"{spot}", *spot) for spot in sorted(found, reverse=newest)[: self.rows.limit + 1]]
 
@@ -66,31 +66,36 @@ class PagingTests(SynchronousTestCase):
     def test_a_page_is_that_of_all_segments(self, held: list[list[int]], limit: int, order: Any, data: Any) -> None:
         spots: list[list[Spot]] = []
         for number, times in enumerate(held):
-            spots.append([(time, f"se-{number % 3}", number * 100 + at) for at, time in enumerate(times)])
+            spots.append([(time, f"se-{number % 3}", number % 2, number * 10 + at) for at, time in enumerate(times)])
         after = ""
         if data.draw(st.booleans()):
             after = cursor(
-                Position(time=data.draw(st.integers(0, 30)), engine="se-1", seq=data.draw(st.integers(0, 999)))
+                Position(
+                    time=data.draw(st.integers(0, 30)),
+                    engine="se-1",
+                    generation=data.draw(st.integers(0, 2)),
+                    seq=data.draw(st.integers(0, 120)),
+                )
             )
         shelf = Shelf(Rows(columns=["path"], limit=limit, order=order, after=after), spots)
         self.assertEqual(shelf.page(), shelf.read(shelf.segments))
 
     def test_only_what_the_page_needs_is_read(self) -> None:
-        held = [[(hour * 100 + n, "se-1", hour * 10 + n) for n in range(5)] for hour in range(20)]
+        held = [[(hour * 100 + n, "se-1", 1, hour * 10 + n) for n in range(5)] for hour in range(20)]
         for order, first in (("newest", range(19, 11, -1)), ("oldest", range(8))):
             shelf = Shelf(Rows(columns=["path"], limit=5, order=order), held)  # type: ignore[arg-type]
             self.assertEqual(len(shelf.page()), 6)
             self.assertEqual(shelf.was_read, [f"/{number}" for number in first])
 
     def test_a_later_page_begins_where_it_is(self) -> None:
-        held = [[(hour * 100 + n, "se-1", hour * 10 + n) for n in range(5)] for hour in range(20)]
-        after = cursor(Position(time=700, engine="se-1", seq=70))
+        held = [[(hour * 100 + n, "se-1", 1, hour * 10 + n) for n in range(5)] for hour in range(20)]
+        after = cursor(Position(time=700, engine="se-1", generation=1, seq=70))
         shelf = Shelf(Rows(columns=["path"], limit=3, after=after), held)
         shelf.page()
         self.assertEqual(shelf.was_read, [f"/{number}" for number in range(7, -1, -1)])
 
     def test_what_is_rare_is_looked_for_in_all_with_few_reads(self) -> None:
-        shelf = Shelf(Rows(columns=["path"], limit=500), [[(n, "se-1", n)] for n in range(100)])
+        shelf = Shelf(Rows(columns=["path"], limit=500), [[(n, "se-1", 1, n)] for n in range(100)])
         reads: list[int] = []
 
         def read(names: Sequence[Segment]) -> Found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ QUERIES = st.builds(
 def records(draw: Any) -> Record:
     """A record most of whose fields are empty."""
     fields: Record = {"engine": draw(st.sampled_from(["se-1", "se-2"])), "time": draw(st.integers(SINCE - 1, UNTIL))}
+    fields["generation"] = draw(st.sampled_from([1, 2, 10]))
     fields["service"] = draw(IDS)
     for name in draw(names(5)):
         if name not in fields:
@@ -96,7 +98,17 @@ def records(draw: Any) -> Record:
 
 
 def numbered(found: list[Record]) -> list[Record]:
-    return [{**each, "seq": number} for number, each in enumerate(found, start=1)]
+    """The records with the numbers that they have in the generation of their service engine."""
+    count: Counter[Any] = Counter()
+    numbers: list[int] = []
+    for each in found:
+        count[_source(each)] += 1
+        numbers.append(count[_source(each)])
+    return [{**each, "seq": number} for number, each in zip(numbers, found, strict=True)]
+
+
+def _source(each: Record) -> tuple[str, int]:
+    return each["engine"], each["generation"]
 
 
 class AsPythonTests(SynchronousTestCase):
@@ -106,13 +118,15 @@ class AsPythonTests(SynchronousTestCase):
         self.addCleanup(self.database.close)
 
     def files(self, found: list[Record]) -> list[str]:
-        """The records in one segment of each service engine."""
+        """The records in one segment of each generation of each service engine."""
         where = Path(tempfile.mkdtemp(dir=self.folder))
         return [
-            write_segment(where / engine / "1970-01-01" / "00" / "1-2.parquet", mine)
-            for engine in ("se-1", "se-2")
-            if (mine := [each for each in found if each["engine"] == engine])
+            write_segment(where / self.name(*source), [each for each in found if _source(each) == source])
+            for source in sorted({_source(each) for each in found})
         ]
+
+    def name(self, engine: str, generation: int) -> str:
+        return f"{engine}/1970-01-01/00/{generation}-1-2.parquet"
 
     def ask(self, query: LogQuery, files: list[str], whole: Sequence[str] = ()) -> list[list[Any]]:
         """All rows of the answer, page after page."""
@@ -134,7 +148,11 @@ class AsPythonTests(SynchronousTestCase):
         whole = [
             file
             for file in files
-            if all(query.since_ms <= each["time"] < query.until_ms for each in found if f"/{each['engine']}/" in file)
+            if all(
+                query.since_ms <= each["time"] < query.until_ms
+                for each in found
+                if file.endswith(self.name(*_source(each)))
+            )
         ]
         self.equal(self.ask(query, files), answer(query, found))
         if whole:
@@ -180,7 +198,10 @@ class AsPythonTests(SynchronousTestCase):
         return self.files(found)
 
     def test_one_time_on_two_engines_is_paged_without_loss(self) -> None:
-        found = numbered([record(engine=f"se-{1 + n % 2}", time=5, path=str(n)) for n in range(23)])
+        """Nor is one number in two generations, whose clocks were the same."""
+        found = numbered(
+            [record(engine=f"se-{1 + n % 2}", generation=9 + n % 3, time=5, path=str(n)) for n in range(23)]
+        )
         files = self.files_in(found)
         for order in ("newest", "oldest"):
             for limit in (1, 4, 23, 24):

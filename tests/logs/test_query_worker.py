@@ -108,8 +108,25 @@ class QueryingTests(Base):
         gaps = [Gap(after=n, records=n, reason="parse", from_ms=n, to_ms=n + 1) for n in range(1, 4)]
         put(self.archive, [record(seq=1, time=1000, service="web")], gaps)
         found = self.querying().answer(asked(Gaps(limit=2)), Patience(LONG_S))
-        self.assertEqual(found.rows, [["se-1", 1, 1, "parse", 1, 2], ["se-1", 2, 2, "parse", 2, 3]])
+        self.assertEqual(found.rows, [["se-1", 1, 1, 1, "parse", 1, 2], ["se-1", 1, 2, 2, "parse", 2, 3]])
         self.assertTrue(found.complete.more)
+
+    def test_a_service_engine_that_was_imaged_anew_is_another_source_of_records_and_of_gaps(self) -> None:
+        """Though its clock, and so all that it says of them, is the same."""
+        for generation in (10, 9):
+            found = [record(seq=n, time=1000, path=f"/{generation}/{n}", service="web") for n in (3, 4)]
+            put(self.archive, found, generation=generation)
+        for order, wanted in (("oldest", ["/9/3", "/9/4", "/10/3", "/10/4"]), ("newest", None)):
+            shape, paths = Rows(columns=["path"], limit=1, order=order), []  # type: ignore[arg-type]
+            while True:
+                answer = self.querying().answer(asked(shape), Patience(LONG_S))
+                paths += [each[0] for each in answer.rows]
+                if not answer.next:
+                    break
+                shape = msgspec.structs.replace(shape, after=answer.next)
+            self.assertEqual(paths, wanted or ["/10/4", "/10/3", "/9/4", "/9/3"])
+        gaps = self.querying().answer(asked(Gaps()), Patience(LONG_S)).rows
+        self.assertEqual([each[:4] for each in gaps], [["se-1", 9, 0, 2], ["se-1", 10, 0, 2]])
 
     def test_a_query_that_takes_too_long_is_ended(self) -> None:
         put_many(self.archive, MANY)

@@ -164,7 +164,7 @@ class WholeAnswerTests(SynchronousTestCase):
             gaps = self.asked(archive, Gaps(limit=1000)).rows
             listed: Counter[Any] = Counter()
             for row in gaps:
-                listed[row[3]] += row[2] or 0  # type: ignore[operator]
+                listed[row[4]] += row[3] or 0  # type: ignore[operator]
             self.assertEqual(+listed, +laid.told)
 
         check()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -144,10 +146,19 @@ class QueryTests(SynchronousTestCase):
         self.refused("services and filters", get={"shape": "gaps"}, services=["web"])
         self.refused("services and filters", get={"shape": "gaps"}, filters=one("path", "eq", "x"))
 
-    @given(st.integers(-(2**63), 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
-    def test_a_cursor_comes_back(self, time: int, seq: int) -> None:
-        position = Position(time=time, engine="se-1", seq=seq)
-        self.assertEqual(read_cursor(cursor(position)), position)
+    @given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**63 - 1), st.integers(-(2**63), 2**63 - 1))
+    def test_a_cursor_comes_back(self, time: int, generation: int, seq: int) -> None:
+        position = Position(time=time, engine="se-1" * 15, generation=generation, seq=seq)
+        text = cursor(position)
+        self.assertEqual(read_cursor(text), position)
+        read(get={"shape": "rows", "columns": ["path"], "after": text})
+
+    def test_a_cursor_of_an_earlier_form_is_refused(self) -> None:
+        """Without its generation it says nothing of where to go on."""
+        earlier = base64.urlsafe_b64encode(msgspec.msgpack.encode({"time": 1, "engine": "se-1", "seq": 2})).decode()
+        self.refused(
+            "after is not the `next` of an answer", get={"shape": "rows", "columns": ["path"], "after": earlier}
+        )
 
     @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda data: data.hex()))
     def test_no_other_text_is_a_cursor_or_more_than_a_line(self, text: str) -> None:
@@ -157,6 +168,6 @@ class QueryTests(SynchronousTestCase):
             self.assertEqual(str(error), "after is not the `next` of an answer")
 
     def test_it_is_the_same_after_the_wire(self) -> None:
-        after = cursor(Position(time=1, engine="se-1", seq=2))
+        after = cursor(Position(time=1, engine="se-1", generation=1, seq=2))
         query = read(filters=one("path", "prefix", "%'"), get={"shape": "rows", "columns": ["path"], "after": after})
         self.assertEqual(decode(encode(query), LogQuery, limit_bytes=1000), query)
