@@ -170,11 +170,12 @@ class Pipe:
 
     # deliveries
 
-    def delivered(self, now: float, count: int, flow: int, *, hurried: bool = False) -> int:
+    def delivered(self, now: float, count: int, flow: int, *, hurried: int | None = None) -> int:
         """`count` bytes more have arrived, and some of `flow` were consumed; the window that this flow should have now.
 
-        Over a link that is shorter than `SLACK_S` it is the least when others are in a hurry: such a link holds next
-        to nothing, and what is on its way is work for the ends' processors, which stands before the answer.
+        Over a link that is shorter than `SLACK_S` all windows have `hurried` bytes at most, when others are in a hurry:
+        such a link holds next to nothing, and what is on its way is work for the ends' processors, which stands before
+        the answer.
         """
         elapsed = now - self._began
         if elapsed > _IDLE_S + 4 * self.least_s:
@@ -196,8 +197,8 @@ class Pipe:
                 median_s = sorted(self._round_trips)[_ROUND_TRIPS // 2]
                 gain = BOLD_GAIN if self._is_close(median_s) else GAIN
                 self._resize(gain, SLACK_S)
-                if hurried and self.least_s < SLACK_S:
-                    self.window = self.least
+                if hurried is not None and self.least_s < SLACK_S:
+                    self.window = min(self.window, max(hurried, self.least))
             self._begin(now)
         return max(min(LEAST_FLOW_BYTES, self.least), self.window // len(self._flows))
 

@@ -17,6 +17,11 @@ class Priority(enum.IntEnum):
     REPORTS = 3
     LOGS = 4
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether somebody may wait for little things of this class: nobody does where logs are fetched."""
+        return self is not Priority.LOGS
+
 
 class Turns(Generic[T]):
     """Those that wait for their turn; a queue that nobody waits in holds no memory."""

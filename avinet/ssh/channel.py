@@ -123,6 +123,11 @@ class Channel:
         self._paused = False
 
     @property
+    def priority(self) -> Priority:
+        """What it has to let go first."""
+        return self._outgoing.priority
+
+    @property
     def far_id(self) -> int:
         """The channel's number at the peer."""
         return self._outgoing.far_id
@@ -316,7 +321,7 @@ class Channel:
             return
         granted = self.window.grant()
         if granted:
-            self._carrier.resize(self.id, self.window)
+            self._carrier.resize(self.id, self.window, self.priority)
             self._carrier.send(CHANNEL_WINDOW_ADJUST, self.far_id, uint32(granted))
 
     def _hand_end(self) -> None:

@@ -193,7 +193,7 @@ class Connection(Channels):
             self.strays += 1
             return
         window = channel.window
-        if size < CHAT_BYTES and window.chats(size):
+        if size < CHAT_BYTES and channel.priority.waited_for and window.chats(size):
             self.chatted()
         try:
             window.received(size)

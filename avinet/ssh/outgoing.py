@@ -60,7 +60,7 @@ class Carrier(Protocol):
     def soon(self, call: Callable[[], None]) -> None:
         """Call back when whatever is going on has ended."""
 
-    def resize(self, channel: int, window: ReceiveWindow) -> None:
+    def resize(self, channel: int, window: ReceiveWindow, priority: Priority) -> None:
         """Give our `channel` the window that it should have, now that data which arrived on it has been consumed.
 
         The `window` that it had is open again: its peer may have us hold that much.
@@ -181,7 +181,7 @@ class Outgoing:
         if self.waiting or self.queued or not carrier.flowing:
             return 0
         size = len(data)
-        if 0 < size < CHAT_BYTES and window.chats(size):
+        if 0 < size < CHAT_BYTES and self.priority.waited_for and window.chats(size):
             carrier.chatted()
         if size > window.left:
             data = data[: window.left]

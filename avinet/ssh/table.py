@@ -38,7 +38,7 @@ from avinet.ssh.opening import (
 from avinet.ssh.sending import Sending
 from avinet.ssh.shown import printable
 from avinet.ssh.strings import Reader, string, uint32
-from avinet.ssh.windows import Windows
+from avinet.ssh.windows import HURRIED_BYTES, HURRIED_LOGS_BYTES, Windows
 
 KIND_BYTES = 64
 """What the name of a kind of channel, or of a request, may have."""
@@ -103,10 +103,11 @@ class Channels(Sending):
         """What the peer answers to a global request."""
         raise NotImplementedError
 
-    def resize(self, channel: int, window: ReceiveWindow) -> None:
+    def resize(self, channel: int, window: ReceiveWindow, priority: Priority) -> None:
         """Give our `channel` the window that it should have, now that data which arrived on it has been consumed."""
         count, self._arrived_bytes = self._arrived_bytes, 0
-        self._windows.resize(channel, window, count, self.request, hurried=self.in_company)
+        hurried = (HURRIED_BYTES if priority.waited_for else HURRIED_LOGS_BYTES) if self.in_company else None
+        self._windows.resize(channel, window, count, self.request, hurried)
 
     def over(self, channel: int) -> None:
         """CLOSE has gone both ways: the number is free."""

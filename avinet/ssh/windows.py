@@ -14,6 +14,10 @@ from avinet.flow.window import ReceiveWindow
 from avinet.ssh.messages import DRAIN, KEEPALIVE
 from avinet.ssh.opening import ChannelLimits, RequestRefused
 
+HURRIED_BYTES = 64 * 1024
+"""What all windows together have on a short link while somebody waits for an answer,"""
+HURRIED_LOGS_BYTES = 256 * 1024
+"""and when it is logs that come: a message and a turn of both ends for each 64 KiB would cost more than it gains."""
 Request = Callable[[bytes], Deferred[bytes]]
 """Sends a global request of a name to the peer."""
 
@@ -34,7 +38,7 @@ class Windows:
         """The peer has confirmed a channel after so long: the link has no longer a round trip."""
         self._quickest_s = min(self._quickest_s or took_s, took_s)
 
-    def resize(self, channel: int, window: ReceiveWindow, count: int, request: Request, *, hurried: bool) -> None:
+    def resize(self, channel: int, window: ReceiveWindow, count: int, request: Request, hurried: int | None) -> None:
         """Give our `channel` the window that it should have, now that data which arrived on it has been consumed.
 
         `count` bytes have arrived on all channels since the last time. The `window` that it had is open again: its peer

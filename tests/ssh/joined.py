@@ -14,6 +14,7 @@ from typing_extensions import override
 from zope.interface import implementer
 
 from avinet.errors import AvinetError, PeerError
+from avinet.flow.turns import Priority
 from avinet.ssh.channel import ChannelAddress
 from avinet.ssh.connection import Connection
 from avinet.ssh.messages import CHANNEL_DATA
@@ -104,6 +105,7 @@ class Open(Connection):
         super().__init__(clock, limits)
         self.talkers: list[Talker] = []
         self.make: type[Protocol] = Talker
+        self.priority = Priority.COMMANDS
 
     @override
     async def accept(self, kind: bytes, body: bytes) -> Accepted:
@@ -111,7 +113,7 @@ class Open(Connection):
             raise OpenRefused("not of this kind")
         talker = self.make()
         self.talkers.append(talker)  # type: ignore[arg-type]
-        return Accepted(talker, ADDRESS)
+        return Accepted(talker, ADDRESS, priority=self.priority)
 
 
 def deliver(connection: Connection, number: int, payload: bytes) -> None:
@@ -176,10 +178,11 @@ class Joined:
         self.left.serviceStopped()
         self.right.serviceStopped()
 
-    def talk(self, near: Protocol | None = None) -> tuple[Any, Any]:
+    def talk(self, near: Protocol | None = None, priority: Priority = Priority.COMMANDS) -> tuple[Any, Any]:
         """A new channel from left to right: the protocols of its two ends."""
         near = near or Talker()
-        opened = connect(self.left, near)
+        self.right.priority = priority
+        opened = connect(self.left, near, priority)
         self.settle()
         assert opened.called
         opened.addErrback(lambda failure: failure.raiseException())
@@ -201,8 +204,8 @@ def factory_of(*protocols: Protocol) -> Factory:
     return factory
 
 
-def connect(connection: Connection, near: Protocol) -> Any:
+def connect(connection: Connection, near: Protocol, priority: Priority = Priority.COMMANDS) -> Any:
     """`near` on a new channel of `connection`."""
     from avinet.aio import as_deferred
 
-    return as_deferred(connection.open(KIND, b"", factory_of(near), ADDRESS))
+    return as_deferred(connection.open(KIND, b"", factory_of(near), ADDRESS, priority))

@@ -546,6 +546,20 @@ class SlowReaderTests(SynchronousTestCase):
         joined.left.transport.heard_at += COMPANY_S
         self.assertEqual(len(bulk.transport.buffer()), joined.left.limits.window_bytes)
 
+    def test_nobody_waits_for_little_things_of_logs(self) -> None:
+        joined = Joined()
+        near, far = joined.talk(priority=Priority.LOGS)
+        _, back = joined.talk()
+        for end in (near, far):
+            end.transport.write(b"GET /")
+            joined.settle()
+        self.assertFalse(joined.left.in_company)
+        self.assertFalse(joined.right.in_company)
+        back.transport.write(b"how are you?")
+        joined.settle()
+        self.assertTrue(joined.left.in_company)
+        self.assertTrue(joined.right.in_company)
+
     def test_a_tunnel_that_backs_up_pauses_the_sources(self) -> None:
         """(S24)"""
         joined = Joined()
