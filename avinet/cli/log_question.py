@@ -104,7 +104,8 @@ class Typed:
         if self.gaps:
             return {"shape": "gaps", "limit": self._page()}
         if self.limit is not None:
-            raise click.UsageError("--limit is for --rows and --gaps; with --by say --top")
+            instead = "with --by say --top" if self.by is not None else "add --rows for the records themselves"
+            raise click.UsageError(f"--limit is for --rows and --gaps; {instead}")
         if self.every is not None:
             return {
                 "shape": "series",
