@@ -12,9 +12,10 @@ from twisted.logger import Logger
 from avinet.aio import Tasks
 from avinet.dataplane.interface import Dataplane
 from avinet.errors import LocalError
+from avinet.logs.disk import InThread
 from avinet.logs.sealer_client import SealerProcess
 from avinet.logs.settings import SpoolSettings
-from avinet.logs.spool import InThread, Spool
+from avinet.logs.spool import Spool
 
 FOLDER = "logs"
 _log = Logger()

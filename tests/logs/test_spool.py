@@ -380,7 +380,7 @@ class RoomTests(SpoolCase):
             held.append(lambda: done.callback(work()))
             return done
 
-        self.patch(at.spool, "_in_thread", later)
+        self.patch(at.spool._disk, "_in_thread", later)
         at.spool.append([line(2, a="x" * 3000)] * 100)
         at.later(1)
         self.assertEqual(len(held), 1)
