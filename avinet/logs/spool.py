@@ -204,13 +204,19 @@ class Spool:
         async with self._disk.turn:
             if self._stopped:
                 return
-            error = await self._write() or await self._rotate() or await self._acknowledge()
+            error = self._no_room() or await self._write() or await self._rotate() or await self._acknowledge()
             if error is not None and self._folder.segments and self._folder.segments[0].last <= self._through:
                 await self._cap.drop_oldest()  # a node has it, and what comes now nobody has
             error = await self._cap.keep() or error
         self._well = error is None
         self._tell(error)
         self._sealing.begin()
+
+    def _no_room(self) -> str | None:
+        """Why nothing more may be written for now: what would have to go is just being sealed."""
+        if not self._asking or self._folder.size <= self._settings.cap_mib * MIB:
+            return None
+        return f"the request logs in {self._folder.path} take more than spool.cap_mib until the oldest are sealed"
 
     async def _write(self) -> str | None:
         if not self._pending:

@@ -355,6 +355,23 @@ class RoomTests(SpoolCase):
         self.assertEqual(lost + sum(each.rows for each in at.manifests), 601)
         self.assertEqual(at.manifests[0].first, lost + 1)
 
+    def test_it_does_not_grow_beyond_its_room_while_the_oldest_is_being_sealed(self) -> None:
+        at = self.spooling(settings=SpoolSettings(cap_mib=1, segment_rows=100, buffer_mib=1))
+        at.sealer.held = Deferred()
+        for number in range(16):
+            at.spool.append([line(number, a="x" * 3000)] * 100)
+            at.later(1.25)
+        self.assertLessEqual(at.spool.size, 2 << 20)
+        self.assertGreater(at.spool.lost["full"], 0)
+        at.sealer.held.callback(None)
+        at.later(10)
+        self.assertLessEqual(at.spool.size, 1 << 20)
+        at.spool.append(lines([99]))
+        self.successResultOf(at.seal_now())
+        lost = sum(gap.records or 0 for gap in at.gaps)
+        self.assertEqual(lost, at.spool.lost["full"] + at.spool.lost["cap"])
+        self.assertEqual(lost + sum(each.rows for each in at.manifests), 1601)
+
     def test_what_cannot_be_removed_is_counted_once_and_when_it_is_gone(self) -> None:
         at = self.spooling(settings=SpoolSettings(cap_age_s=60))
         for number in (1, 2):
