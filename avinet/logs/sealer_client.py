@@ -7,11 +7,13 @@ import sys
 from typing import Any, Protocol
 
 from avinet.aio import Slots
-from avinet.errors import AvinetError, LocalError
+from avinet.errors import AvinetError, LocalError, TimedOut
 from avinet.logs.lineprocess import Died, LineProcess
 from avinet.logs.orders import LINE_BYTES, Order, Sealed
 from avinet.wire.message import decode, encode
 
+LONGEST = 8
+"""How many times as long as the first one may take an order may in the end, when it was late time after time."""
 IDLE_S = 30.0
 """How long a process without work is kept: it holds memory, and is started in a fraction of a second."""
 
@@ -27,7 +29,9 @@ class Sealer(Protocol):
 
 
 class SealerProcess:
-    """A sealer in a process of its own, which has `deadline_s` for each order."""
+    """A sealer in a process of its own, which has `deadline_s` for each order, and twice as long after it was late:
+    what is too much for a machine that is slow and busy is so again the next time.
+    """
 
     def __init__(
         self,
@@ -38,6 +42,7 @@ class SealerProcess:
         command: tuple[str, ...] = (sys.executable, "-m", "avinet.logs.sealer"),
     ) -> None:
         self._deadline_s = deadline_s
+        self._times = 1
         self._turn = Slots(1)
         self._process = LineProcess(
             reactor, "the sealer", command, limit_bytes=LINE_BYTES, idle_s=idle_s, environment=os.environ
@@ -52,7 +57,10 @@ class SealerProcess:
         """See `Sealer`."""
         async with self._turn:
             try:
-                line = await self._process.ask(encode(order) + b"\n", self._deadline_s)
+                line = await self._process.ask(encode(order) + b"\n", self._deadline_s * self._times)
+            except TimedOut:
+                self._times = min(2 * self._times, LONGEST)
+                raise
             except Died as error:
                 raise LocalError(f"the sealer has ended: {error}") from error
             try:
@@ -60,6 +68,7 @@ class SealerProcess:
             except AvinetError:
                 await self.stop()
                 raise
+        self._times = 1
         if answer.error:
             raise LocalError(answer.error)
         return answer

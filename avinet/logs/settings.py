@@ -18,7 +18,7 @@ class SpoolSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     A segment has `segment_rows` records, or `segment_mib` as they came, or is `segment_age_s` old. All of it takes
     `cap_mib` on the disk at most, and none is kept that was sealed longer ago than `cap_age_s`. Sealing one may take
-    `seal_s`.
+    `seal_s`, and when that was not enough twice as long the next time, up to eight times.
     """
 
     keep: Literal["auto", "always", "never"] = "auto"

@@ -129,6 +129,20 @@ class ProcessTests(Contract, TestCase):
         self.process._deadline_s = 60
         self.assertIsNotNone((await self.seal(order(self.folder, first=11))).manifest)
 
+    async def test_one_that_was_late_gets_twice_as_long_up_to_eight_times(self) -> None:
+        """A file of long lines, on a machine that is slow and busy, would never be sealed."""
+        process = self.another(deadline_s=0.02, command=("/bin/sh", "-c", "exec sleep 600"))
+        for seconds in ("0.02", "0.04", "0.08", "0.16", "0.16"):
+            error = await self.assertFailure(self.seal(order(self.folder)), TimedOut)
+            self.assertIn(f"within {seconds} s", str(error))
+        answer = encode(Sealed()).decode()
+        process._process._command = ["/bin/sh", "-c", f"read line; echo '{answer}'; exec sleep 600"]
+        process._deadline_s = 60
+        await self.seal(order(self.folder))
+        process._deadline_s = 0.02
+        error = await self.assertFailure(self.seal(order(self.folder)), TimedOut)
+        self.assertIn("within 0.02 s", str(error))
+
     async def test_one_that_answers_rubbish_is_ended(self) -> None:
         process = self.another(command=("/bin/cat",))
         error = await self.assertFailure(self.seal(order(self.folder)), Invalid)
