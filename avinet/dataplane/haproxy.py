@@ -22,6 +22,7 @@ from avinet.dataplane.observed import Observed
 from avinet.dataplane.records import Record
 from avinet.dataplane.render import RECORDS_SOCKET, first_of_backends, render
 from avinet.dataplane.runtime import dropped_logs, stat_lines
+from avinet.dataplane.unheard import Unheard
 from avinet.errors import AvinetError, Invalid, NotFound, Unavailable
 from avinet.trust.server_certificate import ServerCertificate
 from avinet.wire.config import Config
@@ -54,6 +55,7 @@ class HAProxy:
         self._config: Config | None = None
         self._losses = Losses(reactor.seconds, lambda *missing: self.missed(*missing))
         self._intake = Intake(self._take, self._losses.miss, self._worker_ended)
+        self._unheard = Unheard(reactor, folder, self._master.lives, self._losses)
         self._port: IListeningPort | None = None
         self._observed = Observed()
         self._change = DeferredLock()
@@ -66,8 +68,8 @@ class HAProxy:
             self._listen()
             self._tasks.spawn(self._watch(), "watching HAProxy")
             running = await self._master.find()
-            if running is not None and running.old:  # what they still say cannot be told from what was taken before
-                self._losses.miss("crash", None)
+            old = running.old if running is not None else ()  # of these nobody knows what was taken before
+            self._leaving.spawn(self._unheard.outlast(old), "waiting for the end of workers")
         await self.apply(config)
 
     def _listen(self) -> None:
@@ -215,6 +217,7 @@ class HAProxy:
         finally:
             if not whole:
                 self._losses.died()
+                self._unheard.left(worker.pid)
 
     def _take(self, records: Sequence[Record], lines: Sequence[bytes]) -> None:
         last = records[-1]
@@ -277,6 +280,10 @@ class HAProxy:
         if port is not None:
             await maybeDeferred(port.stopListening)
         await self._leaving.end()
+        try:
+            await self._master.in_thread(self._unheard.keep)
+        except AvinetError as error:
+            self.log.warn("that workers of HAProxy still leave is not kept: {why}", why=str(error))
         self._losses.listens()
         if port is not None:
             await self._intake.close(self._reactor)

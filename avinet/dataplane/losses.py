@@ -41,8 +41,8 @@ class Losses:
 
     def died(self, since_s: float | None = None) -> None:
         """It is gone, and with it what was on its way: since the last record that came, or a time before that."""
-        if self._dead is None:
-            self._dead = self._last if since_s is None else since_s
+        since_s = self._last if since_s is None else since_s
+        self._dead = since_s if self._dead is None else min(self._dead, since_s)
 
     def listens(self) -> None:
         """It serves again, if it was gone."""

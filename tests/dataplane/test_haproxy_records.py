@@ -233,21 +233,62 @@ class RecordTests(HAProxyCase):
         await eventually("the worker has ended", gone)
         self.assertEqual(missed, [])
 
-    @asynchronous
-    async def test_what_a_leaving_worker_says_to_nobody_is_told_of(self) -> None:
-        _, lasting, _ = await self.request_that_lasts()
-        missed: list[tuple[Any, ...]] = []
-        self.plane.missed = lambda *what: missed.append(what)
+    async def left_while_it_serves(self) -> tuple[Config, Deferred[Any], int]:
+        """The service engine has ended, while a worker that leaves has a request still."""
+        _, lasting, before = await self.request_that_lasts()
+        missed = self.note_missing()
         await self.plane._master.reload()
         config = self.plane._config
         await self.plane.detach()
         self.assertEqual([each[:2] for each in missed], [("crash", None)])
-        self.plane = self.another()
-        self.plane.missed = lambda *what: missed.append(what)
-        await self.plane.start(config)
-        self.assertEqual([each[:2] for each in missed], [("crash", None)] * 2)
+        [worker] = before.workers
+        return config, lasting, worker
+
+    async def end_of(self, lasting: Deferred[Any]) -> float:
+        """When the request has ended, in milliseconds."""
         self.web.answers.release()
         await lasting
+        return reactor.seconds() * 1000
+
+    def in_a_gap(self, missed: list[tuple[Any, ...]], ended_ms: float) -> bool:
+        return any(why == "crash" and from_ms <= ended_ms <= to_ms + 1 for why, _, from_ms, to_ms in missed)
+
+    @asynchronous
+    async def test_what_a_leaving_worker_says_when_the_next_service_engine_is_there_is_told_of(self) -> None:
+        config, lasting, _ = await self.left_while_it_serves()
+        self.plane = self.another()
+        missed = self.note_missing()
+        await self.plane.start(config)
+        self.assertEqual([each[:2] for each in missed], [("crash", None)], "what it has said until now")
+        ended_ms = await self.end_of(lasting)
+        await eventually("it is told of", lambda: self.in_a_gap(missed, ended_ms))
+
+    @asynchronous
+    async def test_what_a_leaving_worker_has_said_to_nobody_is_told_of_by_the_next_service_engine(self) -> None:
+        config, lasting, worker = await self.left_while_it_serves()
+        ended_ms = await self.end_of(lasting)
+        await eventually("it is gone", lambda: not self.plane._master.lives(worker))
+        for told in (1, 0):
+            self.plane = self.another()
+            missed = self.note_missing()
+            await self.plane.start(config)
+            self.assertEqual((len(missed), self.in_a_gap(missed, ended_ms)), (told, bool(told)))
+            await self.plane.detach()
+
+    @asynchronous
+    async def test_what_a_leaving_worker_says_to_nobody_is_told_of_by_whoever_sees_its_end(self) -> None:
+        config, lasting, worker = await self.left_while_it_serves()
+        self.plane = self.another()
+        await self.plane.start(config)
+        missed = self.note_missing()
+        await self.plane.detach()
+        self.assertEqual(len(missed), 1)
+        ended_ms = await self.end_of(lasting)
+        await eventually("it is gone", lambda: not self.plane._master.lives(worker))
+        self.plane = self.another()
+        missed = self.note_missing()
+        await self.plane.start(config)
+        self.assertTrue(self.in_a_gap(missed, ended_ms))
 
     @asynchronous
     async def test_one_that_only_looked_whether_its_driver_is_there_while_that_ends_has_lost_nothing(self) -> None:
