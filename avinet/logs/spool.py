@@ -214,7 +214,7 @@ class Spool:
 
     def _no_room(self) -> str | None:
         """Why nothing more may be written for now: what would have to go is just being sealed."""
-        if not self._asking or self._folder.size <= self._settings.cap_mib * MIB:
+        if not self._sealing.asking or self._folder.size <= self._settings.cap_mib * MIB:
             return None
         return f"the request logs in {self._folder.path} take more than spool.cap_mib until the oldest are sealed"
 
