@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from operator import attrgetter
 
 import msgspec
@@ -49,35 +51,50 @@ def removed(engine: str, span: Removed) -> Lost:
 def holes(engine: str, manifests: Iterable[Manifest | Removed]) -> Iterator[Lost]:
     """The numbers before the last of `engine` that are in none of `manifests`, and of which no gap tells.
 
-    Numbers begin anew with each generation. What is before the first segment may be of any time before.
+    Numbers begin anew with each generation. What is before the first segment may be of any time before. What the
+    service engine has removed may be told of by any later segment: others may have waited to be sealed before that.
     """
-    generation, last, to_ms = -1, 0, 0
-    for each in sorted(manifests, key=attrgetter("generation", "first")):
-        if each.generation != generation:
-            generation, last, to_ms = each.generation, 0, 0
-        capped = sum(gap.records or 0 for gap in each.gaps if gap.reason == "cap" and gap.after >= last)
-        missing = each.first - last - 1 - capped
-        if missing > 0:
-            between = min(to_ms, each.from_ms), max(to_ms, each.from_ms)
-            yield Lost(engine, generation, last, missing, NOT_HERE, *between)
-        last, to_ms = max(last, each.last), max(to_ms, each.to_ms)
+    ordered = sorted(manifests, key=attrgetter("generation", "first"))
+    for generation, those in groupby(ordered, key=attrgetter("generation")):
+        found = list(those)
+        capped = _Capped(gap for each in found for gap in each.gaps)
+        last = to_ms = 0
+        for each in found:
+            missing = each.first - last - 1 - capped.records(last, each.first - 1)
+            if missing > 0:
+                between = min(to_ms, each.from_ms), max(to_ms, each.from_ms)
+                yield Lost(engine, generation, last, missing, NOT_HERE, *between)
+            last, to_ms = max(last, each.last), max(to_ms, each.to_ms)
+
+
+class _Capped:
+    """How many records gaps tell of as removed."""
+
+    def __init__(self, gaps: Iterable[Gap]) -> None:
+        caps = sorted((gap.after, gap.records or 0) for gap in gaps if gap.reason == "cap")
+        self._places = [after for after, _ in caps]
+        self._sums = [0, *accumulate(records for _, records in caps)]
+
+    def records(self, after: int, last: int) -> int:
+        """Of those behind the number `after`, up to `last`."""
+        begin, end = (bisect_left(self._places, each) for each in (after, last))
+        return max(0, self._sums[end] - self._sums[begin])
 
 
 def spanned(manifests: Iterable[Manifest]) -> list[Manifest]:
     """What `holes` needs of neighbours in whose own time nothing is of interest: one manifest for each generation."""
     found: dict[int, Manifest] = {}
     for each in sorted(manifests, key=attrgetter("first")):
-        so_far = found.get(each.generation)
-        if so_far is None:
-            caps = [gap for gap in each.gaps if gap.reason == "cap"]
-            found[each.generation] = msgspec.structs.replace(each, gaps=caps, services={})
-        else:
-            found[each.generation] = msgspec.structs.replace(
-                so_far,
-                last=max(so_far.last, each.last),
-                from_ms=min(so_far.from_ms, each.from_ms),
-                to_ms=max(so_far.to_ms, each.to_ms),
-            )
+        so_far = found.get(each.generation, each)
+        before = [gap for gap in each.gaps if gap.reason == "cap" and gap.after < so_far.first]
+        found[each.generation] = msgspec.structs.replace(
+            so_far,
+            last=max(so_far.last, each.last),
+            from_ms=min(so_far.from_ms, each.from_ms),
+            to_ms=max(so_far.to_ms, each.to_ms),
+            gaps=before if so_far is each else [*so_far.gaps, *before],
+            services={},
+        )
     return list(found.values())
 
 

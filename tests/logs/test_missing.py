@@ -40,26 +40,28 @@ def spans(found: list[Manifest]) -> list[tuple[int, int, int]]:
 
 
 Piece = tuple[int, str]
-PIECES = st.lists(st.tuples(st.integers(1, 5), st.sampled_from(["here", "gone", "cap"])), max_size=8)
+PIECES = st.lists(st.tuples(st.integers(1, 5), st.sampled_from(["here", "gone", "cap", "late"])), max_size=8)
 
 
 def laid(pieces: list[Piece], generation: int) -> tuple[list[Manifest], int]:
     """The segments that are here of pieces one after the other, and how many records are gone before the last of them.
 
-    What the service engine has removed itself is told of by the next segment.
+    What the service engine has removed itself is told of by the next segment, or the one behind that if it is late.
     """
-    here, missing, gone, number = [], 0, 0, 1
-    gaps: list[Gap] = []
+    here = [length for length, fate in pieces if fate == "here"]
+    found: list[Manifest] = []
+    missing, number = 0, 1
+    gaps: dict[int, list[Gap]] = {}
     for length, fate in pieces:
+        following = len(found) + (fate == "late")
         if fate == "here":
-            here.append(manifest(number, number + length - 1, *gaps, generation=generation))
-            missing, gone, gaps = missing + gone, 0, []
-        elif fate == "cap":
-            gaps.append(cap(number - 1, length))
-        else:
-            gone += length
+            found.append(manifest(number, number + length - 1, *gaps.get(following, ()), generation=generation))
+        elif fate in ("cap", "late") and following < len(here):
+            gaps.setdefault(following, []).append(cap(number - 1, length))
+        elif len(found) < len(here):
+            missing += length
         number += length
-    return here, missing
+    return found, missing
 
 
 class HoleTests(SynchronousTestCase):
@@ -74,6 +76,11 @@ class HoleTests(SynchronousTestCase):
     def test_what_lies_before_the_first_is_of_any_time_before(self) -> None:
         (hole,) = holes("se-1", [manifest(4, 9)])
         self.assertEqual(hole, Lost("se-1", 1, 0, 3, NOT_HERE, 0, 4))
+
+    def test_what_was_removed_is_told_once_though_a_later_segment_tells_of_it(self) -> None:
+        """It is beside the file that was open then, before which others may have waited to be sealed."""
+        self.assertEqual(spans([manifest(6, 7), manifest(8, 9, cap(0, 3), cap(3, 2))]), [])
+        self.assertEqual(spans([manifest(6, 7), manifest(8, 9, cap(0, 3))]), [(0, 2, 6)])
 
     @given(PIECES, PIECES, st.randoms())
     def test_all_that_no_segment_and_no_gap_has_is_counted_once(
