@@ -9,21 +9,23 @@ process that answers queries, or in a thread.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from avinet.errors import Conflict, Damaged, Invalid, LocalError, TooLarge
 from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
 from avinet.ids import parse_id
-from avinet.logs.hours import DAY, ENGINE, HOUR, HOUR_MS, Hour, Segment, begins_ms_of, folders, read_hour, size_of
+from avinet.logs.hours import ENGINE, HOUR_MS, Hour, Segment, folders, size_of
 from avinet.logs.keeping import surplus
-from avinet.logs.missing import Lost, holes, removed, told
+from avinet.logs.missing import Lost, bare, holes, removed, told
+from avinet.logs.remembered import Remembered
 from avinet.logs.removals import Removals
 from avinet.wire.query import LogQuery
 from avinet.wire.segment import MANIFEST_LIMIT_BYTES, Gap, Manifest, manifest_bytes, read_manifest
@@ -32,6 +34,12 @@ _STRAY = re.compile(r"[0-9]{1,20}-[0-9]{1,20}-[0-9]{1,20}\.parquet\Z")
 _STRAY_S = 3600
 """After so long a file of records without a manifest is what a crash has left."""
 _TRIES = 3
+KEPT_BYTES = 1 << 28
+"""Room to remember 100,000 segments of five services each, or 130,000 hours without their segments."""
+MOST = 100_000
+"""About how many segments, and gaps in them, a query may be: each takes up to 2.5 KB until it is answered."""
+_FEW = 8
+"""A manifest of no more services is not worth being made smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +57,21 @@ class Chosen:
 
 
 class Archive:
-    """The segments below `folder`. What was read of it is kept, and read again where a folder has changed.
+    """The segments below `folder`. What was read of it is kept, in `kept_bytes`; what has changed is read again.
 
-    Without `details` nothing can be chosen, and what is kept of a segment is little, whatever its manifest says.
+    Without `details` nothing can be chosen; what is kept of a segment is little, whatever its manifest says, and of
+    all that there are.
     Raises `LocalError` for a folder whose name DuckDB would take for a pattern.
     """
 
-    def __init__(self, folder: Path, now_ns: Callable[[], int] = time.time_ns, *, details: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        now_ns: Callable[[], int] = time.time_ns,
+        *,
+        details: bool = True,
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
         if set(str(folder)) & set("*?[]{}"):
             raise LocalError(
                 f"the archive cannot be in {folder}", hint="choose a folder without any of *?[]{} in its name"
@@ -63,16 +79,15 @@ class Archive:
         self.folder = folder.absolute()
         self.removals = Removals(self.folder)
         self._now_ns = now_ns
-        self._details = details
-        self._hours: dict[str, dict[Path, Hour]] = {}
-        """By service engine."""
+        self._hours = Remembered(self.folder, now_ns, kept_bytes if details else math.inf, details=details)
 
     def engines(self) -> list[str]:
         """The service engines of which there is, or was, anything."""
         return [path.name for path in folders(self.folder, ENGINE)]
 
     def choose(self, query: LogQuery, known: Iterable[str] = (), check: Callable[[], None] = lambda: None) -> Chosen:
-        """Which files have what `query` asks for, by what their manifests say. Raises `Invalid`, `LocalError`.
+        """Which files have what `query` asks for, by what their manifests say. Raises `Invalid`, `LocalError`, and
+        `TooLarge` where it is about too much of the archive.
 
         `known` are service engines that it asks of, too, when it names none. `check` is called every hour of the
         archive, and may raise: what was read until then is kept.
@@ -80,38 +95,42 @@ class Archive:
         segments: list[Segment] = []
         gaps: list[Lost] = []
         nothing_of = []
-        damaged = 0
+        damaged = looked_at = 0
         there = set(self.engines())
         for engine in sorted(set(query.engines) or there.union(known)):
             nothing = True
             if engine not in there:
                 nothing_of.append(parse_id(engine))
                 continue
-            manifests = []
-            for hour in self._of(parse_id(engine)):
+            manifests: list[Manifest] = []
+            for hour in self._hours.of(parse_id(engine)):
                 check()
                 if not _within(hour, query):
-                    manifests += hour.spanned
+                    manifests += hour.spanned.values()
                     continue
-                for _, each in hour.segments.values():
+                for each in self._hours.segments(hour):
                     if each is None:
                         damaged += hour.begins_ms < query.until_ms and hour.begins_ms + HOUR_MS > query.since_ms
                         continue
                     manifest = each.manifest
-                    manifests.append(manifest)
+                    little = _little(manifest)
+                    manifests.append(little)
                     gaps.extend(told(engine, manifest.generation, gap) for gap in manifest.gaps if _within(gap, query))
+                    looked_at = _more(looked_at, 1 + len(manifest.gaps))
                     if not _within(manifest, query):
                         continue
                     nothing = False
                     if query.services and not _has_any(manifest, query.services):
                         continue
                     if size_of(each.path) == manifest.bytes:
-                        segments.append(each)
+                        segments.append(each if little is manifest else replace(each, manifest=little))
                     else:
                         damaged += 1
             gone = self.removals.of(engine)
             missing = [*holes(engine, [*manifests, *gone]), *(removed(engine, each) for each in gone)]
-            gaps.extend(each for each in missing if _within(each, query))
+            missing = [each for each in missing if _within(each, query)]
+            looked_at = _more(looked_at, len(missing))
+            gaps += missing
             if nothing:
                 nothing_of.append(engine)
         gaps.sort(key=lambda each: (each.from_ms, each.engine, each.generation, each.after))
@@ -183,21 +202,15 @@ class Archive:
 
         What was removed. What a crash left without a manifest goes too. Raises `LocalError`.
         """
-        all_of_them = [
-            each
-            for engine in self.engines()
-            for hour in self._of(engine)
-            for _, each in hour.segments.values()
-            if each is not None
-        ]
+        hours = [hour for engine in self.engines() for hour in self._hours.of(engine)]
+        all_of_them = [each for hour in hours for each in self._hours.segments(hour) if each is not None]
         gone: defaultdict[str, list[Segment]] = defaultdict(list)
         for each in surplus(all_of_them, limit_bytes, oldest_ms):
             gone[each.manifest.engine].append(each)
         for engine, some in gone.items():
             self._remove_some(engine, some)
-        for hours in self._hours.values():
-            for folder in hours:
-                self._sweep(folder)
+        for hour in hours:
+            self._sweep(hour.folder)
         return [each for some in gone.values() for each in some]
 
     def _remove_some(self, engine: str, some: list[Segment]) -> None:
@@ -231,22 +244,20 @@ class Archive:
             hour.rmdir()  # which fails where anything is in it
             hour.parent.rmdir()
 
-    def _of(self, engine: str) -> Iterator[Hour]:
-        """The hours of a service engine."""
-        known = self._hours.setdefault(engine, {})
-        gone = set(known)
-        for day in folders(self.folder / engine, DAY):
-            for hour in folders(day, HOUR):
-                begins_ms = begins_ms_of(day.name, hour.name)
-                if begins_ms is None:
-                    continue
-                read = read_hour(engine, hour, begins_ms, known.get(hour), self._now_ns(), details=self._details)
-                if read is not None:
-                    gone.discard(hour)
-                    known[hour] = read
-                    yield read
-        for hour in gone:
-            del known[hour]
+
+def _little(manifest: Manifest) -> Manifest:
+    """What is kept of a manifest for the time of a query: all of it only where that is not much."""
+    return manifest if len(manifest.services) <= _FEW and not manifest.gaps else bare(manifest)
+
+
+def _more(looked_at: int, more: int) -> int:
+    """How much a query is about, with so much more. Raises `TooLarge`."""
+    if looked_at + more > MOST:
+        raise TooLarge(
+            f"the query is about more than {MOST} segments, and gaps in them, in the archive",
+            hint="ask for a shorter time, or fewer service engines",
+        )
+    return looked_at + more
 
 
 def _within(each: Manifest | Gap | Lost | Hour, query: LogQuery) -> bool:

@@ -6,6 +6,7 @@ import functools
 import os
 import re
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ import msgspec
 
 from avinet.errors import AvinetError
 from avinet.files import cannot, read_limited
-from avinet.logs.missing import spanned
+from avinet.logs.missing import spanning
 from avinet.wire.segment import MANIFEST_LIMIT_BYTES, Gap, Manifest, read_manifest
 
 HOUR = re.compile(r"[0-9]{2}\Z")
@@ -24,6 +25,9 @@ _NAME = re.compile(r"[0-9]{1,20}-[0-9]{1,20}-[0-9]{1,20}\.json\Z")
 _SETTLED_NS = 2_000_000_000
 """A folder that has changed within so long is read again: its time may be the same after one more change."""
 HOUR_MS = 3_600_000
+_HOUR_BYTES, _SPAN_BYTES, _SEGMENT_BYTES, _ENTRY_BYTES = 1500, 500, 1600, 200
+"""What these take in memory, and no more: an hour, what a generation in it comes to, a segment, and each service and
+gap of a manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,64 +40,97 @@ class Segment:
     came_ms: int = 0
 
 
+Found = tuple[str, tuple[int, int, int], Segment | None]
+"""The name of a manifest, what its file was like then, and its segment; None where it is none."""
+
+
 @dataclass(slots=True)
 class Hour:
     """What was read of the folder of an hour, and what the folder was like then.
 
-    `spanned` stands for its manifests where the hour is of no interest; all that they tell of lies in its time.
+    `spanned` stands for its manifests, by generation, where the hour is of no interest; all that they tell of lies in
+    its time. Its segments may be left out. It takes about `bytes` of memory.
     """
 
+    engine: str
+    folder: Path
     begins_ms: int
     stamp: tuple[int, int]
     settled: bool
-    segments: dict[str, tuple[tuple[int, int, int], Segment | None]] = field(default_factory=dict)
-    from_ms: int = 0
-    to_ms: int = 0
-    spanned: list[Manifest] = field(default_factory=list)
+    from_ms: int
+    to_ms: int
+    spanned: dict[int, Manifest] = field(default_factory=dict)
+    segments: dict[str, tuple[tuple[int, int, int], Segment | None]] | None = field(default_factory=dict)
+    bytes: int = _HOUR_BYTES
+
+    def take(self, found: Found) -> None:
+        """One more is in it."""
+        name, mark, segment = found
+        if segment is not None:
+            manifest = segment.manifest
+            spans: list[Manifest | Gap] = [manifest, *manifest.gaps]
+            for each in spans:
+                self.from_ms, self.to_ms = min(self.from_ms, each.from_ms), max(self.to_ms, each.to_ms)
+            self.spanned[manifest.generation] = spanning(self.spanned.get(manifest.generation), manifest)
+        if self.segments is not None:
+            self.segments[name] = mark, segment
+            self.bytes += _bytes_of(segment)
 
     def summed_up(self) -> Hour:
-        """This, with what its segments have in common."""
-        manifests = [each.manifest for _, each in self.segments.values() if each is not None]
-        spans: list[Manifest | Gap] = [*manifests, *(gap for each in manifests for gap in each.gaps)]
-        self.from_ms = min([self.begins_ms, *(each.from_ms for each in spans)])
-        self.to_ms = max([self.begins_ms + HOUR_MS - 1, *(each.to_ms for each in spans)])
-        self.spanned = spanned(manifests)
-        return self
+        """This, without its segments."""
+        size = _HOUR_BYTES + sum(_SPAN_BYTES + _ENTRY_BYTES * len(each.gaps) for each in self.spanned.values())
+        return replace(self, segments=None, bytes=size)
+
+
+def _bytes_of(segment: Segment | None) -> int:
+    """What it takes in memory."""
+    if segment is None:
+        return _SEGMENT_BYTES
+    return _SEGMENT_BYTES + _ENTRY_BYTES * (len(segment.manifest.services) + len(segment.manifest.gaps))
 
 
 def read_hour(
-    engine: str, hour: Path, begins_ms: int, known: Hour | None, now_ns: int, *, details: bool
+    engine: str, folder: Path, begins_ms: int, known: Hour | None, now_ns: int, *, details: bool, most_bytes: float
 ) -> Hour | None:
     """What is in the folder of an hour, as it is known where it has not changed; None where there is none any more.
 
-    Without `details` little of each manifest is kept.
+    Without `details` little of each manifest is kept, and no segments when these take more than `most_bytes`.
     """
     try:
-        found = hour.stat()
+        found = folder.stat()
         stamp = (found.st_ino, found.st_mtime_ns)
         if known is not None and known.settled and stamp == known.stamp:
             return known
-        now = Hour(begins_ms, stamp, abs(now_ns - found.st_mtime_ns) > _SETTLED_NS)
-        for each in os.scandir(hour):
-            if not _NAME.match(each.name):
-                continue
-            status = each.stat(follow_symlinks=False)
-            mark = (status.st_ino, status.st_mtime_ns, status.st_size)
-            before = known.segments.get(each.name) if known is not None else None
-            if before is None or before[0] != mark:
-                segment = _segment(engine, Path(each.path), status.st_mtime_ns // 1_000_000)
-                before = mark, segment if details else _without_details(segment)
-            now.segments[each.name] = before
+        settled = abs(now_ns - found.st_mtime_ns) > _SETTLED_NS
+        now = Hour(engine, folder, begins_ms, stamp, settled, begins_ms, begins_ms + HOUR_MS - 1)
+        for each in read_segments(engine, folder, known, details=details):
+            now.take(each)
+            if now.bytes > most_bytes and now.segments is not None:
+                now = now.summed_up()
     except FileNotFoundError:  # retention was here
         return None
     except OSError as error:
-        raise cannot("read", hour, error) from error
-    return now.summed_up()
+        raise cannot("read", folder, error) from error
+    return now
 
 
-def _without_details(segment: Segment | None) -> Segment | None:
-    if segment is None:
-        return None
+def read_segments(engine: str, folder: Path, known: Hour | None, *, details: bool) -> Iterator[Found]:
+    """The segments in the folder of an hour, as they are known where they have not changed. Raises `OSError`."""
+    segments = known.segments if known is not None and known.segments is not None else {}
+    for each in os.scandir(folder):
+        if not _NAME.match(each.name):
+            continue
+        status = each.stat(follow_symlinks=False)
+        mark = (status.st_ino, status.st_mtime_ns, status.st_size)
+        before = segments.get(each.name)
+        if before is not None and before[0] == mark:
+            yield each.name, *before
+            continue
+        segment = _segment(engine, Path(each.path), status.st_mtime_ns // 1_000_000)
+        yield each.name, mark, segment if details or segment is None else _without_details(segment)
+
+
+def _without_details(segment: Segment) -> Segment:
     return replace(segment, manifest=msgspec.structs.replace(segment.manifest, services={}, gaps=[]))
 
 

@@ -12,7 +12,7 @@ import msgspec
 
 from avinet.wire.answer import GapsOf, GapsThere
 from avinet.wire.query import LogQuery
-from avinet.wire.segment import Gap, Manifest, Removed
+from avinet.wire.segment import Gap, Manifest, Removed, merged
 
 NOT_HERE = "not-here"
 """The reason of what was sealed and is not here: not pulled yet, or lost with the archive."""
@@ -81,21 +81,26 @@ class _Capped:
         return max(0, self._sums[end] - self._sums[begin])
 
 
-def spanned(manifests: Iterable[Manifest]) -> list[Manifest]:
-    """What `holes` needs of neighbours in whose own time nothing is of interest: one manifest for each generation."""
-    found: dict[int, Manifest] = {}
-    for each in sorted(manifests, key=attrgetter("first")):
-        so_far = found.get(each.generation, each)
-        before = [gap for gap in each.gaps if gap.reason == "cap" and gap.after < so_far.first]
-        found[each.generation] = msgspec.structs.replace(
-            so_far,
-            last=max(so_far.last, each.last),
-            from_ms=min(so_far.from_ms, each.from_ms),
-            to_ms=max(so_far.to_ms, each.to_ms),
-            gaps=before if so_far is each else [*so_far.gaps, *before],
-            services={},
-        )
-    return list(found.values())
+def bare(manifest: Manifest) -> Manifest:
+    """What `holes` needs of a manifest."""
+    return msgspec.structs.replace(manifest, services={}, gaps=[gap for gap in manifest.gaps if gap.reason == "cap"])
+
+
+def spanning(so_far: Manifest | None, each: Manifest) -> Manifest:
+    """What `holes` needs of neighbours of one generation in whose own time nothing is of interest, and of one more."""
+    gaps = each.gaps if so_far is None else [*so_far.gaps, *each.gaps]
+    so_far = so_far or each
+    first = min(so_far.first, each.first)
+    caps = [gap for gap in gaps if gap.reason == "cap" and gap.after < first]
+    return msgspec.structs.replace(
+        so_far,
+        first=first,
+        last=max(so_far.last, each.last),
+        from_ms=min(so_far.from_ms, each.from_ms),
+        to_ms=max(so_far.to_ms, each.to_ms),
+        gaps=merged(caps) if caps else [],
+        services={},
+    )
 
 
 def counted(lost: Sequence[Lost], query: LogQuery) -> GapsThere:

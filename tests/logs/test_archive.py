@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.errors import Conflict, Invalid, LocalError
-from avinet.logs import archive, removals
-from avinet.logs.archive import Archive, Chosen
+from avinet.errors import Conflict, Invalid, LocalError, TooLarge
+from avinet.logs import archive, hours, removals
+from avinet.logs.archive import KEPT_BYTES, Archive, Chosen
 from avinet.logs.missing import told
 from avinet.wire.query import Gaps, LogQuery, Totals
 from avinet.wire.query import Measure as Counted
@@ -34,7 +34,9 @@ def names(chosen: Chosen) -> list[str]:
     return sorted(str(each.path) for each in chosen.segments)
 
 
-class ArchiveTests(SynchronousTestCase):
+class ArchiveCase(SynchronousTestCase):
+    kept_bytes = KEPT_BYTES
+
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute() / "archive"
         self.folder.mkdir(parents=True)
@@ -43,7 +45,10 @@ class ArchiveTests(SynchronousTestCase):
 
     def another(self) -> Archive:
         """An archive over the same folder, to which all that is there is old."""
-        return Archive(self.folder, lambda: max(each.stat().st_mtime_ns for each in self.everything()) + self.ahead_ns)
+        return Archive(self.folder, self.now_ns, kept_bytes=self.kept_bytes)
+
+    def now_ns(self) -> int:
+        return max(each.stat().st_mtime_ns for each in self.everything()) + self.ahead_ns
 
     def everything(self) -> list[Path]:
         return [self.folder, *self.folder.rglob("*")]
@@ -54,6 +59,8 @@ class ArchiveTests(SynchronousTestCase):
     def files(self, **fields: Any) -> list[str]:
         return names(self.archive.choose(self.asked(**fields)))
 
+
+class ArchiveTests(ArchiveCase):
     def test_a_segment_lies_by_engine_day_and_hour_of_its_first_record(self) -> None:
         path = put(self.archive, some(7, 30 * HOUR_MS + 5, 31 * HOUR_MS))
         name = "se-1/1970-01-02/06/1-00000000000000000007-00000000000000000008"
@@ -114,15 +121,6 @@ class ArchiveTests(SynchronousTestCase):
         self.assertEqual(self.files(), [str(one), str(two)])
         one.with_suffix(".json").unlink()
         self.assertEqual(self.files(), [str(two)])
-
-    def test_a_manifest_is_read_once(self) -> None:
-        path = put(self.archive, some(1, 1000))
-        self.assertEqual(self.files(), [str(path)])
-        manifest = path.with_suffix(".json")
-        manifest.write_bytes(b"x" * manifest.stat().st_size)  # in place, as nobody does
-        self.assertEqual(self.files(), [str(path)])
-        self.archive = self.another()
-        self.assertEqual(self.files(), [])
 
     def test_a_folder_that_has_just_changed_is_read_again(self) -> None:
         self.ahead_ns = 0
@@ -367,3 +365,101 @@ class ArchiveTests(SynchronousTestCase):
         self.ahead_ns = 3601 * 10**9
         self.archive.retain(10**9, 0)
         self.assertEqual([stray.exists(), other.exists(), path.exists()], [False, True, True])
+
+
+class ForgetfulTests(ArchiveTests):
+    """All of it holds where there is no room to remember anything."""
+
+    kept_bytes = 0
+
+
+class HalfForgetfulTests(ArchiveTests):
+    """Or room for what two hours come to, or for one with its segments."""
+
+    kept_bytes = 7000
+
+
+class RememberedTests(ArchiveCase):
+    def remembers(self, kept_bytes: int) -> None:
+        """From now on, in so much memory; what is read is noted."""
+        self.kept_bytes = kept_bytes
+        self.archive = self.another()
+        self.reads: list[Path] = []
+        read = hours.read_limited
+
+        def noted(path: Path, limit_bytes: int) -> bytes:
+            self.reads.append(path)
+            return read(path, limit_bytes)
+
+        self.patch(hours, "read_limited", noted)
+
+    def test_a_manifest_is_read_once(self) -> None:
+        path = put(self.archive, some(1, 1000))
+        self.assertEqual(self.files(), [str(path)])
+        manifest = path.with_suffix(".json")
+        manifest.write_bytes(b"x" * manifest.stat().st_size)  # in place, as nobody does
+        self.assertEqual(self.files(), [str(path)])
+        self.archive = self.another()
+        self.assertEqual(self.files(), [])
+
+    def laid(self, many: int, services: int = 5) -> list[Path]:
+        """So many hours of a segment each, whose manifests have gaps and so many services; some numbers are missing."""
+        paths = []
+        for n in range(1, many + 1):
+            gaps = [
+                Gap(after=3 * n - 1, records=n, reason="full", from_ms=n * HOUR_MS, to_ms=(n + n % 3) * HOUR_MS),
+                Gap(after=3 * n - 2, records=1, reason="cap", from_ms=n * HOUR_MS, to_ms=n * HOUR_MS),
+            ]
+            path = put(self.archive, some(3 * n, n * HOUR_MS, n * HOUR_MS + 5), gaps[: 1 + n % 2])
+            found = read_manifest(path.with_suffix(".json").read_bytes())
+            more = {f"{n}-{number}": 0 for number in range(services - 1)}
+            path.with_suffix(".json").write_bytes(
+                manifest_bytes(msgspec.structs.replace(found, services=found.services | more))
+            )
+            paths.append(path)
+        return paths
+
+    def hour(self, first: int, many: int = 1) -> Chosen:
+        """What is chosen for these hours."""
+        return self.archive.choose(self.asked(since_ms=first * HOUR_MS, until_ms=(first + many) * HOUR_MS))
+
+    def test_an_archive_that_has_no_room_in_memory_is_answered_all_the_same(self) -> None:
+        self.laid(20)
+        ranges = [(first, many) for many in (1, 4, 20) for first in range(21)]
+        wanted = [self.hour(*each) for each in ranges]
+        for kept_bytes in (0, 5000, 20_000, 40_000, 50_000):
+            self.remembers(kept_bytes)
+            self.assertEqual([self.hour(*each) for each in ranges], wanted, kept_bytes)
+            self.assertLessEqual(self.archive._hours.bytes, kept_bytes)
+
+    def test_memory_is_bounded_whatever_is_in_manifests(self) -> None:
+        self.laid(30, services=1000)
+        self.remembers(1_000_000)
+        tracemalloc.start()
+        try:
+            self.hour(0, 40)
+            self.assertLess(tracemalloc.get_traced_memory()[0], 1_000_000)
+            whole = 1000 * hours._ENTRY_BYTES
+            self.assertGreater(self.archive._hours.bytes, 3 * whole, "it is made use of")
+        finally:
+            tracemalloc.stop()
+
+    def test_what_was_needed_last_is_not_read_again(self) -> None:
+        self.laid(20)
+        self.remembers(20 * 4000)
+        for _ in range(2):
+            self.hour(0, 40)
+        self.assertGreater(len(self.reads), 20)
+        for first in (3, 9):
+            self.hour(first)
+        self.reads.clear()
+        for first in (3, 9, 3):
+            self.hour(first)
+        self.assertEqual(self.reads, [])
+
+    def test_a_query_about_too_much_is_refused(self) -> None:
+        self.patch(archive, "MOST", 20)
+        self.laid(20)
+        refused = self.assertRaises(TooLarge, self.hour, 0, 40)
+        self.assertIn("ask for a shorter time", str(refused))
+        self.assertEqual(len(self.hour(1, 3).segments), 3)

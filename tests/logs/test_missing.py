@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.missing import NOT_HERE, Lost, counted, holes, spanned
+from avinet.logs.missing import NOT_HERE, Lost, counted, holes, spanning
 from avinet.wire.query import LogQuery, Measure, Totals
 from avinet.wire.segment import Gap, Manifest
 
@@ -37,6 +37,14 @@ def cap(after: int, records: int) -> Gap:
 def spans(found: list[Manifest]) -> list[tuple[int, int, int]]:
     """Behind which number how many are missing, up to which time."""
     return [(each.after, each.records or 0, each.to_ms) for each in holes("se-1", found)]
+
+
+def spanned(found: list[Manifest]) -> list[Manifest]:
+    """What stands for these, whatever the order in which they come."""
+    by_generation: dict[int, Manifest] = {}
+    for each in found:
+        by_generation[each.generation] = spanning(by_generation.get(each.generation), each)
+    return list(by_generation.values())
 
 
 Piece = tuple[int, str]
@@ -92,12 +100,13 @@ class HoleTests(SynchronousTestCase):
         r.shuffle(here)
         self.assertEqual(sum(records for _, records, _ in spans(here)), lost_then + lost_now)
 
-    @given(PIECES, st.integers(0, 30), st.integers(1, 20))
+    @given(PIECES, st.integers(0, 30), st.integers(1, 20), st.randoms())
     def test_neighbours_that_are_summed_up_hide_nothing_but_what_is_among_them(
-        self, pieces: list[Piece], first: int, many: int
+        self, pieces: list[Piece], first: int, many: int, r: Any
     ) -> None:
         here, _ = laid(pieces, 1)
         apart = [each for each in here if first <= each.first < first + many]
+        r.shuffle(apart)
         others = [each for each in here if each not in apart]
         spans = spanned(apart)
         seen = [each for each in holes("se-1", here) if not any(span.first <= each.after < span.last for span in spans)]

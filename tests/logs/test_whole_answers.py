@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.archive import Archive
+from avinet.logs.archive import KEPT_BYTES, Archive
 from avinet.logs.naming import LINES, PARQUET, open_name, sealed_name
 from avinet.logs.orders import Order
 from avinet.logs.patience import Patience
@@ -127,10 +127,10 @@ class WholeAnswerTests(SynchronousTestCase):
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
 
-    def archive(self) -> Archive:
+    def archive(self, kept_bytes: int = KEPT_BYTES) -> Archive:
         folder = Path(tempfile.mkdtemp(dir=self.folder)) / "archive"
         folder.mkdir()
-        return Archive(folder)
+        return Archive(folder, kept_bytes=kept_bytes)
 
     def asked(self, archive: Archive, get: Shape, until_ms: int = 10**6, known: Sequence[str] = ()) -> LogAnswer:
         querying = Querying(archive, 1 << 28, 1)
@@ -148,9 +148,9 @@ class WholeAnswerTests(SynchronousTestCase):
 
     def test_what_is_here_is_counted_and_what_is_not_is_told(self) -> None:
         @settings(max_examples=20, deadline=None)
-        @given(st.lists(PIECES, min_size=1, max_size=2))
-        def check(engines: list[list[Piece]]) -> None:
-            archive = self.archive()
+        @given(st.lists(PIECES, min_size=1, max_size=2), st.sampled_from([0, 4000, 10_000, KEPT_BYTES]))
+        def check(engines: list[list[Piece]], kept_bytes: int) -> None:
+            archive = self.archive(kept_bytes)
             laid = Laid(archive, engines)
             for get in SHAPES:
                 query = LogQuery(since_ms=0, until_ms=10**6, get=get)
