@@ -121,11 +121,12 @@ class DoorRequest(http.Request):
             self.channel.break_off()
 
     async def _answer(self) -> None:
+        peer = self.channel.peer  # which a request has no more when the peer has gone
         try:
             reply = await self._routed()
         except AvinetError as error:
             if isinstance(error, PeerError):
-                _log.warn("{peer}: {reason}", peer=self.channel.peer, reason=str(error))
+                _log.warn("{peer}: {reason}", peer=peer, reason=str(error))
             reply = _said(problem_of(error))
         except CancelledError:
             reply = _said(problem(503, "the door is closing"))

@@ -20,6 +20,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from avinet.aio import Tasks
+from avinet.errors import PeerError
 from avinet.rest.door import Door, DoorChannel
 from avinet.rest.route import Reply, Request, Route
 from avinet.rest.table import Table
@@ -70,6 +71,12 @@ class GoneTests(SynchronousTestCase):
         channel.dataReceived(request)
         self.successResultOf(self.slow.begun)
         return end
+
+    def test_what_a_peer_has_done_wrong_is_told_of_one_that_has_gone_too(self) -> None:
+        end = self.asked(ORDERS)
+        end.channel.connectionLost()
+        self.slow.answer.errback(PeerError("it lies"))
+        self.assertEqual((len(self.slow.tasks), end.value()), (0, b""))
 
     def test_a_question_is_dropped_with_the_connection(self) -> None:
         end = self.asked(ASKS)
