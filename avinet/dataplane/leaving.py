@@ -27,11 +27,12 @@ PIECE_BYTES = 128 * 1024
 
 class Worker(Protocol):
     """A worker: `last` is the last record that came from it and the lines behind that, `ended` its connections of which
-    our half is open.
+    our half is open, among all that are `open`.
     """
 
     pid: int
     last: bytes
+    open: int
 
     @property
     def ended(self) -> Sequence[object]: ...
@@ -65,6 +66,8 @@ async def take_rest(
             count = len(worker.ended)
             now = await state(worker.pid)
             if now.stopping:
+                if worker.open > len(worker.ended):  # what is on its way by another one would be taken twice
+                    return False
                 said = await ring(worker.pid)
                 at = behind(worker.last, said)
                 whole = whole and at >= 0

@@ -23,6 +23,7 @@ class Worker:
         self.last = last
         self.taken: list[bytes] = []
         self.ended = ["ring"]
+        self.open = 1
         self.gone = 0
 
     def take_block(self, block: bytes) -> None:
@@ -32,6 +33,7 @@ class Worker:
 
     def let_go(self, count: int) -> None:
         self.gone += count
+        self.open -= count
         del self.ended[:count]
 
 
@@ -122,11 +124,28 @@ class LeavingTests(SynchronousTestCase):
         self.state = state  # type: ignore[method-assign]
         worker, done = self.begin()
         worker.ended.append("another")
+        worker.open += 1
         self.stopping = True
         waiting.callback(None)
         self.go_on()
         self.assertTrue(self.successResultOf(done))
         self.assertEqual((worker.taken, worker.gone), ([b"1"], 2))
+
+    def test_what_is_on_its_way_by_another_connection_is_not_taken_twice(self) -> None:
+        """It has looked whether we are there a moment before it was to stop."""
+        self.connections, self.lines = 0, [b"1", b"2"]
+        worker = Worker(last=b"1")
+        worker.open += 1
+        done = as_deferred(take_rest(self.clock, worker, self.ring, self.state, lambda pid: self.alive))
+        self.go_on()
+        self.assertNoResult(done)
+        worker.take_block(b"2\n")
+        self.go_on()
+        worker.ended.append("the one that brought it")
+        self.lines.append(b"3")
+        self.go_on()
+        self.assertTrue(self.successResultOf(done))
+        self.assertEqual((worker.taken, worker.gone), ([b"2", b"3"], 2))
 
     def test_one_that_has_died(self) -> None:
         self.answers = self.alive = False
