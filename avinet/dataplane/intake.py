@@ -46,7 +46,10 @@ _NOTICE = re.compile(rb"[A-Z][a-z]+ [^\n]{1,500}\Z")
 
 
 def _is_request(record: Record) -> bool:
-    """False for a connection that ended before there was a request: the handshake of TLS has failed."""
+    """False for a connection that ended before there was a request: the handshake of TLS has failed.
+
+    What is no request by the rules of HTTP/2 looks the same.
+    """
     return record.status != 0 or record.termination != "PR"
 
 
