@@ -16,11 +16,11 @@ from typing import Any
 import duckdb
 import msgspec
 
-from avinet.logs.archive import Archive
-from avinet.logs.naming import LINES, PARQUET, open_name, sealed_name
-from avinet.logs.orders import Order
-from avinet.logs.query_client import QueryWorker
-from avinet.logs.sealer import seal
+from avinet.logs.archive.archive import Archive
+from avinet.logs.query.client import QueryWorker
+from avinet.logs.spool.naming import LINES, PARQUET, open_name, sealed_name
+from avinet.logs.spool.orders import Order
+from avinet.logs.spool.sealer import seal
 from avinet.wire.query import Filter, LogQuery, Measure, Rows, Series, Top
 from avinet.wire.segment import manifest_bytes
 from bench.records import START_MS, lines

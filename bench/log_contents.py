@@ -9,7 +9,7 @@ from pathlib import Path
 
 import duckdb
 
-from avinet.logs.naming import open_name, sealed_name
+from avinet.logs.spool.naming import open_name, sealed_name
 from avinet.wire.log import VERSION
 from avinet.wire.segment import Manifest, manifest_bytes
 from bench.records import lines

@@ -28,7 +28,7 @@ TURN_S = 0.01
 LOOK_S = 0.5
 PRIORITY = b"<134>"
 """What begins a line of syslog."""
-HAPROXY, SEALER = "ring", b"avinet.logs.sealer"
+HAPROXY, SEALER = "ring", b"avinet.logs.spool.sealer"
 _SETTINGS = """
 [spool]
 keep = "always"

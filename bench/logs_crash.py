@@ -23,7 +23,7 @@ from typing import Any
 import duckdb
 
 from avinet.errors import AvinetError
-from avinet.logs.missing import NOT_HERE
+from avinet.logs.archive.missing import NOT_HERE
 from avinet.wire.answer import LogAnswer
 from avinet.wire.query import Gaps, LogQuery, Measure, Totals
 from bench.log_source import PRIORITY, SEALER, LogSource, children
@@ -34,7 +34,7 @@ from demo.machine import AVICTL, ROOT
 
 NAME = "logs-crash"
 PER_S = 25_000.0
-QUERIES = b"avinet.logs.query_worker"
+QUERIES = b"avinet.logs.query.worker"
 SLACK_MS = 50
 """How late a line is in HAProxy's ring after it was made."""
 PULL_EVERY_S = 2.0

@@ -21,10 +21,10 @@ from avinet.controller.reverse import Reverse
 from avinet.controller.sessions import LOGS, Sessions
 from avinet.controller.settings import ControllerSettings
 from avinet.enrolment.directory import Directory
-from avinet.logs.archive import Archive
-from avinet.logs.incoming import Incoming
-from avinet.logs.puller import Puller
-from avinet.logs.settings import MIB
+from avinet.logs.archive.archive import Archive
+from avinet.logs.pull.incoming import Incoming
+from avinet.logs.pull.puller import Puller
+from avinet.logs.spool.settings import MIB
 from avinet.store.interface import Store
 from avinet.wire.log_pulls import LogPullOrder
 

@@ -19,7 +19,7 @@ _NOTHING = LogQuery(since_ms=0, until_ms=1, get=Totals(measures=[Measure(of="req
 
 
 class Asks(Protocol):
-    """The process that answers; see `avinet.logs.query_client.QueryWorker`."""
+    """The process that answers; see `avinet.logs.query.client.QueryWorker`."""
 
     def ask(self, query: LogQuery, limit_s: float, known: Iterable[str] = ()) -> Awaitable[LogAnswer]:
         """The answer to `query` within `limit_s`."""

@@ -15,8 +15,8 @@ from avinet.controller.saved_queries import SavedQueries
 from avinet.controller.sessions import Sessions
 from avinet.controller.settings import ControllerSettings
 from avinet.enrolment.directory import Directory
-from avinet.logs.query_client import QueryWorker
-from avinet.logs.recent import Recent
+from avinet.logs.live.recent import Recent
+from avinet.logs.query.client import QueryWorker
 from avinet.store.interface import Store
 from avinet.telemetry.counted import Counted
 

@@ -10,8 +10,8 @@ from twisted.logger import Logger
 
 from avinet.aio import News, pause
 from avinet.errors import AvinetError
-from avinet.logs.archive import Archive
-from avinet.logs.incoming import Incoming
+from avinet.logs.archive.archive import Archive
+from avinet.logs.pull.incoming import Incoming
 from avinet.units import format_bytes
 
 EVERY_S = 60.0

@@ -10,7 +10,7 @@ from avinet.controller.sessions import Session
 from avinet.dataplane.records import Record
 from avinet.errors import Invalid
 from avinet.flow.allowance import Allowance
-from avinet.logs.recent import Recent, Seen
+from avinet.logs.live.recent import Recent, Seen
 from avinet.rest.route import Reply, Request, Route
 from avinet.telemetry.counted import Counted
 from avinet.wire.log import TEXT_BYTES

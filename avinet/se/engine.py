@@ -19,7 +19,7 @@ from avinet.config.apply import Applier
 from avinet.dataplane.interface import Dataplane, ServerState
 from avinet.enrolment.identity import Identity
 from avinet.errors import Invalid, Unauthenticated
-from avinet.logs.spool import Spool
+from avinet.logs.spool.spool import Spool
 from avinet.se.clock import EngineClock
 from avinet.se.commands import Command, CommandTable, Console, Outcome, as_json, no_arguments
 from avinet.se.custody import Custody

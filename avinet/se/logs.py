@@ -18,9 +18,9 @@ from twisted.internet.defer import Deferred
 from avinet.aio import as_deferred
 from avinet.errors import Damaged, Gone, Invalid, LocalError, NotFound
 from avinet.files import cannot
-from avinet.logs.disk import InThread
-from avinet.logs.offering import Safe, page
-from avinet.logs.spool import Spool
+from avinet.logs.pull.offering import Safe, page
+from avinet.logs.spool.disk import InThread
+from avinet.logs.spool.spool import Spool
 from avinet.rest import ranges
 from avinet.rest.answering import DoorLimits
 from avinet.rest.problems import problem, rendered

@@ -12,10 +12,10 @@ from twisted.logger import Logger
 from avinet.aio import Tasks
 from avinet.dataplane.interface import Dataplane
 from avinet.errors import LocalError
-from avinet.logs.disk import InThread
-from avinet.logs.sealer_client import SealerProcess
-from avinet.logs.settings import SpoolSettings
-from avinet.logs.spool import Spool
+from avinet.logs.spool.disk import InThread
+from avinet.logs.spool.sealer_client import SealerProcess
+from avinet.logs.spool.settings import SpoolSettings
+from avinet.logs.spool.spool import Spool
 
 FOLDER = "logs"
 _log = Logger()

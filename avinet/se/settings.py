@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from avinet.logs.export.settings import Export
-from avinet.logs.settings import SpoolSettings
+from avinet.logs.spool.settings import SpoolSettings
 from avinet.se.programs import Program
 from avinet.settings import Settings
 from avinet.wire.report import EXPORTS

@@ -13,8 +13,8 @@ from twisted.logger import Logger
 from avinet.aio import Tasks
 from avinet.dataplane.records import Record
 from avinet.errors import AvinetError, Unavailable
-from avinet.logs.significant import Rules
-from avinet.logs.throttle import Throttle
+from avinet.logs.live.significant import Rules
+from avinet.logs.live.throttle import Throttle
 from avinet.se.settings import SignificantSettings
 from avinet.wire.config import Config
 from avinet.wire.significant import BATCH, BATCH_BYTES, Significant, SignificantBatch, Why

@@ -16,7 +16,7 @@ from avinet.controller.api.significant import significant_routes
 from avinet.controller.significant import BURST, EVENT_BYTES, log_routes
 from avinet.dataplane.records import line
 from avinet.errors import Invalid, NotFound, TooMany
-from avinet.logs.recent import Recent
+from avinet.logs.live.recent import Recent
 from avinet.rest.route import Request
 from avinet.telemetry.counted import Counted
 from avinet.wire.message import decode, encode

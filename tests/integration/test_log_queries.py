@@ -16,10 +16,10 @@ from typing import Any
 
 from typing_extensions import override
 
-from avinet.logs.archive import Archive
-from avinet.logs.naming import LINES, PARQUET, open_name, sealed_name
-from avinet.logs.orders import Order
-from avinet.logs.sealer import seal
+from avinet.logs.archive.archive import Archive
+from avinet.logs.spool.naming import LINES, PARQUET, open_name, sealed_name
+from avinet.logs.spool.orders import Order
+from avinet.logs.spool.sealer import seal
 from avinet.wire.message import encode
 from avinet.wire.query import LogQuery, Measure, Totals
 from avinet.wire.segment import manifest_bytes
@@ -157,7 +157,7 @@ class ArchiveTests(LogQueryCase):
                     command = (each / "cmdline").read_bytes()
                 except OSError:
                     continue
-                if b"avinet.logs.query_worker" in command and str(self.archive).encode() in command:
+                if b"avinet.logs.query.worker" in command and str(self.archive).encode() in command:
                     found.append(int(each.name))
         (process,) = found
         return process

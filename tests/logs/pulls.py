@@ -12,12 +12,12 @@ from twisted.internet.task import Clock
 
 from avinet.aio import Tasks, as_deferred
 from avinet.errors import Unavailable
-from avinet.logs.archive import Archive
-from avinet.logs.incoming import FOLDER, Incoming
-from avinet.logs.puller import Puller
-from avinet.logs.settings import SpoolSettings
-from avinet.logs.source import OutOfBudget
-from avinet.logs.turns import Turn, Turns
+from avinet.logs.archive.archive import Archive
+from avinet.logs.pull.incoming import FOLDER, Incoming
+from avinet.logs.pull.puller import Puller
+from avinet.logs.pull.source import OutOfBudget
+from avinet.logs.pull.turns import Turn, Turns
+from avinet.logs.spool.settings import SpoolSettings
 from avinet.rest.client import Client
 from avinet.rest.door import Door
 from avinet.rest.pieces import Pieces

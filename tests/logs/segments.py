@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from avinet.logs.archive import Archive
+from avinet.logs.archive.archive import Archive
 from avinet.wire.log import VERSION
 from avinet.wire.segment import Gap, Manifest, manifest_bytes
 from tests.logs.naive import Record, write_segment

@@ -17,9 +17,9 @@ from twisted.internet import task
 from twisted.internet.threads import deferToThreadPool
 
 from avinet.aio import Tasks
-from avinet.logs.sealer_client import SealerProcess
-from avinet.logs.settings import SpoolSettings
-from avinet.logs.spool import Spool
+from avinet.logs.spool.sealer_client import SealerProcess
+from avinet.logs.spool.settings import SpoolSettings
+from avinet.logs.spool.spool import Spool
 from tests.logs.spooling import line
 
 RUBBISH = b"rubbish"

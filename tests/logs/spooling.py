@@ -12,10 +12,10 @@ from twisted.internet.task import Clock
 
 from avinet.aio import Tasks, as_deferred
 from avinet.errors import LocalError
-from avinet.logs.orders import Order, Sealed
-from avinet.logs.sealer import answered
-from avinet.logs.settings import SpoolSettings
-from avinet.logs.spool import Spool
+from avinet.logs.spool.orders import Order, Sealed
+from avinet.logs.spool.sealer import answered
+from avinet.logs.spool.settings import SpoolSettings
+from avinet.logs.spool.spool import Spool
 from avinet.wire.segment import Gap, Manifest
 
 START_S = 1_795_000_000.0

@@ -11,9 +11,9 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import Conflict, Invalid, LocalError, TooLarge
-from avinet.logs import archive, hours, removals
-from avinet.logs.archive import KEPT_BYTES, Archive, Chosen
-from avinet.logs.missing import told
+from avinet.logs.archive import archive, hours, removals
+from avinet.logs.archive.archive import KEPT_BYTES, Archive, Chosen
+from avinet.logs.archive.missing import told
 from avinet.wire.query import Gaps, LogQuery, Totals
 from avinet.wire.query import Measure as Counted
 from avinet.wire.segment import Gap, manifest_bytes, read_manifest

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import Invalid
-from avinet.logs.footer import HEAD_BYTES, TAIL_BYTES, footer_bytes, rows
+from avinet.logs.pull.footer import HEAD_BYTES, TAIL_BYTES, footer_bytes, rows
 from tests.logs.naive import record, write_segment
 
 

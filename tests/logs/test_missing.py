@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.missing import NOT_HERE, Lost, counted, holes, spanning
+from avinet.logs.archive.missing import NOT_HERE, Lost, counted, holes, spanning
 from avinet.wire.query import LogQuery, Measure, Totals
 from avinet.wire.segment import Gap, Manifest
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.offering import Safe, missing, page, united
+from avinet.logs.pull.offering import Safe, missing, page, united
 from avinet.wire.message import encode
 from avinet.wire.pull import PAGE_BYTES, PAGE_LIMIT_BYTES, SPANS, SegmentPage, Vouched
 from avinet.wire.segment import NAME_LENGTH, SERVICES, Gap, Manifest

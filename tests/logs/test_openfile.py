@@ -12,8 +12,8 @@ from unittest import mock
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from avinet.logs.losses import LIMIT, Loss
-from avinet.logs.openfile import OpenFile
+from avinet.logs.spool.losses import LIMIT, Loss
+from avinet.logs.spool.openfile import OpenFile
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.hours import Segment
-from avinet.logs.paging import Found, page
+from avinet.logs.archive.hours import Segment
+from avinet.logs.query.paging import Found, page
 from avinet.wire.query import Position, Rows, cursor, read_cursor
 from avinet.wire.segment import Manifest
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
-from avinet.logs.lines import IN_LINES, mended, record
-from avinet.logs.parquet import ROW_GROUP, Unfit, totals, write
+from avinet.logs.spool.lines import IN_LINES, mended, record
+from avinet.logs.spool.parquet import ROW_GROUP, Unfit, totals, write
 from avinet.wire.log import COLUMNS, KEPT_TEXT_BYTES
 from bench.records import lines
 

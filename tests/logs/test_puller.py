@@ -17,11 +17,11 @@ from typing_extensions import override
 
 from avinet.aio import Tasks, pause
 from avinet.errors import Conflict, LocalError, PeerError, TimedOut, Unavailable
-from avinet.logs import incoming
-from avinet.logs.puller import Puller
-from avinet.logs.removals import noted
-from avinet.logs.source import OutOfBudget
-from avinet.logs.turns import TURN_S, Turns
+from avinet.logs.archive.removals import noted
+from avinet.logs.pull import incoming
+from avinet.logs.pull.puller import Puller
+from avinet.logs.pull.source import OutOfBudget
+from avinet.logs.pull.turns import TURN_S, Turns
 from avinet.rest.pieces import Pieces
 from avinet.wire.pull import SegmentPage
 from avinet.wire.segment import Manifest

@@ -8,8 +8,8 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import PeerError
-from avinet.logs import pulling
-from avinet.logs.pulling import Listing, Rate
+from avinet.logs.pull import listing as pulling
+from avinet.logs.pull.listing import Listing, Rate
 from avinet.wire.pull import SegmentPage, Span
 from avinet.wire.segment import Manifest
 from tests.logs.test_offering import cap, segment

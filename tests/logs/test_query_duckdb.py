@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import Invalid
-from avinet.logs import answer as answers
-from avinet.logs.answer import shaped
-from avinet.logs.query_duckdb import render
+from avinet.logs.query import answer as answers
+from avinet.logs.query.answer import shaped
+from avinet.logs.query.duckdb_sql import render
 from avinet.wire.answer import answer_columns
 from avinet.wire.log import COLUMNS, TEXT_BYTES
 from avinet.wire.query import KINDS, MEASURED, Filter, Gaps, LogQuery, Measure, Percentiles, Rows, Series, Top, Totals

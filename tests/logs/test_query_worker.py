@@ -19,14 +19,16 @@ from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from avinet.errors import AvinetError, Damaged, Invalid, LocalError, TimedOut, TooLarge, TooMany, Unavailable
-from avinet.logs import hours, lineprocess, query_worker
-from avinet.logs import querying as querying_module
-from avinet.logs.archive import Archive
-from avinet.logs.asking import WITHDRAWAL, Answered, Asked
-from avinet.logs.patience import Patience
-from avinet.logs.query_client import QueryWorker
-from avinet.logs.query_worker import serve
-from avinet.logs.querying import Querying, opened
+from avinet.logs import lineprocess
+from avinet.logs.archive import hours
+from avinet.logs.archive.archive import Archive
+from avinet.logs.query import querying as querying_module
+from avinet.logs.query import worker as query_worker
+from avinet.logs.query.asking import WITHDRAWAL, Answered, Asked
+from avinet.logs.query.client import QueryWorker
+from avinet.logs.query.patience import Patience
+from avinet.logs.query.querying import Querying, opened
+from avinet.logs.query.worker import serve
 from avinet.wire.answer import LogAnswer
 from avinet.wire.log import COLUMNS
 from avinet.wire.message import decode, encode
@@ -310,7 +312,7 @@ class ServeTests(Base):
         return Patience(limit_s, gone)
 
     def test_without_duckdb_every_question_is_told_so(self) -> None:
-        for name in ("duckdb", "avinet.logs.querying"):
+        for name in ("duckdb", "avinet.logs.query.querying"):
             self.addCleanup(sys.modules.__setitem__, name, sys.modules.pop(name))
         sys.modules["duckdb"] = None  # type: ignore[assignment]
         found = self.served(*(Asked(number=n, query=asked(), limit_s=9) for n in (1, 2)))

@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.aio import as_deferred
 from avinet.errors import TooMany
-from avinet.logs.recent import READER_LIMIT, READERS, Recent, Seen
+from avinet.logs.live.recent import READER_LIMIT, READERS, Recent, Seen
 from avinet.wire.significant import SeenLeftOut
 
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs import removals
-from avinet.logs.missing import holes, removed
-from avinet.logs.removals import NAME, Removals, covered, noted, without
+from avinet.logs.archive import removals
+from avinet.logs.archive.missing import holes, removed
+from avinet.logs.archive.removals import NAME, Removals, covered, noted, without
 from avinet.wire.segment import Manifest, Removed
 from tests.logs.test_missing import manifest
 

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.lines import IN_LINES, LONGEST_MS, absent, mended, record
-from avinet.logs.losses import LIMIT, Loss, loss_of, read, settled, shrunk, written
-from avinet.logs.naming import GAPS, LINES, MANIFEST, PARQUET, found, next_number, open_name, plan, sealed_name
-from avinet.logs.pending import Pending
-from avinet.logs.room import chosen, surplus
+from avinet.logs.spool.lines import IN_LINES, LONGEST_MS, absent, mended, record
+from avinet.logs.spool.losses import LIMIT, Loss, loss_of, read, settled, shrunk, written
+from avinet.logs.spool.naming import GAPS, LINES, MANIFEST, PARQUET, found, next_number, open_name, plan, sealed_name
+from avinet.logs.spool.pending import Pending
+from avinet.logs.spool.room import chosen, surplus
 from avinet.wire.log import TEXT_BYTES
 from avinet.wire.segment import Gap, Manifest
 

@@ -15,9 +15,9 @@ from typing_extensions import override
 from avinet.aio import as_deferred
 from avinet.errors import Invalid, LocalError, PeerError, TimedOut
 from avinet.files import private_folder
-from avinet.logs.naming import MANIFEST, PARQUET, open_name, sealed_name
-from avinet.logs.orders import Order, Sealed
-from avinet.logs.sealer_client import Sealer, SealerProcess
+from avinet.logs.spool.naming import MANIFEST, PARQUET, open_name, sealed_name
+from avinet.logs.spool.orders import Order, Sealed
+from avinet.logs.spool.sealer_client import Sealer, SealerProcess
 from avinet.wire.message import encode
 from tests.logs.spooling import Here, T, lines
 from tests.running import eventually

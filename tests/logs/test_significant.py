@@ -13,8 +13,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from avinet.dataplane.records import Record
 from avinet.dataplane.records import line as line_of
 from avinet.errors import Invalid
-from avinet.logs.significant import Rules
-from avinet.logs.throttle import OTHER, Throttle
+from avinet.logs.live.significant import Rules
+from avinet.logs.live.throttle import OTHER, Throttle
 from avinet.wire.config import Config, Significant, VirtualService
 from avinet.wire.log import COLUMNS, SEQUENCE
 from avinet.wire.message import convert

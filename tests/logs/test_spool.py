@@ -15,8 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from typing_extensions import override
 
 from avinet.errors import Unavailable
-from avinet.logs.naming import CLEAN, MANIFEST, PARQUET, open_name, sealed_name
-from avinet.logs.settings import SpoolSettings
+from avinet.logs.spool.naming import CLEAN, MANIFEST, PARQUET, open_name, sealed_name
+from avinet.logs.spool.settings import SpoolSettings
 from avinet.wire.log import TEXT_BYTES
 from avinet.wire.segment import read_manifest
 from tests.logs.spooling import START_S, Spooling, T, at_once, line, lines
@@ -259,7 +259,7 @@ class RestartTests(SpoolCase):
     def test_a_crash_between_manifest_and_new_names_is_made_good(self) -> None:
         at = self.spooling()
         at.spool.append([line(1), b"rubbish", line(2)])
-        with mock.patch("avinet.logs.folder.rename_open", side_effect=OSError(errno.EIO, "no")):
+        with mock.patch("avinet.logs.spool.folder.rename_open", side_effect=OSError(errno.EIO, "no")):
             sealed = at.seal_now()
             at.spool.append(lines([3]))
             at.later(0.5)
@@ -377,7 +377,7 @@ class RoomTests(SpoolCase):
         for number in (1, 2):
             at.spool.append(lines([number]))
             self.successResultOf(at.seal_now())
-        with mock.patch("avinet.logs.folder.SpoolFolder._remove_segment", side_effect=OSError(errno.EIO, "no")):
+        with mock.patch("avinet.logs.spool.folder.SpoolFolder._remove_segment", side_effect=OSError(errno.EIO, "no")):
             at.later(70)
         self.assertEqual((len(at.manifests), at.spool.lost["cap"]), (2, 0))
         at.later(2)
@@ -445,7 +445,7 @@ class RoomTests(SpoolCase):
         at = self.spooling(settings=SpoolSettings(cap_age_s=60))
         at.spool.append(lines([1, 2]))
         self.successResultOf(at.seal_now())
-        with mock.patch("avinet.logs.folder.SpoolFolder._remove_segment", side_effect=OSError(errno.EIO, "no")):
+        with mock.patch("avinet.logs.spool.folder.SpoolFolder._remove_segment", side_effect=OSError(errno.EIO, "no")):
             at.later(70)
             at.kill()
         again = self.spooling(clock=at.clock)
@@ -497,7 +497,7 @@ class FullDiskTests(SpoolCase):
             self.successResultOf(at.seal_now())
         at.spool.acknowledge(1)
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with mock.patch("avinet.logs.openfile.OpenFile.append", side_effect=full):
+        with mock.patch("avinet.logs.spool.openfile.OpenFile.append", side_effect=full):
             at.spool.append(lines([3]))
             at.later(5)
         self.assertEqual([each.first for each in at.manifests], [2])
@@ -508,7 +508,7 @@ class FullDiskTests(SpoolCase):
 
     def test_it_fails_from_the_start(self) -> None:
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with mock.patch("avinet.logs.openfile.os.open", side_effect=full):
+        with mock.patch("avinet.logs.spool.openfile.os.open", side_effect=full):
             at = self.spooling()
             at.spool.append(lines([1]))
             at.later(3)

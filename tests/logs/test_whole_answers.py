@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from avinet.logs.archive import KEPT_BYTES, Archive
-from avinet.logs.naming import LINES, PARQUET, open_name, sealed_name
-from avinet.logs.orders import Order
-from avinet.logs.patience import Patience
-from avinet.logs.querying import Querying
-from avinet.logs.sealer import seal
+from avinet.logs.archive.archive import KEPT_BYTES, Archive
+from avinet.logs.query.patience import Patience
+from avinet.logs.query.querying import Querying
+from avinet.logs.spool.naming import LINES, PARQUET, open_name, sealed_name
+from avinet.logs.spool.orders import Order
+from avinet.logs.spool.sealer import seal
 from avinet.wire.answer import LogAnswer
 from avinet.wire.log import COLUMNS
 from avinet.wire.query import Gaps, LogQuery, Measure, Percentiles, Rows, Series, Shape, Top, Totals

@@ -17,7 +17,7 @@ from typing_extensions import override
 
 from avinet.aio import Tasks, as_deferred
 from avinet.errors import AvinetError, Gone, Invalid, LocalError, NotFound, PeerError, Unauthenticated
-from avinet.logs.settings import SpoolSettings
+from avinet.logs.spool.settings import SpoolSettings
 from avinet.rest.client import Answer, Client
 from avinet.rest.door import Door
 from avinet.rest.route import Request

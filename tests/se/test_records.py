@@ -13,8 +13,8 @@ from typing_extensions import override
 from avinet.aio import Tasks
 from avinet.dataplane.builtin import BuiltIn
 from avinet.errors import LocalError
-from avinet.logs.settings import SpoolSettings
-from avinet.logs.spool import Spool
+from avinet.logs.spool.settings import SpoolSettings
+from avinet.logs.spool.spool import Spool
 from avinet.se.records import FOLDER, losses_of, request_logs
 from tests.logs.spooling import START_S, at_once, lines
 

@@ -10,9 +10,9 @@ from twisted.internet.defer import Deferred
 
 from avinet.controller.log_pulls.records import Kept
 from avinet.feed import Bell
-from avinet.logs.pulling import Rate
-from avinet.logs.source import OutOfBudget
-from avinet.logs.turns import Turn, Turns
+from avinet.logs.pull.listing import Rate
+from avinet.logs.pull.source import OutOfBudget
+from avinet.logs.pull.turns import Turn, Turns
 from avinet.units import format_bytes
 from avinet.wire.log_pulls import SPANS, EngineState, LogPull, PulledEngine
 from avinet.wire.pull import Span
@@ -21,7 +21,7 @@ _LONGEST_WHY = 300
 
 
 class EngineCourse:
-    """One service engine in a pull; see `avinet.logs.source.Course`. `seen` is how far it is."""
+    """One service engine in a pull; see `avinet.logs.pull.source.Course`. `seen` is how far it is."""
 
     def __init__(self, under_way: UnderWay, seen: PulledEngine) -> None:
         self.seen = seen

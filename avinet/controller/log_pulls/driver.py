@@ -21,7 +21,7 @@ from avinet.controller.log_pulls.errands import Errands
 from avinet.controller.log_pulls.records import Kept, PullRecords
 from avinet.errors import AvinetError, Conflict, NotFound, TimedOut, TooLarge, TooMany
 from avinet.ids import random_name
-from avinet.logs.turns import Turns
+from avinet.logs.pull.turns import Turns
 from avinet.store.interface import Put
 from avinet.wire.log_pulls import TARGETS, LogPull, LogPullList, LogPullOrder, LogPullSeen, LogPullState, PulledEngine
 

@@ -13,8 +13,8 @@ from avinet.aio import CANCELLED, Slots, pause
 from avinet.backoff import Backoff
 from avinet.controller.log_pulls.course import EngineCourse, UnderWay
 from avinet.errors import AvinetError, NotFound, Unavailable
-from avinet.logs.puller import Puller
-from avinet.logs.source import OutOfBudget, Source
+from avinet.logs.pull.puller import Puller
+from avinet.logs.pull.source import OutOfBudget, Source
 from avinet.wire.log_pulls import LogPullOrder
 
 LOOK_S = 1.0

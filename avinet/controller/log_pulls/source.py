@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from avinet.controller.reverse import Reverse
 from avinet.controller.sessions import Session, Sessions
 from avinet.errors import Unavailable
-from avinet.logs.offering import wanted
+from avinet.logs.pull.offering import wanted
 from avinet.rest.client import Answer
 from avinet.rest.pieces import Pieces
 from avinet.ssh.opening import OpenRefused
@@ -24,7 +24,7 @@ ACKNOWLEDGE_S = 15.0
 
 
 class LogSource:
-    """One session of one service engine; see `avinet.logs.source.Source`. A body that stalls is given up."""
+    """One session of one service engine; see `avinet.logs.pull.source.Source`. A body that stalls is given up."""
 
     def __init__(
         self, sessions: Sessions, reverse: Reverse, session: Session, order: LogPullOrder, stalled_s: float

@@ -1,4 +1,4 @@
-"""The process that seals open files: `python -m avinet.logs.sealer`, asked by JSON lines, one order at a time.
+"""The process that seals open files: `python -m avinet.logs.spool.sealer`, asked by JSON lines, one order at a time.
 
 A segment is a Parquet file, written aside, synced and renamed, and then its manifest, in the same way. Nothing here
 removes an open file: whoever asked does that once it knows the answer.
@@ -19,11 +19,11 @@ from typing import BinaryIO
 
 from avinet.errors import AvinetError, LocalError
 from avinet.files import cannot, read_limited, sync_folder, write_atomic
-from avinet.logs.lines import mended
-from avinet.logs.losses import settled
-from avinet.logs.naming import LINES, MANIFEST, PARQUET, found, open_name, sealed_name
-from avinet.logs.orders import LINE_BYTES, Order, Sealed
-from avinet.logs.parquet import Unfit, totals, write
+from avinet.logs.spool.lines import mended
+from avinet.logs.spool.losses import settled
+from avinet.logs.spool.naming import LINES, MANIFEST, PARQUET, found, open_name, sealed_name
+from avinet.logs.spool.orders import LINE_BYTES, Order, Sealed
+from avinet.logs.spool.parquet import Unfit, totals, write
 from avinet.wire.log import TEXT_BYTES, VERSION
 from avinet.wire.message import decode, encode
 from avinet.wire.segment import (

@@ -15,7 +15,7 @@ import msgspec
 
 from avinet.errors import AvinetError
 from avinet.files import cannot, read_limited
-from avinet.logs.missing import spanning
+from avinet.logs.archive.missing import spanning
 from avinet.wire.segment import MANIFEST_LIMIT_BYTES, Gap, Manifest, read_manifest
 
 HOUR = re.compile(r"[0-9]{2}\Z")

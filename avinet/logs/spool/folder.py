@@ -1,4 +1,4 @@
-"""The spool's folder: all that is done to its files, by one thread at a time. The rules are in `avinet.logs.naming`."""
+"""The spool's folder: all that is done to its files, by one thread at a time. See `avinet.logs.spool.naming`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from twisted.logger import Logger
 
 from avinet.errors import AvinetError
 from avinet.files import private_folder, read_limited, remove_durably, sync_folder, write_atomic
-from avinet.logs import lines as records
-from avinet.logs.losses import Loss, loss_of, read, settled
-from avinet.logs.naming import (
+from avinet.logs.spool import lines as records
+from avinet.logs.spool.losses import Loss, loss_of, read, settled
+from avinet.logs.spool.naming import (
     ACKNOWLEDGED,
     CLEAN,
     MANIFEST,
@@ -25,8 +25,8 @@ from avinet.logs.naming import (
     plan,
     sealed_name,
 )
-from avinet.logs.openfile import OpenFile, remove_open, rename_open
-from avinet.logs.pending import Batch
+from avinet.logs.spool.openfile import OpenFile, remove_open, rename_open
+from avinet.logs.spool.pending import Batch
 from avinet.wire.segment import MANIFEST_LIMIT_BYTES, Gap, Manifest, read_manifest
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from avinet.files import cannot
-from avinet.logs.hours import DAY, HOUR, Hour, Segment, begins_ms_of, folders, read_hour, read_segments
+from avinet.logs.archive.hours import DAY, HOUR, Hour, Segment, begins_ms_of, folders, read_hour, read_segments
 
 
 class Remembered:

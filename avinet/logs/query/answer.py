@@ -19,7 +19,7 @@ _MOST = 2**63 - 1
 def shaped(query: LogQuery, found: Sequence[Sequence[object]]) -> tuple[list[Row], str, bool]:
     """The rows of the answer to `query`, the cursor behind them, and whether there are more.
 
-    `found` is what the SQL of `avinet.logs.query_duckdb` gives.
+    `found` is what the SQL of `avinet.logs.query.duckdb_sql` gives.
     """
     match query.get:
         case Rows() as rows:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from avinet.aio import Slots
 from avinet.errors import AvinetError, LocalError, TimedOut
 from avinet.logs.lineprocess import Died, LineProcess
-from avinet.logs.orders import LINE_BYTES, Order, Sealed
+from avinet.logs.spool.orders import LINE_BYTES, Order, Sealed
 from avinet.wire.message import decode, encode
 
 LONGEST = 8
@@ -39,7 +39,7 @@ class SealerProcess:
         deadline_s: float,
         *,
         idle_s: float = IDLE_S,
-        command: tuple[str, ...] = (sys.executable, "-m", "avinet.logs.sealer"),
+        command: tuple[str, ...] = (sys.executable, "-m", "avinet.logs.spool.sealer"),
     ) -> None:
         self._deadline_s = deadline_s
         self._times = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from avinet.logs.hours import Segment
+from avinet.logs.archive.hours import Segment
 from avinet.wire.query import ORDER, Rows, read_cursor
 
 Found = list[tuple[Any, ...]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from avinet.logs.losses import LIMIT, Loss, shrunk
+from avinet.logs.spool.losses import LIMIT, Loss, shrunk
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from avinet.logs.room import chosen
+from avinet.logs.spool.room import chosen
 from avinet.wire.message import encode
 from avinet.wire.pull import PAGE_BYTES, PAGE_MANIFESTS, SPANS, SegmentPage, Span, Vouched
 from avinet.wire.segment import Manifest

@@ -17,15 +17,15 @@ from twisted.logger import Logger
 from avinet.aio import News, Tasks, within
 from avinet.errors import TimedOut, Unavailable
 from avinet.feed import Bell
-from avinet.logs.cap import Cap
-from avinet.logs.disk import Disk, InThread
-from avinet.logs.losses import Loss
-from avinet.logs.orders import Sealed
-from avinet.logs.pending import Pending
-from avinet.logs.room import chosen
-from avinet.logs.sealer_client import Sealer
-from avinet.logs.sealing import RETRY_FIRST_S, Sealing
-from avinet.logs.settings import MIB, SpoolSettings
+from avinet.logs.spool.cap import Cap
+from avinet.logs.spool.disk import Disk, InThread
+from avinet.logs.spool.losses import Loss
+from avinet.logs.spool.orders import Sealed
+from avinet.logs.spool.pending import Pending
+from avinet.logs.spool.room import chosen
+from avinet.logs.spool.sealer_client import Sealer
+from avinet.logs.spool.sealing import RETRY_FIRST_S, Sealing
+from avinet.logs.spool.settings import MIB, SpoolSettings
 from avinet.wire.segment import Manifest, Reason
 
 EARLY_BYTES = 4 * MIB

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from avinet.errors import AvinetError
-from avinet.logs.turns import Turn
+from avinet.logs.pull.turns import Turn
 from avinet.rest.pieces import Pieces
 from avinet.wire.pull import Acknowledgement, SegmentPage
 from avinet.wire.segment import Manifest

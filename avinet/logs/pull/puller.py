@@ -15,11 +15,11 @@ from twisted.logger import Logger
 
 from avinet.aio import CANCELLED, as_deferred, to_the_end
 from avinet.errors import AvinetError, LocalError, PeerError, Unavailable
-from avinet.logs.archive import Archive
-from avinet.logs.incoming import Incoming, Part
-from avinet.logs.pulling import Listing
-from avinet.logs.source import Course, OutOfBudget, Source
-from avinet.logs.turns import Turn
+from avinet.logs.archive.archive import Archive
+from avinet.logs.pull.incoming import Incoming, Part
+from avinet.logs.pull.listing import Listing
+from avinet.logs.pull.source import Course, OutOfBudget, Source
+from avinet.logs.pull.turns import Turn
 from avinet.rest.pieces import Pieces
 from avinet.rest.ranges import read_content_range
 from avinet.wire.pull import VOUCHED, Acknowledgement, Vouched

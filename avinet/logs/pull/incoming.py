@@ -18,7 +18,7 @@ from pathlib import Path
 from avinet.errors import Invalid, LocalError
 from avinet.files import cannot, private_folder
 from avinet.ids import parse_id
-from avinet.logs.footer import HEAD_BYTES, TAIL_BYTES, footer_bytes, rows
+from avinet.logs.pull.footer import HEAD_BYTES, TAIL_BYTES, footer_bytes, rows
 from avinet.units import format_bytes
 from avinet.wire.segment import Manifest
 

@@ -22,11 +22,11 @@ from pathlib import Path
 from avinet.errors import Conflict, Damaged, Invalid, LocalError, TooLarge
 from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
 from avinet.ids import parse_id
-from avinet.logs.hours import ENGINE, HOUR_MS, Hour, Segment, folders, size_of
-from avinet.logs.keeping import surplus
-from avinet.logs.missing import Lost, bare, holes, removed, told
-from avinet.logs.remembered import Remembered
-from avinet.logs.removals import Removals
+from avinet.logs.archive.hours import ENGINE, HOUR_MS, Hour, Segment, folders, size_of
+from avinet.logs.archive.keeping import surplus
+from avinet.logs.archive.missing import Lost, bare, holes, removed, told
+from avinet.logs.archive.remembered import Remembered
+from avinet.logs.archive.removals import Removals
 from avinet.wire.query import LogQuery
 from avinet.wire.segment import MANIFEST_LIMIT_BYTES, Gap, Manifest, manifest_bytes, read_manifest
 

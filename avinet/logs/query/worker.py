@@ -1,4 +1,4 @@
-"""The process that answers queries of request logs: `python -m avinet.logs.query_worker ARCHIVE MEMORY_BYTES THREADS`.
+"""The process that answers queries of request logs: `python -m avinet.logs.query.worker ARCHIVE MEMORY_BYTES THREADS`.
 
 It reads questions from descriptor 0 and writes answers to 1, a line each, one after the other, and ends when there is
 nobody to ask any more. Meanwhile a thread reads on, as a question may be taken back. It writes no file, opens none but
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from avinet.errors import AvinetError, LocalError, Unavailable
-from avinet.logs.archive import Archive
-from avinet.logs.asking import ASKED_BYTES, WITHDRAWAL, Answered, Asked, failed
-from avinet.logs.patience import Patience
+from avinet.logs.archive.archive import Archive
+from avinet.logs.query.asking import ASKED_BYTES, WITHDRAWAL, Answered, Asked, failed
+from avinet.logs.query.patience import Patience
 from avinet.wire.answer import LogAnswer
 from avinet.wire.message import decode, encode
 from avinet.wire.query import LogQuery
@@ -100,7 +100,7 @@ def _answering(
 ) -> Callable[[LogQuery, Patience, Sequence[str]], LogAnswer]:
     """What answers queries; where nothing can, it says why."""
     try:
-        from avinet.logs.querying import Querying
+        from avinet.logs.query.querying import Querying
 
         return Querying(Archive(folder), memory_bytes, threads).answer
     except ImportError as error:

@@ -17,7 +17,7 @@ from msgspec import Meta
 
 from avinet.errors import Damaged, Invalid, TooLarge
 from avinet.files import read_limited, write_atomic
-from avinet.logs.hours import size_of
+from avinet.logs.archive.hours import size_of
 from avinet.wire.message import Message, decode, encode
 from avinet.wire.segment import Manifest, Removed
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from avinet.errors import Invalid
-from avinet.logs.query_measures import GENERATION, NAMES, Parameters, from_histogram, histogrammed, measured
+from avinet.logs.query.measures import GENERATION, NAMES, Parameters, from_histogram, histogrammed, measured
 from avinet.wire.log import COLUMNS, Column
 from avinet.wire.query import (
     ORDER,

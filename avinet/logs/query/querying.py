@@ -12,13 +12,13 @@ import duckdb
 import msgspec
 
 from avinet.errors import Damaged, LocalError, TooLarge, Unavailable
-from avinet.logs.answer import Row, shaped
-from avinet.logs.archive import Archive, Chosen
-from avinet.logs.hours import Segment
-from avinet.logs.missing import counted
-from avinet.logs.paging import Found, page
-from avinet.logs.patience import Patience
-from avinet.logs.query_duckdb import render
+from avinet.logs.archive.archive import Archive, Chosen
+from avinet.logs.archive.hours import Segment
+from avinet.logs.archive.missing import counted
+from avinet.logs.query.answer import Row, shaped
+from avinet.logs.query.duckdb_sql import render
+from avinet.logs.query.paging import Found, page
+from avinet.logs.query.patience import Patience
 from avinet.wire.answer import Complete, LogAnswer, answer_columns
 from avinet.wire.query import VALUES, Gaps, LogQuery, Rows
 

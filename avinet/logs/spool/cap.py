@@ -7,13 +7,13 @@ from functools import partial
 
 from twisted.logger import Logger
 
-from avinet.logs.ages import Ages
-from avinet.logs.disk import Disk
-from avinet.logs.losses import Loss
-from avinet.logs.pending import Pending
-from avinet.logs.room import surplus
-from avinet.logs.sealing import Sealing
-from avinet.logs.settings import MIB, SpoolSettings
+from avinet.logs.spool.ages import Ages
+from avinet.logs.spool.disk import Disk
+from avinet.logs.spool.losses import Loss
+from avinet.logs.spool.pending import Pending
+from avinet.logs.spool.room import surplus
+from avinet.logs.spool.sealing import Sealing
+from avinet.logs.spool.settings import MIB, SpoolSettings
 from avinet.wire.segment import Manifest
 
 

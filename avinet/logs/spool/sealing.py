@@ -12,10 +12,10 @@ from twisted.logger import Logger
 from avinet.aio import News, Tasks, within
 from avinet.errors import AvinetError, TimedOut, Unavailable
 from avinet.feed import Bell
-from avinet.logs.disk import Disk
-from avinet.logs.openfile import OpenFile
-from avinet.logs.orders import Order, Sealed
-from avinet.logs.sealer_client import Sealer
+from avinet.logs.spool.disk import Disk
+from avinet.logs.spool.openfile import OpenFile
+from avinet.logs.spool.orders import Order, Sealed
+from avinet.logs.spool.sealer_client import Sealer
 
 RETRY_FIRST_S, RETRY_CAP_S = 1.0, 60.0
 """How long sealing waits after it has failed: doubled each time."""

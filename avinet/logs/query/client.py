@@ -18,8 +18,8 @@ from twisted.logger import Logger
 import avinet
 from avinet.aio import Slots, as_deferred, within
 from avinet.errors import AvinetError, TimedOut, TooMany, Unavailable
-from avinet.logs.asking import ANSWERED_BYTES, WITHDRAWAL, Answered, Asked, raised
 from avinet.logs.lineprocess import Died, LineProcess
+from avinet.logs.query.asking import ANSWERED_BYTES, WITHDRAWAL, Answered, Asked, raised
 from avinet.wire.answer import LogAnswer
 from avinet.wire.message import decode, encode
 from avinet.wire.query import ENGINES, QUERY_LIMIT_BYTES, LogQuery
@@ -30,7 +30,7 @@ GRACE_S = 2.0
 """How much later than its own limit a query is given up by killing the process."""
 IDLE_S = 600.0
 """How long a process without work is kept: it remembers what files are made of."""
-COMMAND = (sys.executable, "-P", "-m", "avinet.logs.query_worker")
+COMMAND = (sys.executable, "-P", "-m", "avinet.logs.query.worker")
 _WHAT = "the process that answers queries"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from avinet.logs.losses import Loss
+from avinet.logs.spool.losses import Loss
 from avinet.wire.message import Count, Id, Message
 from avinet.wire.segment import Gap, Manifest, Number
 

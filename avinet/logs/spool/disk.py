@@ -9,7 +9,7 @@ from typing import Any
 from avinet.aio import Slots
 from avinet.errors import AvinetError
 from avinet.files import cannot
-from avinet.logs.folder import SpoolFolder
+from avinet.logs.spool.folder import SpoolFolder
 
 InThread = Callable[[Callable[[], Any]], Awaitable[Any]]
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 
 from avinet.errors import PeerError
-from avinet.logs.offering import Numbers, missing, removed, united
+from avinet.logs.pull.offering import Numbers, missing, removed, united
 from avinet.units import format_bytes
 from avinet.wire.pull import SEGMENT_LIMIT_BYTES, SegmentPage
 from avinet.wire.segment import Manifest

@@ -6,7 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from heapq import heapify, heappop, heappush
 
-from avinet.logs.hours import Segment
+from avinet.logs.archive.hours import Segment
 
 
 def surplus(segments: Iterable[Segment], limit_bytes: int, oldest_ms: int) -> Iterator[Segment]:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from avinet.errors import LocalError
 from avinet.files import sync_folder, write_atomic
-from avinet.logs.losses import LIMIT, Loss, read, shrunk, written
-from avinet.logs.naming import GAPS, LINES, open_name
+from avinet.logs.spool.losses import LIMIT, Loss, read, shrunk, written
+from avinet.logs.spool.naming import GAPS, LINES, open_name
 
 _BLOCK = 1 << 20
 _TAIL = 256 * 1024
@@ -166,7 +166,7 @@ def _whole_lines(path: Path) -> tuple[int, int]:
 
 
 def remove_open(folder: Path, first: int) -> None:
-    """Remove an open file with its gaps, in this order, durably; see `avinet.logs.naming.plan`. Raises `OSError`."""
+    """Remove an open file with its gaps, in this order, durably: see `naming.plan`. Raises `OSError`."""
     _remove(folder, (open_name(first, GAPS), open_name(first, LINES)))
 
 

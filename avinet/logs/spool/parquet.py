@@ -10,7 +10,7 @@ from pathlib import Path
 import duckdb
 
 from avinet.errors import AvinetError
-from avinet.logs.lines import IN_LINES, LONGEST_MS, absent
+from avinet.logs.spool.lines import IN_LINES, LONGEST_MS, absent
 from avinet.wire.log import SEQUENCE, Column
 
 MEMORY = "150MB"

@@ -1,0 +1,1 @@
+"""What is significant of request logs, and comes at once."""
