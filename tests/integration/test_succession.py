@@ -47,6 +47,11 @@ class SuccessionCase(NodeCase):
 
         self.node.machine.until(f"{count} know the root CA", seen)
 
+    def keys_known(self, count: int) -> None:
+        """Wait until so many service engines know the keys of the node that follow, or have followed."""
+        machine = self.node.machine
+        machine.until(f"{count} know the keys", lambda: machine.asked("node", "keys")["acknowledged"] == count)
+
 
 class RolloverTests(SuccessionCase):
     engines = ("se-1", "se-2")
@@ -73,6 +78,7 @@ class RolloverTests(SuccessionCase):
         self.assertEqual([(each["fingerprint"], each["state"]) for each in self.roots()], [(new, "in-use")])
         # What the node shows at its doors has changed as well: its keys, and its certificate.
         machine.avictl("node", "rotate-keys")
+        self.keys_known(1)  # se-1, which would otherwise have to dial anew
         machine.avictl("node", "use-keys", "--force")
         self.assertEqual(self.since()["se-1"], before)
         self.node.start_engine("se-2")
@@ -155,7 +161,7 @@ class NodeKeyTests(SuccessionCase):
         machine = self.node.machine
         machine.kill("se-2")
         made = machine.asked("node", "rotate-keys")
-        machine.until("se-1 knows them", lambda: machine.asked("node", "keys")["acknowledged"] == 1)
+        self.keys_known(1)
         refused = self.node.avictl("node", "use-keys")
         self.assertEqual(refused.returncode, REFUSED)
         self.assertIn(b"1 service engines do not know the keys that follow yet: se-2", refused.stderr)
@@ -169,10 +175,10 @@ class NodeKeyTests(SuccessionCase):
         machine = self.node.machine
         os.kill(machine.process("se-2"), signal.SIGSTOP)
         made = machine.asked("node", "rotate-keys")
-        machine.until("se-1 knows them", lambda: machine.asked("node", "keys")["acknowledged"] == 1)
+        self.keys_known(1)
         machine.avictl("node", "use-keys", "--force")
         os.kill(machine.process("se-2"), signal.SIGCONT)
-        machine.until("se-2 knows them", lambda: machine.asked("node", "keys")["acknowledged"] == 2)
+        self.keys_known(2)
         machine.until("it takes commands", lambda: self.node.avictl("run", "se-2", "ping").returncode == 0)
         self.assertEqual(machine.asked("node", "keys")["ssh_host_key"], made["next_ssh_host_key"])
 
