@@ -50,8 +50,8 @@ def pull(
     """Fetch the request logs of service engines into the archive of the node, where they can be asked.
 
     Each seals first what is open. What is in the archive already is not fetched again, nor is what was removed from it,
-    but with --again. It goes on by itself, at the
-    byte, when a tunnel was lost or the node was gone. Ctrl-C leaves it running.
+    but with --again. It goes on by itself, at the byte, when a tunnel was lost or the node was gone. Ctrl-C leaves it
+    running.
     """
     if selector is not None and not selector.strip(" ,"):
         raise click.UsageError("the label expression is empty: say which service engines")

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from avinet.aio import Tasks, as_deferred
 from avinet.controller.log_pulls import driver, errands
+from avinet.controller.log_pulls.course import Rate
 from avinet.controller.log_pulls.driver import LogPulls
 from avinet.controller.log_pulls.errands import Errands
 from avinet.controller.log_pulls.records import KEPT, PullRecords
@@ -547,3 +548,13 @@ class RetentionTests(PullsCase):
         self.clock.advance(60)
         self.assertEqual(self.here.files(), [])
         self.assertNoResult(keeping)
+
+
+class RateTests(SynchronousTestCase):
+    def test_it_is_that_of_the_last_seconds(self) -> None:
+        rate = Rate(over_s=10)
+        self.assertEqual(rate.at(100, 0), 0)
+        self.assertEqual(rate.at(102, 200), 100)
+        for second in range(103, 130):
+            found = rate.at(second, 200)
+        self.assertEqual(found, 0)

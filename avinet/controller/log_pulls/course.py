@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -10,7 +11,6 @@ from twisted.internet.defer import Deferred
 
 from avinet.controller.log_pulls.records import Kept
 from avinet.feed import Bell
-from avinet.logs.pull.listing import Rate
 from avinet.logs.pull.source import OutOfBudget
 from avinet.logs.pull.turns import Turn, Turns
 from avinet.units import format_bytes
@@ -108,6 +108,23 @@ class EngineCourse:
     def turn(self) -> Turn:
         """See `Course`."""
         return self._under_way.turns.one()
+
+
+class Rate:
+    """Bytes a second, over the last `over_s`."""
+
+    def __init__(self, over_s: float = 10.0) -> None:
+        self._over_s = over_s
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def at(self, now: float, total: int) -> float:
+        """The rate, now that there are `total` bytes."""
+        if not self._seen or now - self._seen[-1][0] >= self._over_s / 20:
+            self._seen.append((now, total))
+        while len(self._seen) > 1 and now - self._seen[1][0] >= self._over_s:
+            self._seen.popleft()
+        then, before = self._seen[0]
+        return (total - before) / (now - then) if now > then else 0.0
 
 
 class UnderWay:

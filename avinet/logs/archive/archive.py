@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from avinet.errors import Conflict, Damaged, Invalid, LocalError, TooLarge
-from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_folder, write_atomic
+from avinet.files import cannot, private_folder, read_limited, remove_durably, sync_file, sync_folder, write_atomic
 from avinet.ids import parse_id
 from avinet.logs.archive.hours import ENGINE, HOUR_MS, Hour, Segment, folders, size_of
 from avinet.logs.archive.keeping import surplus
@@ -156,7 +156,7 @@ class Archive:
             try:
                 self.removals.forget(said)
                 os.utime(parquet)  # one of which all had come before may be old, and is swept without its manifest then
-                _sync(parquet)
+                sync_file(parquet)
                 os.rename(parquet, to)
                 for each in (to.parent, *to.parents[1:4]):
                     sync_folder(each)
@@ -267,11 +267,3 @@ def _within(each: Manifest | Gap | Lost | Hour, query: LogQuery) -> bool:
 def _has_any(manifest: Manifest, services: Iterable[str]) -> bool:
     """Whether it may have records of one of `services`: the empty name stands for those that are not listed."""
     return "" in manifest.services or any(each in manifest.services for each in services)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
 from avinet.errors import PeerError
@@ -98,20 +97,3 @@ class Listing:
     def missing(self) -> list[Numbers]:
         """The numbers that no node has, and that are in no segment and no gap that is told of."""
         return missing(self._spans, self.acknowledged)
-
-
-class Rate:
-    """Bytes a second, over the last `over_s`."""
-
-    def __init__(self, over_s: float = 10.0) -> None:
-        self._over_s = over_s
-        self._seen: deque[tuple[float, int]] = deque()
-
-    def at(self, now: float, total: int) -> float:
-        """The rate, now that there are `total` bytes."""
-        if not self._seen or now - self._seen[-1][0] >= self._over_s / 20:
-            self._seen.append((now, total))
-        while len(self._seen) > 1 and now - self._seen[1][0] >= self._over_s:
-            self._seen.popleft()
-        then, before = self._seen[0]
-        return (total - before) / (now - then) if now > then else 0.0

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from avinet.errors import AvinetError, LocalError
-from avinet.files import cannot, read_limited, sync_folder, write_atomic
+from avinet.files import cannot, read_limited, sync_file, sync_folder, write_atomic
 from avinet.logs.spool.lines import mended
 from avinet.logs.spool.losses import settled
 from avinet.logs.spool.naming import LINES, MANIFEST, PARQUET, found, open_name, sealed_name
@@ -109,8 +109,7 @@ def _written(
 
 def _publish(folder: Path, parquet: Path, manifest: Manifest) -> None:
     span = manifest.first, manifest.last
-    with parquet.open("rb") as file:
-        os.fsync(file.fileno())
+    sync_file(parquet)
     os.rename(parquet, folder / sealed_name(span, PARQUET))
     sync_folder(folder)
     write_atomic(folder / sealed_name(span, MANIFEST), manifest_bytes(manifest))

@@ -8,8 +8,8 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from avinet.errors import PeerError
-from avinet.logs.pull import listing as pulling
-from avinet.logs.pull.listing import Listing, Rate
+from avinet.logs.pull import listing as rules
+from avinet.logs.pull.listing import Listing
 from avinet.wire.pull import SegmentPage, Span
 from avinet.wire.segment import Manifest
 from tests.logs.test_offering import cap, segment
@@ -68,11 +68,11 @@ class ListingTests(SynchronousTestCase):
     def test_pages_that_do_not_go_on_or_never_end(self) -> None:
         self.lie(page(segment(1, 5), next=5), page(next=5))
         self.lie(page(segment(1, 5), next=3))
-        self.patch(pulling, "LIST_BYTES", 300)
+        self.patch(rules, "LIST_BYTES", 300)
         self.assertIn("more than 300 B", self.lie(*[page(next=number) for number in range(1, 5)]))
 
     def test_segments_without_end(self) -> None:
-        self.patch(pulling, "SEGMENTS", 3)
+        self.patch(rules, "SEGMENTS", 3)
         said = self.lie(page(segment(1, 5), segment(6, 9), next=9), page(segment(10, 10), segment(11, 11)))
         self.assertIn("more than 3 segments", said)
 
@@ -93,13 +93,3 @@ class ListingTests(SynchronousTestCase):
         self.listing.take(page(segment(11, 20), segment(25, 30, gaps=[cap(20, 2)]), next=30, acknowledged=4), 100)
         self.listing.take(page(segment(41, 50), others=[(31, 38)]), 100)
         self.assertEqual(self.listing.missing, [(5, 10), (23, 24), (39, 40)])
-
-
-class RateTests(SynchronousTestCase):
-    def test_it_is_that_of_the_last_seconds(self) -> None:
-        rate = Rate(over_s=10)
-        self.assertEqual(rate.at(100, 0), 0)
-        self.assertEqual(rate.at(102, 200), 100)
-        for second in range(103, 130):
-            found = rate.at(second, 200)
-        self.assertEqual(found, 0)
